@@ -1,0 +1,1 @@
+"""What every worker and tool shares. Never imports workers or tools."""

@@ -1,0 +1,248 @@
+"""The bus protocol: message kinds, header, pack and unpack, versions. Constants and names, no socket.
+
+A message is three frames: kind, header (msgpack map), body (msgpack, its shape set by the kind). Every header
+names cluster, destination and sender, so a frame that reaches the wrong process says so itself (frames queued
+for a dead process do reach the next one on that port). Received bytes never meet an assert: they raise
+ProtocolError, are counted and ignored. Format and examples: docs/bus-protocol.md.
+Pure: no I/O, no state.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Final, NamedTuple, TypeVar
+
+import msgspec
+
+from common.errors import ProtocolError
+
+VERSION: Final = 1
+
+# Kinds. Points and their acks travel over PUSH/PULL, requests and replies over DEALER or REQ to ROUTER.
+BATCH: Final = b"batch"  # bridge -> storage: a PointBatch
+ACK: Final = b"ack"  # storage -> bridge: Ack
+BEAT: Final = b"beat"  # bridge -> storage: Beat, "I am here, are you?"
+BEAT_ACK: Final = b"beat-ack"  # storage -> bridge: empty map; the header carries the node's incarnation
+AGGREGATE: Final = b"aggregate"  # AggregateRequest -> AggregateReply
+SERIES: Final = b"series"  # SeriesRequest -> SeriesReply
+STATUS: Final = b"status"  # empty map -> a map for people, see docs
+METRICS: Final = b"metrics"  # empty map -> MetricsReply
+REPLY: Final = b"reply"  # body by the request's kind
+ERROR: Final = b"error"  # ErrorReply
+
+KINDS: Final = frozenset((BATCH, ACK, BEAT, BEAT_ACK, AGGREGATE, SERIES, STATUS, METRICS, REPLY, ERROR))
+
+ANY: Final = ""  # as destination or cluster of a status request: a caller that does not know the names yet
+
+
+class Header(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Who speaks to whom, and with which ring in mind.
+
+    version: of this protocol. cluster: id from the ring document. destination, sender: node, bridge or query
+    worker ids. incarnation: random u64 drawn by each process of the sender. sequence: counts the sender's
+    messages of this incarnation. epoch, ring_hash: the sender's ring, 0 and "" when it has none.
+    to_incarnation: the receiving process that is meant, 0 for whichever lives. born: on batches, the epoch at
+    which the bridge took the points in. reply_to: on batches and beats, the endpoint that takes the acks.
+    re: on replies, the sequence of the request (or batch) answered; re_incarnation: that sender's incarnation.
+    """
+
+    version: int
+    cluster: str
+    destination: str
+    sender: str
+    incarnation: int
+    sequence: int
+    epoch: int
+    ring_hash: str
+    to_incarnation: int = 0
+    born: int = 0
+    reply_to: str = ""
+    re: int = 0
+    re_incarnation: int = 0
+
+
+class Ack(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The fate of a batch, whose identity is in the header (re, re_incarnation); the sender is the owner.
+
+    rows: points now durable and visible. refused: pairs (row, reason) that will never be stored.
+    error: "" or the reason why nothing of the batch was applied, one of the ERR_ codes; detail: in words.
+    """
+
+    rows: int
+    refused: list[tuple[int, str]] = []
+    error: str = ""
+    detail: str = ""
+
+
+ERR_STALE_EPOCH: Final = "stale-epoch"  # epoch older than `since` of a partition in the batch: reload, resend
+ERR_NOT_MINE: Final = "not-mine"  # this node owns no such partition: reload, resend
+ERR_BAD_BATCH: Final = "bad-batch"  # the body cannot be decoded; resending will not help
+ERR_DISK: Final = "disk"  # WAL cannot be written now: back off, resend
+ERR_BAD_REQUEST: Final = "bad-request"  # a request that cannot be understood
+ERR_OVERFLOW: Final = "overflow"  # a sum left the range of float64
+ERR_INTERNAL: Final = "internal"  # a bug; the text says more
+
+
+class MetricFamily(msgspec.Struct, frozen=True, array_like=True):
+    """One metric of one process. type: counter, gauge or histogram. samples: (sample name, labels, value)."""
+
+    name: str
+    type: str
+    help: str
+    samples: list[tuple[str, dict[str, str], float]]
+
+
+class Beat(msgspec.Struct, frozen=True):
+    """A bridge's sign of life, and what it wants known of itself. started_s: wall clock seconds."""
+
+    started_s: float
+    status: dict[str, Any]
+    metrics: list[MetricFamily]
+
+
+class AggregateRequest(msgspec.Struct, frozen=True):
+    """Aggregate every series that matches, within the partitions named.
+
+    partitions: bitmap, partition p is bit (p & 7) of byte p >> 3. tags: None matches any tags, a map (also an
+    empty one) exactly those. start_ns, end_ns: inclusive; None is open.
+    """
+
+    partitions: bytes
+    device_id: str
+    metric_name: str
+    tags: dict[str, str] | None
+    start_ns: int | None
+    end_ns: int | None
+
+
+class AggregateReply(msgspec.Struct, frozen=True):
+    """Partial aggregate over what one node covered.
+
+    partitions: bitmap of those it answers for, a subset of those asked; delete_number: deletes applied.
+    sum is the unevaluated pair sum_hi + sum_lo. With count 0 the other figures mean nothing and are 0.
+    blocks_summarized, blocks_decoded, rows_decoded: what the answer cost.
+    """
+
+    partitions: bytes
+    delete_number: int
+    series: int
+    count: int
+    sum_hi: float
+    sum_lo: float
+    min: float
+    max: float
+    first_time: int
+    first: float
+    last_time: int
+    last: float
+    blocks_summarized: int
+    blocks_decoded: int
+    rows_decoded: int
+
+
+class SeriesRequest(msgspec.Struct, frozen=True):
+    """List series keys above `after` (b"" begins), in ascending byte order, at most `limit` of them.
+
+    device_id, metric_name: None, or the one that must match.
+    """
+
+    partitions: bytes
+    after: bytes
+    limit: int
+    device_id: str | None = None
+    metric_name: str | None = None
+
+
+class SeriesReply(msgspec.Struct, frozen=True):
+    """keys: ascending; more: whether further keys follow the last one."""
+
+    partitions: bytes
+    keys: list[bytes]
+    more: bool
+
+
+class ProcessMetrics(msgspec.Struct, frozen=True):
+    """The metrics of one process. age_s: how old this picture is."""
+
+    worker: str
+    incarnation: int
+    age_s: float
+    families: list[MetricFamily]
+
+
+class MetricsReply(msgspec.Struct, frozen=True):
+    """The node's own metrics, and those of the bridges it has heard lately."""
+
+    processes: list[ProcessMetrics]
+
+
+class ErrorReply(msgspec.Struct, frozen=True):
+    """A request that failed. error: one of the ERR_ codes; message: in words, with limit and value."""
+
+    error: str
+    message: str
+
+
+class Message(NamedTuple):
+    """A message received: its header decoded, its body still bytes."""
+
+    kind: bytes
+    header: Header
+    body: bytes
+
+
+_encoder = msgspec.msgpack.Encoder()
+_header_decoder = msgspec.msgpack.Decoder(Header)
+T = TypeVar("T")
+
+
+def pack(kind: bytes, header: Header, body: Any) -> list[bytes]:
+    """The three frames of a message. body: bytes that are packed already, or what msgpack can carry."""
+    packed = body if isinstance(body, bytes) else _encoder.encode(body)
+    return [kind, _encoder.encode(header), packed]
+
+
+def unpack(frames: Sequence[bytes]) -> Message:
+    """The message in three frames. Raises ProtocolError for anything else, with what is wrong."""
+    if len(frames) != 3:
+        raise ProtocolError(f"message of {len(frames)} frames, want 3")
+    kind = bytes(frames[0])
+    if kind not in KINDS:
+        raise ProtocolError(f"unknown message kind {kind[:16]!r}")
+    try:
+        header = _header_decoder.decode(frames[1])
+    except msgspec.MsgspecError as error:
+        raise ProtocolError(f"{kind.decode()} header: {error}") from error
+    if header.version != VERSION:
+        raise ProtocolError(f"{kind.decode()} has protocol version {header.version}, this process speaks {VERSION}")
+    return Message(kind, header, frames[2])
+
+
+def decode_body(body: bytes, type_: type[T]) -> T:
+    """The body as the type that its kind calls for. Raises ProtocolError."""
+    try:
+        return msgspec.msgpack.decode(body, type=type_)
+    except msgspec.MsgspecError as error:
+        raise ProtocolError(f"{type_.__name__}: {error}") from error
+
+
+def mismatch(header: Header, cluster: str, me: str, incarnation: int) -> str | None:
+    """Why a message is not for this process: "cluster", "destination" or "incarnation"; None when it is."""
+    if header.cluster != cluster:
+        return "cluster"
+    if header.destination != me:
+        return "destination"
+    if header.to_incarnation not in (0, incarnation):
+        return "incarnation"
+    return None
+
+
+def bitmap(partitions: Sequence[int] | range, count: int) -> bytes:
+    """The bitmap of some of `count` partitions, ceil(count / 8) bytes."""
+    bits = bytearray((count + 7) // 8)
+    for partition in partitions:
+        bits[partition >> 3] |= 1 << (partition & 7)
+    return bytes(bits)
+
+
+def members(bits: bytes) -> list[int]:
+    """The partitions in a bitmap, ascending."""
+    return [8 * at + bit for at, byte in enumerate(bits) if byte for bit in range(8) if byte >> bit & 1]

@@ -1,0 +1,1 @@
+"""Command line tools. The executables in this folder are thin; the modules beside them do the work."""

@@ -1,0 +1,1 @@
+"""The processes of minitrue: broker, bridge, storage, query. Workers import common, never each other."""
