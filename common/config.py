@@ -6,14 +6,18 @@ conf/minitrue.toml and docs/configuration.md (a test compares the three).
 """
 
 import difflib
+import ipaddress
+import math
 import os
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_type_hints
+from typing import Annotated, Any, Literal, NoReturn, get_args, get_origin
+from urllib.parse import SplitResult, urlsplit
 
 import msgspec
 from msgspec import Meta, Struct, field
+from msgspec.inspect import FloatType, IntType, LiteralType, StrType, type_info
 
 from common.errors import ConfigError
 
@@ -123,3 +127,230 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     def data_dir(self) -> Path:
         """Where everything is written; nothing is written outside it."""
         return self.path(self.paths.data)
+
+
+def load(path: Path | None = None, environ: Mapping[str, str] = os.environ) -> Settings:
+    """The settings of a file, overridden by the environment's MINITRUE__SECTION__KEY variables.
+
+    path: None means the file that MINITRUE_CONFIG names, else conf/minitrue.toml of this checkout.
+    A variable's text is taken as it is for text settings, as a TOML value for others.
+    Raises ConfigError: one line with file or variable, key, value, and what is allowed.
+    """
+    file = Path(path or environ.get(ENV_FILE) or DEFAULT_FILE).absolute()
+    tree = _read(file)
+    overrides = {variable: _override(variable, text) for variable, text in _override_texts(environ)}
+    for section, key, value in overrides.values():
+        if isinstance(tree.setdefault(section, {}), dict):
+            tree[section][key] = value
+    source = _Source(str(file), {(section, key): name for name, (section, key, _) in overrides.items()})
+    settings: Settings = _convert(tree, Settings, (), source)
+    for where, problem in _contradictions(settings):
+        source.fail(where, getattr(getattr(settings, where[0]), where[1]), problem)
+    return msgspec.structs.replace(settings, file=str(file))
+
+
+def require_loopback(endpoint: str, what: str) -> None:
+    """Raise ConfigError unless an endpoint ("tcp://127.0.0.1:5710", or a bare host) stays on this machine.
+
+    what: the setting or ring entry that holds it, for the text.
+    """
+    host = urlsplit(endpoint).hostname if "://" in endpoint else endpoint
+    if not _is_loopback(host or ""):
+        raise ConfigError(f"{what} = {endpoint!r}: {_ONLY_LOOPBACK}")
+
+
+_ONLY_LOOPBACK = (
+    "want a loopback address (127.0.0.1, ::1, localhost): this version has neither keys for the bus nor tokens "
+    "for HTTP, so it does not speak on other interfaces"
+)
+_SECRETS = ("password",)  # keys whose values no error text shows
+Place = tuple[str, ...]  # ("mqtt", "subscriptions", "[0]", "qos")
+
+
+class _Source(Struct, frozen=True):
+    """Where values came from: the file, or for a setting (section, key) the variable that overrides it."""
+
+    file: str
+    variables: dict[tuple[str, ...], str]
+
+    def fail(self, place: Place, value: Any, problem: str) -> NoReturn:
+        """Raise the ConfigError for the value at a place."""
+        origin = self.variables.get(place[:2], self.file)
+        shown = "(hidden)" if place[-1] in _SECRETS else _shown(value)
+        raise ConfigError(f"{origin}: {_dotted(place)} = {shown}: {problem}")
+
+
+def _dotted(place: Place) -> str:
+    return ".".join(place).replace(".[", "[")
+
+
+def _shown(value: Any) -> str:
+    text = str(value).lower() if isinstance(value, bool) else repr(value)
+    return text if len(text) <= 100 else text[:100] + "..."
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{file}: cannot read the configuration: {error.strerror}") from error
+    except ValueError as error:  # not TOML, or not UTF-8
+        raise ConfigError(f"{file}: not a TOML file: {error}") from error
+
+
+def _override_texts(environ: Mapping[str, str]) -> list[tuple[str, str]]:
+    return sorted(item for item in environ.items() if item[0].startswith(ENV_PREFIX))
+
+
+def _override(variable: str, text: str) -> tuple[str, str, Any]:
+    """Section, key and value that a variable stands for."""
+    section, _, key = variable.removeprefix(ENV_PREFIX).lower().partition("__")
+    known = {f"{ENV_PREFIX}{a}__{b}".upper(): type_ for a, b, type_ in _all_settings()}
+    if variable not in known:
+        raise ConfigError(f"{variable} = {_shown(text)}: unknown setting; {_nearest(variable, known)}")
+    if isinstance(type_info(known[variable]), StrType | LiteralType):
+        return section, key, text
+    try:
+        (value,) = tomllib.loads(f"{key} = {text}").values()
+    except ValueError as error:
+        raise ConfigError(f"{variable} = {_shown(text)}: want {_wanted(known[variable])}") from error
+    return section, key, value
+
+
+def _fields(struct: type[Struct]) -> dict[str, msgspec.structs.FieldInfo]:
+    """The settings, or sections, of a struct by name."""
+    fields = {info.name: info for info in msgspec.structs.fields(struct)}
+    if struct is Settings:
+        del fields["file"]
+    return fields
+
+
+def _all_settings() -> Iterator[tuple[str, str, Any]]:
+    """Section, key and type of every setting."""
+    for section, info in _fields(Settings).items():
+        for key, setting in _fields(info.type).items():
+            yield section, key, setting.type
+
+
+def _convert(value: Any, type_: Any, place: Place, source: _Source) -> Any:
+    """The value as the type that its place has; fails with what would be allowed there."""
+    if isinstance(type_, type) and issubclass(type_, Struct):
+        return _convert_table(value, type_, place, source)
+    if get_origin(type_) is list:
+        if not isinstance(value, list):
+            source.fail(place, value, f"want {_wanted(type_)}")
+        (item,) = get_args(type_)
+        return [_convert(part, item, (*place, f"[{at}]"), source) for at, part in enumerate(value)]
+    try:
+        converted = msgspec.convert(value, type_)
+    except msgspec.ValidationError:
+        source.fail(place, value, f"want {_wanted(type_)}")
+    if isinstance(converted, float) and not math.isfinite(converted):
+        source.fail(place, value, f"want {_wanted(type_)}")
+    return converted
+
+
+def _convert_table(value: Any, struct: type[Struct], place: Place, source: _Source) -> Any:
+    if not isinstance(value, dict):
+        source.fail(place, value, f"want a table of {', '.join(_fields(struct))}")
+    fields = _fields(struct)
+    for key in value:
+        if key not in fields:
+            _fail_unknown((*place, key), value[key], list(fields), source)
+    for key, info in fields.items():
+        if info.required and key not in value:
+            source.fail(place, value, f"lacks {key}: want {_wanted(info.type)}")
+    return struct(**{key: _convert(part, fields[key].type, (*place, key), source) for key, part in value.items()})
+
+
+def _fail_unknown(place: Place, value: Any, known: list[str], source: _Source) -> NoReturn:
+    if len(place) == 1:
+        source.fail(place, value, f"unknown section; {_nearest(place[0], known)}")
+    elsewhere = [f"{section}.{key}" for section, key, _ in _all_settings() if key == place[-1]]
+    hint = f"did you mean {elsewhere[0]}?" if elsewhere else _nearest(place[-1], known)
+    source.fail(place, value, f"unknown setting; {hint}")
+
+
+def _nearest(name: str, known: Any) -> str:
+    close = difflib.get_close_matches(name, list(known), 1, 0.5)
+    return f"did you mean {close[0]}?" if close else f"known are {', '.join(known)}"
+
+
+def _wanted(type_: Any) -> str:
+    """What a setting of this type may be, in words."""
+    info = type_info(type_)
+    if get_origin(type_) is Literal:
+        return "one of " + ", ".join(get_args(type_))
+    if isinstance(info, IntType):
+        return "an integer" + _bounds(info)
+    if isinstance(info, FloatType):
+        return "a number" + _bounds(info)
+    if isinstance(info, StrType):
+        rules = [f"matching {info.pattern}"] if info.pattern else []
+        rules += [f"of at least {info.min_length} characters"] if info.min_length else []
+        return " ".join(["text", *rules])
+    if get_origin(type_) is list:
+        return "a list of tables" if issubclass(get_args(type_)[0], Struct) else "a list"
+    raise TypeError(f"BUG: no words for a setting of type {type_}")
+
+
+def _bounds(info: IntType | FloatType) -> str:
+    signs = {"from": info.ge, "above": info.gt, "to": info.le, "below": info.lt}
+    return "".join(f" {word} {bound}" for word, bound in signs.items() if bound is not None)
+
+
+def _contradictions(settings: Settings) -> Iterator[tuple[tuple[str, str], str]]:
+    """Values that are possible alone but not in this version or not together: (section, key), what is wrong."""
+    yield from _mqtt_contradictions(settings.mqtt)
+    if not settings.cluster.ring_store.startswith("file:"):
+        yield ("cluster", "ring_store"), "want file:PATH"
+    if not _is_loopback(settings.query.host):
+        yield ("query", "host"), _ONLY_LOOPBACK
+    yield from _ack_endpoint_contradictions(settings.bridge.ack_endpoint)
+
+
+def _mqtt_contradictions(mqtt: Mqtt) -> Iterator[tuple[tuple[str, str], str]]:
+    url = _split_url(mqtt.url)
+    if url is None or url.scheme not in ("mqtt", "mqtts") or url.username or url.path not in ("", "/"):
+        yield ("mqtt", "url"), "want mqtt://HOST:PORT, or mqtts://HOST:PORT for TLS; user and password have settings"
+        return
+    tls = [name for name in ("ca_file", "cert_file", "key_file") if getattr(mqtt, name)]
+    if tls and url.scheme == "mqtt":
+        yield ("mqtt", tls[0]), f"is for TLS, but mqtt.url = {mqtt.url!r}; want mqtts:// there"
+    if bool(mqtt.cert_file) != bool(mqtt.key_file):
+        yield ("mqtt", "cert_file"), f"belongs together with mqtt.key_file = {mqtt.key_file!r}; want both or neither"
+    if mqtt.password and not mqtt.username:
+        yield ("mqtt", "password"), "needs mqtt.username"
+    if mqtt.reconnect_min_s > mqtt.reconnect_max_s:
+        yield ("mqtt", "reconnect_min_s"), f"want at most mqtt.reconnect_max_s = {mqtt.reconnect_max_s}"
+
+
+def _ack_endpoint_contradictions(endpoint: str) -> Iterator[tuple[tuple[str, str], str]]:
+    host, colon, port = endpoint.removeprefix("tcp://").rpartition(":")
+    if not endpoint.startswith("tcp://") or not colon or not (port == "*" or _is_port(port)):
+        yield ("bridge", "ack_endpoint"), "want tcp://127.0.0.1:PORT, or * as PORT for any free one"
+    elif not _is_loopback(host.strip("[]")):
+        yield ("bridge", "ack_endpoint"), _ONLY_LOOPBACK
+
+
+def _split_url(url: str) -> SplitResult | None:
+    """The parts of a URL with a host and a possible port, else None."""
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError:
+        return None
+    return parts if parts.hostname and port != 0 else None
+
+
+def _is_port(text: str) -> bool:
+    return text.isascii() and text.isdigit() and 1 <= int(text) <= 65535
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

@@ -1,0 +1,29 @@
+"""Fixtures for all tests. Helpers that are plain functions are in tests/support.py."""
+
+import os
+from collections.abc import Iterator
+
+import hypothesis
+import pytest
+
+from tests.support import Children
+
+# The same examples on every machine and run: a failure seen once can be seen again.
+hypothesis.settings.register_profile("fixed", derandomize=True, deadline=None, print_blob=False)
+hypothesis.settings.load_profile("fixed")
+
+
+@pytest.fixture(autouse=True)
+def _plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No MINITRUE_ variable of the caller's shell changes what a test sees, MINITRUE_CI apart."""
+    for name in os.environ:
+        if name.startswith("MINITRUE_") and name != "MINITRUE_CI":
+            monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def children() -> Iterator[Children]:
+    """Starts processes that are ended, with their groups, when the test is over."""
+    started = Children()
+    yield started
+    started.stop_all()

@@ -1,0 +1,109 @@
+"""What tests of every part share: ports, parts that a machine may lack, child processes, waiting for events."""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+CI_VARIABLE = "MINITRUE_CI"
+STOP_DEADLINE_S = 15.0
+T = TypeVar("T")
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports of the loopback interface that nothing listens on, all different."""
+    held = [socket.socket() for _ in range(count)]
+    try:
+        for each in held:
+            each.bind(("127.0.0.1", 0))
+        return [each.getsockname()[1] for each in held]
+    finally:
+        for each in held:
+            each.close()
+
+
+def free_port() -> int:
+    """One port of the loopback interface that nothing listens on."""
+    return free_ports(1)[0]
+
+
+def free_port_range(count: int) -> int:
+    """The first of `count` consecutive free ports, as a storage node takes them."""
+    for _ in range(1000):
+        first = free_port()
+        if first + count <= 65536 and all(_is_free(port) for port in range(first, first + count)):
+            return first
+    raise OSError(f"no {count} consecutive free ports found")
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
+
+
+def require_part(name: str) -> str:
+    """The path of a program that the test needs. Without it the test is skipped, and fails where CI runs."""
+    found = shutil.which(name, path=os.environ.get("PATH", "") + ":/usr/sbin:/usr/local/sbin")
+    if found:
+        return found
+    text = f"{name} is not installed; this test did not run"
+    if os.environ.get(CI_VARIABLE):
+        pytest.fail(text)
+    pytest.skip(text)
+
+
+def wait_until(condition: Callable[[], T], timeout_s: float = 20.0, what: str = "") -> T:
+    """The first true value of the condition. Fails after timeout_s, with its last value."""
+    deadline = time.monotonic() + timeout_s
+    while not (value := condition()):
+        if time.monotonic() > deadline:
+            pytest.fail(f"not within {timeout_s} s: {what or condition}; last seen: {value!r}")
+        time.sleep(0.02)
+    return value
+
+
+class Children:
+    """Processes that a test starts; `stop_all` ends them, each with its process group."""
+
+    def __init__(self) -> None:
+        self._started: list[subprocess.Popen[Any]] = []
+
+    def start(self, *command: str | Path, **options: Any) -> subprocess.Popen[Any]:
+        """Start a process in a group of its own, from the top of the checkout. options: those of Popen."""
+        options = {"cwd": ROOT, "start_new_session": True, "text": True} | options
+        child = subprocess.Popen([str(part) for part in command], **options)
+        self._started.append(child)
+        return child
+
+    def stop_all(self) -> None:
+        """Ask every process to end, then make it; whatever is left of its group is killed."""
+        for child in self._started:
+            if child.poll() is None:
+                child.terminate()
+        deadline = time.monotonic() + STOP_DEADLINE_S
+        for child in self._started:
+            try:
+                child.wait(max(0.0, deadline - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                child.kill()
+                child.wait()
+            _kill_group(child.pid)
+
+
+def _kill_group(leader: int) -> None:
+    try:
+        os.killpg(leader, signal.SIGKILL)
+    except ProcessLookupError:
+        return  # nothing of the group is left: as it should be
