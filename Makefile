@@ -1,0 +1,57 @@
+# Everything that is done with a checkout. `make` alone lists it.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+KERNELS := $(wildcard common/jit.py common/codec/kernels.py workers/storage/kernels.py)
+SUPERVISORCTL := $(BIN)/supervisorctl -c supervisord.conf
+
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: help env demo run stop status test lint bench clean
+
+help:  ## this list
+	@awk -F':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+env: $(VENV)/.kernels  ## the Python environment (.venv), compiled kernels, folders for data
+	@mkdir -p data/log data/run
+
+# The stamps are files in the environment, newer than all that they were made from.
+$(VENV)/.installed: setup.cfg pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "make env: $(PYTHON) is too old or missing; minitrue wants Python 3.11 or newer" >&2; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) \
+	  || { rm -rf $(VENV); echo "make env: $(PYTHON) cannot make environments; on Debian: apt-get install python3-venv" >&2; exit 1; }
+	$(BIN)/python -m pip install -q -e '.[dev]'
+	@touch $@
+
+$(VENV)/.kernels: $(VENV)/.installed $(KERNELS)
+	$(BIN)/python -m common.jit
+	@touch $@
+
+demo: env  ## a throw-away cluster with simulated sensors and live answers; Ctrl-C ends it
+	@$(BIN)/python -m tools.demo_app
+
+run: env  ## all workers in the foreground; Ctrl-C stops them
+	exec $(BIN)/supervisord -n -c supervisord.conf
+
+stop:  ## stop the workers that supervisord runs
+	$(SUPERVISORCTL) shutdown
+
+status:  ## what runs, and the ring
+	-$(SUPERVISORCTL) status
+	tools/ringctl status
+
+test: env lint  ## lint, then all tests
+	$(BIN)/pytest
+
+lint: env  ## ruff, and mypy in strict mode
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+bench: env  ## speed and memory, beside what they are measured against
+	tools/bench
+
+clean:  ## remove the environment and caches, never data
+	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
