@@ -1,0 +1,170 @@
+"""A storage node for tests of the query worker: a real ROUTER, naive answers, and faults on demand.
+
+`python -m tests.workers.query.fake RING_FILE NODE_ID POINTS_FILE` runs one as a process that can be killed.
+"""
+
+import json
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from common import bus, process, protocol
+from common.protocol import AggregateReply, AggregateRequest, Header, Message, SeriesReply, SeriesRequest
+from common.ring import Ring
+from common.series import parse_key, partition_of, series_key
+
+Point = tuple[bytes, int, float]  # series key, nanoseconds, value
+Reaction = Callable[["FakeNode", list[bytes], Message], bool]  # True: it has dealt with the request
+
+
+def make_ring(ports: Sequence[int], partitions: int = 64, replication: int = 1, epoch: int = 1) -> Ring:
+    """A ring of nodes ing1, ing2, ... whose partitions go round."""
+    nodes = [
+        {"id": f"ing{number + 1}", "store_id": "", "endpoint": f"tcp://127.0.0.1:{port}", "zone": f"z{number}",
+         "weight": 1.0, "state": "active"}
+        for number, port in enumerate(ports)
+    ]  # fmt: skip
+    owners = [[(p + rank) % len(ports) for rank in range(replication)] for p in range(partitions)]
+    return Ring.from_document(
+        {"version": 1, "cluster": "test-cluster", "epoch": epoch, "partitions": partitions,
+         "replication": replication, "nodes": nodes, "owners": owners, "since": [1] * partitions,
+         "joining": [], "moves": [], "deletes": []}
+    )  # fmt: skip
+
+
+def point(device: str, metric: str, time_ns: int, value: float, tags: dict[str, str] | None = None) -> Point:
+    """A point, its key made."""
+    return series_key(device, metric, tags), time_ns, value
+
+
+class FakeNode:
+    """Answers for the points given that lie in its partitions. reaction: what to do instead, if anything."""
+
+    incarnation = 4242
+
+    def __init__(self, ring: Ring, node_id: str, points: Sequence[Point] = ()) -> None:
+        self.ring = ring
+        self.id = node_id
+        self.points = list(points)
+        self.reaction: Reaction | None = None
+        self.requests: list[Message] = []
+        self.bridges: dict[str, Any] = {}
+        self.families: list[protocol.ProcessMetrics] = []
+        self.owned = _set(ring.owned_bitmap(node_id))
+        self._stop = process.Stop()
+        self._bus = bus.Bus()
+        self._router = self._bus.router(ring.node(node_id).request_endpoint)
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End as a process would: the port is closed, nothing more is answered."""
+        self._stop.set()
+        self._thread.join()
+        self._bus.close()
+
+    def _run(self) -> None:
+        poller = bus.Poller([self._router, self._stop])
+        while self._stop not in poller.poll(None):
+            while (received := self._router.receive_routed()) is not None:
+                route, frames = received
+                message = protocol.unpack(frames)
+                self.requests.append(message)
+                if self.reaction is None or not self.reaction(self, route, message):
+                    self.answer(route, message)
+
+    def answer(self, route: list[bytes], message: Message, **changes: Any) -> None:
+        """Answer as a healthy node does. changes: to the header."""
+        kind, body = self._body(message)
+        self.send(route, protocol.pack(kind, self.header(message, **changes), body))
+
+    def send(self, route: list[bytes], frames: list[bytes]) -> None:
+        """Send frames of any kind back."""
+        self._router.reply(route, frames)
+
+    def header(self, message: Message, **changes: Any) -> Header:
+        """The header of an answer."""
+        to = message.header
+        header = Header(
+            protocol.VERSION, self.ring.cluster, to.sender, self.id, self.incarnation, 1, self.ring.epoch,
+            self.ring.hash, re=to.sequence, re_incarnation=to.incarnation,
+        )  # fmt: skip
+        return msgspec.structs.replace(header, **changes)
+
+    def _body(self, message: Message) -> tuple[bytes, Any]:
+        if message.kind == protocol.AGGREGATE:
+            return protocol.REPLY, self.aggregate(protocol.decode_body(message.body, AggregateRequest))
+        if message.kind == protocol.SERIES:
+            return protocol.REPLY, self.series(protocol.decode_body(message.body, SeriesRequest))
+        if message.kind == protocol.METRICS:
+            up = protocol.MetricFamily("minitrue_points", "gauge", "Points.", [("minitrue_points", {}, 7.0)])
+            own = protocol.ProcessMetrics(self.id, self.incarnation, 0.0, [up])
+            return protocol.REPLY, protocol.MetricsReply([own, *self.families])
+        return protocol.REPLY, {"node": self.id, "points": len(self.points), "bridges": self.bridges}
+
+    def _mine(self, asked: bytes) -> tuple[bytes, list[Point]]:
+        covered = _set(asked) & self.owned
+        size = (self.ring.partitions + 7) // 8
+        mine = [each for each in self.points if covered >> partition_of(each[0], self.ring.partitions) & 1]
+        return covered.to_bytes(size, "little"), mine
+
+    def aggregate(self, request: AggregateRequest) -> AggregateReply:
+        """The partial aggregate, one point after the other."""
+        covered, mine = self._mine(request.partitions)
+        chosen = [each for each in mine if _matches(each[0], request)]
+        return naive_partial(covered, chosen, request.start_ns, request.end_ns)
+
+    def series(self, request: SeriesRequest) -> SeriesReply:
+        """The series keys."""
+        covered, mine = self._mine(request.partitions)
+        keys = sorted({key for key, _, _ in mine if key > request.after and _matches(key, request)})
+        return SeriesReply(covered, keys[: request.limit], len(keys) > request.limit)
+
+
+def naive_partial(covered: bytes, points: Sequence[Point], start_ns: int | None, end_ns: int | None) -> AggregateReply:
+    """What a node replies for these points."""
+    series = len({key for key, _, _ in points})
+    rows = [
+        (time_ns, value)
+        for _, time_ns, value in points
+        if (start_ns is None or time_ns >= start_ns) and (end_ns is None or time_ns <= end_ns)
+    ]
+    if not rows:
+        return AggregateReply(covered, 0, series, 0, 0.0, 0.0, 0.0, 0.0, 0, 0.0, 0, 0.0, 0, 0, 0)
+    values = [value for _, value in rows]
+    exact = sum(map(Fraction, values))
+    hi = float(exact)
+    first, last = min(rows)[0], max(rows)[0]
+    return AggregateReply(
+        covered, 0, series, len(rows), hi, float(exact - Fraction(hi)), min(values), max(values),
+        first, max(value for time_ns, value in rows if time_ns == first),
+        last, max(value for time_ns, value in rows if time_ns == last), 0, 0, len(rows),
+    )  # fmt: skip
+
+
+def _matches(key: bytes, request: AggregateRequest | SeriesRequest) -> bool:
+    series = parse_key(key)
+    if isinstance(request, AggregateRequest) and request.tags is not None and dict(series.tags) != request.tags:
+        return False
+    return request.device_id in (None, series.device_id) and request.metric_name in (None, series.metric_name)
+
+
+def _set(bitmap: bytes) -> int:
+    return int.from_bytes(bitmap, "little")
+
+
+def main(ring_file: str, node_id: str, points_file: str) -> None:
+    """Run a node until killed."""
+    points = [point(*each) for each in json.loads(Path(points_file).read_text())]
+    FakeNode(Ring.loads(Path(ring_file).read_bytes()), node_id, points)
+    print("ready", flush=True)
+    threading.Event().wait()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,5 @@
+"""`python -m workers.query`."""
+
+from workers.query.worker import main
+
+main()

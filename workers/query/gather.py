@@ -1,0 +1,200 @@
+"""One question to the storage nodes, from the first round of asks to the last reply.
+
+A question knows what is still missing and whom to ask next; it holds no socket and reads no clock. It belongs to
+the HTTP thread that made it, then to the scatter thread until `done` is released, then to the HTTP thread again.
+
+Rounds: each partition is asked of its first owner; what is then missing of the next owner, and so on. When no
+owner is left the question waits a moment and begins again, as long as each failure is one that may pass (a node
+that reconnects, a ring that is about to change). Each partition is taken from exactly one reply.
+"""
+
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final, Generic, NamedTuple, TypeVar
+
+from common import protocol
+from common.errors import ProtocolError
+from common.protocol import AggregateReply, ErrorReply, SeriesReply
+from workers.query.plan import Partitions, Plan, from_bitmap
+
+NEVER_S: Final = float("-inf")  # as "until": a failure that waiting does not cure
+
+
+@dataclass(slots=True, eq=False)
+class Ask:
+    """One request to one node, in flight. expires_s: monotonic."""
+
+    sequence: int
+    node: str
+    partitions: Partitions
+    question: "Question"
+    expires_s: float
+
+
+class Trouble(NamedTuple):
+    """Why a node did not answer, and until when (monotonic) asking it again may help."""
+
+    reason: str
+    until_s: float
+
+
+class Question(ABC):
+    """What every question has: its deadline, its asks in flight, what went wrong, and the lock that ends it.
+
+    plan: by which it was asked last, None when there was no ring. trouble: by node, of the last attempt.
+    error: the reply of a node to which the question itself is at fault, whoever is asked.
+    """
+
+    kind: bytes
+
+    def __init__(self, timeout_s: float) -> None:
+        self.timeout_s = timeout_s
+        self.deadline_s = 0.0  # set by the scatter thread
+        self.plan: Plan | None = None
+        self.in_flight = 0
+        self.trouble: dict[str, Trouble] = {}
+        self.error: ErrorReply | None = None
+        self.done = threading.Lock()
+        self.done.acquire()
+
+    @property
+    def epoch(self) -> int:
+        """Of the ring by which it was asked last, 0 when there was none."""
+        return self.plan.ring.epoch if self.plan is not None else 0
+
+    @abstractmethod
+    def targets(self, plan: Plan) -> dict[str, Partitions]:
+        """Whom to ask for what in the next round; empty when nobody is left."""
+
+    @abstractmethod
+    def body(self, plan: Plan, partitions: Partitions) -> Any:
+        """The request's body."""
+
+    @abstractmethod
+    def accept(self, ask: Ask, body: bytes) -> None:
+        """Take a reply. Raises ProtocolError when it does not answer the ask."""
+
+    @abstractmethod
+    def complete(self) -> bool:
+        """Whether nothing is missing."""
+
+    def attempt_s(self, plan: Plan, now_s: float) -> float:
+        """When an ask of this round expires: owners still to be tried share the time that is left."""
+        rounds_left = max(1, plan.ring.replication - len(self.trouble))
+        return now_s + (self.deadline_s - now_s) / rounds_left
+
+    def refuse(self, node: str, reason: str, until_s: float) -> None:
+        """Note that a node did not answer."""
+        self.trouble[node] = Trouble(reason, until_s)
+
+    def reject(self, ask: Ask, error: ErrorReply) -> None:
+        """Take an error reply: some may pass, some speak of this node, some of the question itself."""
+        if error.error in (protocol.ERR_NOT_MINE, protocol.ERR_STALE_EPOCH):
+            self.refuse(ask.node, f"{error.error}: {error.message}", self.deadline_s)
+            return
+        self.refuse(ask.node, f"{error.error}: {error.message}", NEVER_S)
+        if error.error in (protocol.ERR_OVERFLOW, protocol.ERR_BAD_REQUEST):
+            self.error = error
+
+    def may_pass(self, now_s: float) -> bool:
+        """Whether to wait a moment and begin again with all owners."""
+        limit_s = min((trouble.until_s for trouble in self.trouble.values()), default=NEVER_S)
+        return now_s < min(limit_s, self.deadline_s)
+
+    def begin_again(self) -> None:
+        """Ask all owners once more. What went wrong is told anew by whoever fails again."""
+        self.trouble.clear()
+
+
+R = TypeVar("R", AggregateReply, SeriesReply)
+
+
+class Gather(Question, Generic[R]):
+    """A question to the owners of partitions.
+
+    replies: disjoint in their partitions. wanted, covered: sets of partitions; complete when they are equal.
+    nodes: who answered.
+    """
+
+    def __init__(
+        self,
+        kind: bytes,
+        reply_type: type[R],
+        wanted: Callable[[Plan], Partitions],
+        request: Callable[[bytes], Any],
+        timeout_s: float,
+        check: Callable[[R], None] = lambda reply: None,
+    ) -> None:
+        """wanted: the partitions to ask, by the plan. request: bitmap to body. check: raises ProtocolError."""
+        super().__init__(timeout_s)
+        self.kind = kind
+        self.replies: list[R] = []
+        self.nodes: list[str] = []
+        self.wanted: Partitions = 0
+        self.covered: Partitions = 0
+        self._reply_type: type[R] = reply_type
+        self._select = wanted
+        self._request = request
+        self._check: Callable[[R], None] = check
+
+    def targets(self, plan: Plan) -> dict[str, Partitions]:
+        self.plan = plan
+        self.wanted = self._select(plan)
+        return plan.assign(self.wanted & ~self.covered, self.trouble)
+
+    def body(self, plan: Plan, partitions: Partitions) -> Any:
+        return self._request(plan.bitmap(partitions))
+
+    def accept(self, ask: Ask, body: bytes) -> None:
+        reply = protocol.decode_body(body, self._reply_type)
+        answered = from_bitmap(reply.partitions)
+        if answered & ~ask.partitions:
+            raise ProtocolError(f"{ask.node} answers for partitions that it was not asked for")
+        self._check(reply)
+        left = ask.partitions & ~answered
+        if left:
+            reason = f"does not own {left.bit_count()} of the partitions that the ring gives it"
+            self.refuse(ask.node, reason, self.deadline_s)
+        if answered:
+            self.replies.append(reply)
+            self.covered |= answered
+            if ask.node not in self.nodes:
+                self.nodes.append(ask.node)
+
+    def complete(self) -> bool:
+        return self.covered == self.wanted != 0
+
+
+class Survey(Question):
+    """A question to every node of the ring, asked once. replies: by node, as decoded from the body."""
+
+    def __init__(self, kind: bytes, reply_type: Any, timeout_s: float) -> None:
+        super().__init__(timeout_s)
+        self.kind = kind
+        self.replies: dict[str, Any] = {}
+        self.asked: list[str] = []
+        self._reply_type = reply_type
+
+    def targets(self, plan: Plan) -> dict[str, Partitions]:
+        self.plan = plan
+        if self.asked:
+            return {}
+        self.asked = [node.id for node in plan.ring.nodes]
+        return dict.fromkeys(self.asked, 0)
+
+    def body(self, plan: Plan, partitions: Partitions) -> Any:
+        return {}
+
+    def accept(self, ask: Ask, body: bytes) -> None:
+        self.replies[ask.node] = protocol.decode_body(body, self._reply_type)
+
+    def complete(self) -> bool:
+        return len(self.replies) == len(self.asked) > 0
+
+    def may_pass(self, now_s: float) -> bool:
+        return False
+
+    def attempt_s(self, plan: Plan, now_s: float) -> float:
+        return self.deadline_s

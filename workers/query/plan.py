@@ -1,0 +1,76 @@
+"""Which node is asked for which partitions.
+
+A set of partitions is a Python int here, partition p being bit p: union, difference and subset are single
+operations. Its little-endian bytes are the bitmap of the bus protocol.
+Pure: no I/O, no clock, no state.
+"""
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Self
+
+from common.protocol import AggregateRequest
+from common.ring import Ring
+from common.series import partition_of, series_key
+
+Partitions = int  # a set of partitions
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One ring as the scatter needs it, computed once per epoch.
+
+    everything: all partitions. ranks: ranks[r] maps a node's id to the partitions whose owner number r it is.
+    """
+
+    ring: Ring
+    everything: Partitions
+    ranks: tuple[Mapping[str, Partitions], ...]
+
+    @classmethod
+    def of(cls, ring: Ring) -> Self:
+        """The plan of a ring."""
+        ranks: list[dict[str, Partitions]] = [{} for _ in range(ring.replication)]
+        for partition in range(ring.partitions):
+            for rank, node in enumerate(ring.owners(partition)):
+                ranks[rank][node.id] = ranks[rank].get(node.id, 0) | 1 << partition
+        return cls(ring, (1 << ring.partitions) - 1, tuple(ranks))
+
+    def wanted(self, request: AggregateRequest) -> Partitions:
+        """The partitions that may hold a matching series: one when the tags are known, else all."""
+        if request.tags is None:
+            return self.everything
+        key = series_key(request.device_id, request.metric_name, request.tags)
+        return 1 << partition_of(key, self.ring.partitions)
+
+    def assign(self, wanted: Partitions, avoid: Collection[str] = ()) -> dict[str, Partitions]:
+        """Each wanted partition given to its first owner that is not to be avoided, grouped by node.
+
+        Partitions that have no such owner are in no group.
+        """
+        groups: dict[str, Partitions] = {}
+        for rank in self.ranks:
+            for node, owned in rank.items():
+                taken = owned & wanted
+                if taken and node not in avoid:
+                    groups[node] = groups.get(node, 0) | taken
+                    wanted &= ~taken
+            if not wanted:
+                break
+        return groups
+
+    def owned(self, node: str) -> Partitions:
+        """The partitions of which a node is an owner, at whatever rank."""
+        owned = 0
+        for rank in self.ranks:
+            owned |= rank.get(node, 0)
+        return owned
+
+    def bitmap(self, partitions: Partitions) -> bytes:
+        """The bitmap of a set of partitions as requests carry it."""
+        return partitions.to_bytes((self.ring.partitions + 7) // 8, "little")
+
+
+def from_bitmap(bitmap: bytes) -> Partitions:
+    """The set of partitions in a bitmap."""
+    return int.from_bytes(bitmap, "little")

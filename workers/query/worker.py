@@ -1,0 +1,168 @@
+"""The query worker as processes: a parent that starts, watches and stops, and a child that answers.
+
+granian forks. Its child would outlive a killed parent and go on answering on the port, so the child holds the
+reading end of a pipe whose only writer is the parent, and ends at once when that closes. Everything with threads
+or sockets is made in the child, after the fork.
+"""
+
+import os
+import signal
+import socket
+import threading
+from typing import Any, Final, NoReturn
+
+import click
+import msgspec
+from granian.constants import Interfaces
+from granian.log import LogLevels
+from granian.server.mp import MPServer
+
+from common import config, log, metrics, process
+from common.errors import MinitrueError
+from common.ringstore import RingStore, open_store
+from workers.query import http
+from workers.query.scatter import Scatter
+
+PORT_WAIT_S: Final = 3.0  # a killed predecessor's child is gone within one
+PORT_RETRY_S: Final = 0.05
+STOP_WAIT_S: Final = 3  # for requests that are being answered when the worker is stopped
+BACKLOG: Final = 1024  # connections that wait to be accepted
+
+logger = log.get("query")
+
+
+class PortTaken(MinitrueError):
+    """Another process listens where this worker should."""
+
+
+@click.command(context_settings={"token_normalize_func": lambda token: token.replace("_", "-")})
+@click.option("--host", help="Interface to listen on, instead of query.host.")
+@click.option("--port", type=click.IntRange(1, 65535), help="Port to listen on, instead of query.port.")
+@click.option("--config", "config_file", type=click.Path(), help="Configuration file, instead of MINITRUE_CONFIG.")
+def main(host: str | None, port: int | None, config_file: str | None) -> None:
+    """Answer queries over HTTP, from all storage nodes.
+
+    Exit codes: 0 stopped, 1 error, 78 left out by MINITRUE_MODE.
+    """
+
+    def body(settings: config.Settings, stop: process.Stop) -> None:
+        given = {name: value for name, value in {"host": host, "port": port}.items() if value is not None}
+        query = msgspec.structs.replace(settings.query, **given)
+        run(msgspec.structs.replace(settings, query=query), stop)
+
+    process.run("query", "query", body, config_file)
+
+
+def run(settings: config.Settings, stop: process.Stop) -> None:
+    """Serve until stopped. Raises MinitrueError when that cannot begin or ends by itself."""
+    store = open_store(settings.cluster.ring_store, settings)
+    store.load()  # an invalid ring is told now, in one line; a missing one may still come
+    if not _wait_for_port(settings.query.host, settings.query.port, stop):
+        return
+    server = _server(settings.query)
+    server.on_startup(lambda: signal.raise_signal(signal.SIGTERM) if stop.is_set() else None)
+    reader, writer = os.pipe()  # the writer stays open here for as long as this process lives
+    parent = os.getpid()
+
+    def load(*_: Any) -> http.App:
+        _end_with_parent(reader, writer, parent)
+        return _application(store, settings)
+
+    try:
+        server.serve(target_loader=load, wrap_loader=False)
+    except SystemExit as error:
+        if not server.interrupt_signal:
+            raise MinitrueError("the process that answers has ended by itself") from error
+    logger.info("stopped")
+
+
+def _server(query: config.Query) -> MPServer:
+    return MPServer(
+        "query",
+        address=query.host,
+        port=query.port,
+        interface=Interfaces.WSGI,
+        workers=1,
+        blocking_threads=query.threads,
+        backlog=BACKLOG,
+        log_level=LogLevels.error,
+        log_dictconfig={"loggers": {}},  # its records go where ours go
+        workers_kill_timeout=STOP_WAIT_S,
+    )
+
+
+# The parent, before the fork
+
+
+def _wait_for_port(host: str, port: int, stop: process.Stop) -> bool:
+    """Wait until nobody listens on the port; False when stopped meanwhile. Raises PortTaken.
+
+    granian sets SO_REUSEPORT, so without this look two workers would share a port unnoticed. Connections of a
+    predecessor in TIME_WAIT are no obstacle.
+    """
+    tries = int(PORT_WAIT_S / PORT_RETRY_S)
+    for attempt in range(tries + 1):
+        fault = _port_fault(host, port)
+        if fault is None:
+            return True
+        if attempt == tries or not isinstance(fault, OSError):
+            break
+        if stop.wait(PORT_RETRY_S):
+            return False
+    raise PortTaken(f"cannot listen on {host}:{port} (query.host, query.port): {fault}")
+
+
+def _port_fault(host: str, port: int) -> OSError | None:
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind, protocol) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+            probe.listen(1)
+    except OSError as error:
+        return error
+    return None
+
+
+# The child, after the fork
+
+
+def _end_with_parent(reader: int, writer: int, parent: int) -> None:
+    """Watch the parent from a thread of its own; end this process at once when it is gone."""
+    os.close(writer)
+
+    def watch() -> NoReturn:
+        os.read(reader, 1)  # nothing is ever written: this returns when the last writer is gone
+        os._exit(1)
+
+    threading.Thread(target=watch, name="parent-watch", daemon=True).start()
+    if os.getppid() != parent:
+        os._exit(1)
+
+
+def _application(store: RingStore, settings: config.Settings) -> http.App:
+    scatter = Scatter(f"query-{settings.query.port}", store, settings.cluster.ring_poll_s)
+    scatter.start()
+    _export(scatter)
+    logger.info("answering", host=settings.query.host, port=settings.query.port)
+    return http.make_app(http.Service(scatter, settings))
+
+
+def _export(scatter: Scatter) -> None:
+    """Everything is counted in plain ints where it happens, and read when asked."""
+    metrics.counter_from(
+        "minitrue_frames_ignored_total",
+        "Frames that were not for this process, by reason.",
+        lambda: {(reason,): count for reason, count in list(scatter.ignored.items())},
+        labels=("reason",),
+    )
+    metrics.counters_from(
+        "minitrue_query_asks",
+        {
+            "sent": "Requests sent to storage nodes.",
+            "not_sent": "Requests that a node's connection did not take.",
+            "lost": "Requests in flight when their connection broke.",
+            "expired": "Requests that were not answered in time.",
+        },
+        lambda: scatter.counts,
+    )
