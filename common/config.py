@@ -155,7 +155,7 @@ def require_loopback(endpoint: str, what: str) -> None:
     what: the setting or ring entry that holds it, for the text.
     """
     host = urlsplit(endpoint).hostname if "://" in endpoint else endpoint
-    if not _is_loopback(host or ""):
+    if not is_loopback(host or ""):
         raise ConfigError(f"{what} = {endpoint!r}: {_ONLY_LOOPBACK}")
 
 
@@ -304,7 +304,7 @@ def _contradictions(settings: Settings) -> Iterator[tuple[tuple[str, str], str]]
     yield from _mqtt_contradictions(settings.mqtt)
     if not settings.cluster.ring_store.startswith("file:"):
         yield ("cluster", "ring_store"), "want file:PATH"
-    if not _is_loopback(settings.query.host):
+    if not is_loopback(settings.query.host):
         yield ("query", "host"), _ONLY_LOOPBACK
     yield from _ack_endpoint_contradictions(settings.bridge.ack_endpoint)
 
@@ -329,7 +329,7 @@ def _ack_endpoint_contradictions(endpoint: str) -> Iterator[tuple[tuple[str, str
     host, colon, port = endpoint.removeprefix("tcp://").rpartition(":")
     if not endpoint.startswith("tcp://") or not colon or not (port == "*" or _is_port(port)):
         yield ("bridge", "ack_endpoint"), "want tcp://127.0.0.1:PORT, or * as PORT for any free one"
-    elif not _is_loopback(host.strip("[]")):
+    elif not is_loopback(host.strip("[]")):
         yield ("bridge", "ack_endpoint"), _ONLY_LOOPBACK
 
 
@@ -347,7 +347,8 @@ def _is_port(text: str) -> bool:
     return text.isascii() and text.isdigit() and 1 <= int(text) <= 65535
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Whether a host name or address means this machine alone."""
     if host == "localhost":
         return True
     try:
