@@ -28,7 +28,6 @@ Thread rule: importing a kernel module is safe in any thread; kernels share no s
 import fcntl
 import hashlib
 import importlib
-import importlib.util
 import inspect
 import os
 import pickle
@@ -38,7 +37,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numba
 import numba.core.config
@@ -60,7 +59,7 @@ _OPTIONS: Any = {"nogil": True, "fastmath": False, "boundscheck": False}
 _TORN = (EOFError, pickle.UnpicklingError)  # what numba raises on a cache file that a power cut left short
 
 config: Any = numba.core.config
-Function = TypeVar("Function", bound=Callable[..., Any])
+Function = Callable[..., Any]
 logger = log.get("jit")
 
 
@@ -204,22 +203,19 @@ def _python_store_word(array: Any, offset: int, word: Any) -> None:
 
 # load_word(uint8 array, offset) -> uint64 and store_word(uint8 array, offset, uint64): eight bytes at any offset,
 # most significant first. Offsets are not checked: all eight bytes lie inside the array, or the process dies.
-load_word = _python_load_word if config.DISABLE_JIT else _compiled_load_word
-store_word = _python_store_word if config.DISABLE_JIT else _compiled_store_word
+load_word: Any = _python_load_word if config.DISABLE_JIT else _compiled_load_word
+store_word: Any = _python_store_word if config.DISABLE_JIT else _compiled_store_word
 
 
 def compile_all() -> None:
-    """Import every kernel module that exists, printing the time each took, and drop code of older versions."""
+    """Import every kernel module, printing the time each took, and drop the code of older versions."""
     kept = {"LOCK"}
     for name in KERNEL_MODULES:
-        specification = importlib.util.find_spec(name)
-        if specification is None or specification.origin is None:
-            continue
         begin_s = time.perf_counter()
         print(f"{name} ...", end=" ", flush=True)
-        importlib.import_module(name)
+        module = importlib.import_module(name)
         print(f"{time.perf_counter() - begin_s:.1f} s", flush=True)
-        kept.add(_version(specification.origin))
+        kept.add(_version(inspect.getfile(module)))
     _drop_others(kept)
 
 
