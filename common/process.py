@@ -43,8 +43,8 @@ class Stop:
         """A descriptor that is readable from the moment the process was asked to end."""
         return self._descriptor
 
-    def wait(self, timeout_s: float) -> bool:
-        """Wait until asked to end, at most timeout_s; whether it was."""
+    def wait(self, timeout_s: float | None) -> bool:
+        """Wait until asked to end, at most timeout_s (None: for ever); whether it was."""
         if not self._set:
             select.select([self], [], [], timeout_s)
         return self._set

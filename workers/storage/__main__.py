@@ -1,0 +1,3 @@
+from workers.storage.worker import main
+
+main()
