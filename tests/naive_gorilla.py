@@ -1,10 +1,12 @@
 """Gorilla, slow and obvious: strings of "0" and "1". The oracle for the codec; imports nothing of minitrue.
 
-Written from Pelkonen et al., VLDB 2015, section 4.1, and the differences that docs/file-formats.md names. `paper=True`
-gives the paper's rule for windows (one that fits is always reused), otherwise a window is renewed where that is cheaper.
+Written from Pelkonen et al., VLDB 2015, section 4.1, and the differences that docs/file-formats.md names.
+`paper=True` gives the paper's rule for windows (one that fits is always reused), otherwise a window is renewed where
+that is cheaper.
 """
 
 import struct
+from itertools import pairwise
 
 WORD = 2**64
 UNITS_NS = (1, 1_000, 1_000_000, 1_000_000_000)
@@ -45,7 +47,7 @@ def value_bits(words, paper=False):
     """The bit stream, as text, of float64 values given by their 64 bits as integers."""
     bits = binary(words[0], 64)
     window = None
-    for before, word in zip(words, words[1:], strict=False):
+    for before, word in pairwise(words):
         xor = binary(before ^ word, 64)
         if "1" not in xor:
             bits += "0"

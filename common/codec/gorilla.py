@@ -20,7 +20,8 @@ A window stays in force until the next one opens; the first code other than 0 is
 Encoder: with l = min(leading zeros of the xor, 31), t = its trailing zeros, and a window in force that leaves L
 bits on the left and T on the right, the xor is written with code 10 if l >= L and t >= T and
 (l - L) + (t - T) <= 11, that is if the window wastes no more bits than a new one would cost; otherwise with
-code 11, L = l and m = 64 - l - t. (The paper always reuses a window that fits. A reader reads both.)
+code 11, L = l and m = 64 - l - t. (The paper always reuses a window that fits. On real sensor data that took 5 to 68
+percent more bits, on integers of wide spread 1 percent less. A reader reads both.)
 
 Timestamps (int64, nanoseconds since the Unix epoch)
     1 byte               unit: 0 = 1 ns, 1 = 1,000 ns, 2 = 1,000,000 ns, 3 = 1,000,000,000 ns
