@@ -1,0 +1,135 @@
+"""The series of a node: key <-> local id, hashes, and which series a question names.
+
+Owns the only table of series in the process. A local id is a dense int, given in order of first sight; it means
+nothing outside this process. Series are never removed. No I/O.
+The writer thread adds; any thread reads. A series is complete before its id can be found.
+"""
+
+import bisect
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Final
+
+import msgpack
+import numpy as np
+import numpy.typing as npt
+
+from common import series
+
+_UNTAGGED: Final = 0x92  # msgpack's header of an array of two: what the key of a series without tags begins with
+
+
+class Catalog:
+    """All series that the node has seen, in whatever state their points are."""
+
+    def __init__(self) -> None:
+        self._ids: dict[bytes, int] = {}
+        self._keys: list[bytes] = []  # by id
+        self._hashes = np.empty(1024, np.uint64)  # by id, grown by doubling
+        self._tagged: dict[tuple[str, str], list[int]] = {}
+        self._sorting = threading.Lock()  # guards _sorted
+        self._sorted: list[bytes] = []
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    def key(self, local_id: int) -> bytes:
+        """The key of a series."""
+        return self._keys[local_id]
+
+    def hash(self, local_id: int) -> int:
+        """series_hash of a series."""
+        return int(self._hashes[local_id])
+
+    def hashes(self, local_ids: npt.NDArray[np.int64]) -> npt.NDArray[np.uint64]:
+        """series_hash of many series."""
+        return self._hashes[local_ids]
+
+    def hashes_of(self, keys: Sequence[bytes]) -> npt.NDArray[np.uint64]:
+        """series_hash of keys, known or not."""
+        ids = list(map(self._ids.get, keys))
+        if None in ids:
+            return np.array([series.series_hash(key) for key in keys], np.uint64)
+        return self._hashes[np.array(ids, np.int64)]
+
+    def find(self, key: bytes) -> int | None:
+        """The id of a key, or None."""
+        return self._ids.get(key)
+
+    def check(self, keys: Sequence[bytes]) -> None:
+        """Raise ProtocolError for a key that is not canonical. Known keys were checked before."""
+        for key in keys:
+            if key not in self._ids:
+                series.parse_key(key)
+
+    def add(self, keys: Sequence[bytes]) -> npt.NDArray[np.int64]:
+        """The ids of checked keys; new ones are given where needed. Writer thread."""
+        ids = list(map(self._ids.get, keys))
+        if None in ids:
+            ids = [self._add(key) if found is None else found for key, found in zip(keys, ids, strict=True)]
+        return np.array(ids, np.int64)
+
+    def matching(self, device: str, metric: str, tags: Mapping[str, str] | None) -> list[int]:
+        """The ids of a device's metric: of all its tag sets when tags is None, else of exactly those tags."""
+        plain = self._ids.get(series.series_key(device, metric, tags))
+        found = [] if plain is None else [plain]
+        if tags is None:
+            found += self._tagged.get((device, metric), ())
+        return found
+
+    def keys_after(self, after: bytes, device: str | None, metric: str | None) -> Iterator[bytes]:
+        """Keys above `after` in ascending byte order, of one device or metric where given."""
+        ordered = self._in_order()
+        for low, high in _ranges(ordered, device, metric):
+            for at in range(max(low, bisect.bisect_right(ordered, after)), high):
+                if device is not None or metric is None or series.parse_key(ordered[at]).metric_name == metric:
+                    yield ordered[at]
+
+    def _add(self, key: bytes) -> int:
+        found = self._ids.get(key)
+        if found is not None:
+            return found
+        local_id = len(self._keys)
+        if local_id == len(self._hashes):
+            self._hashes = np.concatenate([self._hashes, np.empty_like(self._hashes)])
+        self._hashes[local_id] = series.series_hash(key)
+        self._keys.append(key)
+        self._ids[key] = local_id
+        if key[0] != _UNTAGGED:
+            parsed = series.parse_key(key)
+            self._tagged.setdefault((parsed.device_id, parsed.metric_name), []).append(local_id)
+        return local_id
+
+    def _in_order(self) -> list[bytes]:
+        """All keys in ascending order; the list is replaced, never changed."""
+        with self._sorting:
+            known = len(self._sorted)
+            if known < len(self._keys):
+                self._sorted = sorted(self._sorted + self._keys[known:])  # nearly sorted: timsort merges
+            return self._sorted
+
+
+def _ranges(ordered: list[bytes], device: str | None, metric: str | None) -> Iterator[tuple[int, int]]:
+    """Spans of the ordered keys within which those of a device (and metric) lie, ascending.
+
+    A key begins with the array's header, which depends on the number of tags: one span for each header.
+    """
+    if device is None:
+        yield 0, len(ordered)
+        return
+    prefix = msgpack.packb(device) + (b"" if metric is None else msgpack.packb(metric))
+    low = 0
+    while low < len(ordered):
+        header = _array_header(ordered[low])
+        yield bisect.bisect_left(ordered, header + prefix), _end_of(ordered, header + prefix)
+        low = _end_of(ordered, header)
+
+
+def _array_header(key: bytes) -> bytes:
+    return key[:1] if key[0] < 0xDC else key[:3]  # fixarray is one byte, array 16 three
+
+
+def _end_of(ordered: list[bytes], prefix: bytes) -> int:
+    """The place after the last key with this prefix."""
+    above = (int.from_bytes(prefix, "big") + 1).to_bytes(len(prefix), "big")
+    return bisect.bisect_left(ordered, above)

@@ -1,0 +1,394 @@
+"""The compiled inner loops of the storage engine: append, sort, cut, summarize, fold.
+
+Owns no state: every array belongs to the caller, who also proves the indices (checks are off). No I/O. Any
+thread; the GIL is released.
+
+Two orders of bits run through everything here:
+- `_ordered` turns the bits of a float64 into an int64 that compares as the IEEE total order does, so -0.0 < 0.0.
+  It is its own inverse. Minima, maxima and the choice between equal timestamps compare these.
+- `_mix` is the finalizer of splitmix64 (Steele, Lea, Flood, OOPSLA 2014). The digest of a point is
+  mix(mix(mix(series hash) ^ timestamp) ^ value bits); a digest of many points is their sum mod 2**64.
+
+Sums are pairs (hi, lo): Knuth's TwoSum keeps the rounding error of each addition in lo.
+"""
+
+import numpy as np
+
+from common import jit
+from common.jit import float64, int32, int64, readonly, uint8, uint32, uint64, void
+
+# Fields of a summary row, int64[FIELDS]. MIN, MAX, FIRST, LAST hold ordered bits; HI and LO hold float64 bits.
+COUNT, FIRST_TIME, LAST_TIME, MIN, MAX, FIRST, LAST, HI, LO, DIGEST = range(10)
+# In a head there are two more. LAST_ROW starts the chain of a series' rows. RISING is 1 while its times have
+# strictly increased: only then does the rest of the row describe the series, except that COUNT (rows, repeats
+# included), FIRST_TIME (least) and LAST_TIME (greatest) always do.
+LAST_ROW, RISING = 10, 11
+# In an answer: how many block summaries were absorbed.
+BLOCKS = 10
+FIELDS = 12
+
+# Rows of a block summary matrix, as they lie in a segment's index (docs/file-formats.md).
+T_MIN, T_MAX, BLOCK_DIGEST, OFFSET = range(4)  # int64[4, blocks]
+SUM_HI, SUM_LO, BLOCK_MIN, BLOCK_MAX, BLOCK_FIRST, BLOCK_LAST = range(6)  # float64[6, blocks]
+
+NO_TIMES = np.empty(0, np.int64)  # empty columns, to be read only
+NO_VALUES = np.empty(0, np.float64)
+
+_LOW_63 = np.int64(0x7FFF_FFFF_FFFF_FFFF)
+_GOLDEN = np.uint64(0x9E37_79B9_7F4A_7C15)
+_FACTOR_1 = np.uint64(0xBF58_476D_1CE4_E5B9)
+_FACTOR_2 = np.uint64(0x94D0_49BB_1331_11EB)
+_30, _27, _31 = np.uint64(30), np.uint64(27), np.uint64(31)
+
+_row = int64[::1]
+_rows = int64[:, ::1]
+
+
+@jit.helper
+def _ordered(bits):  # type: ignore[no-untyped-def]
+    return bits ^ ((bits >> np.int64(63)) & _LOW_63)
+
+
+@jit.helper
+def _mix(word):  # type: ignore[no-untyped-def]
+    word = word + _GOLDEN
+    word = (word ^ (word >> _30)) * _FACTOR_1
+    word = (word ^ (word >> _27)) * _FACTOR_2
+    return word ^ (word >> _31)
+
+
+@jit.helper
+def _point_digest(mixed, time, bits):  # type: ignore[no-untyped-def]
+    return _mix(_mix(mixed ^ time) ^ bits)
+
+
+@jit.helper
+def _add(hi, lo, value):  # type: ignore[no-untyped-def]
+    total = hi + value
+    part = total - hi
+    return total, lo + ((hi - (total - part)) + (value - part))
+
+
+@jit.kernel(void(uint64[::1], uint64[::1]))
+def mix_hashes(hashes, mixed):  # type: ignore[no-untyped-def]
+    """mixed[i] = mix(hashes[i]): the part of a point's digest that its series shares."""
+    for at in range(len(hashes)):
+        mixed[at] = _mix(hashes[at])
+
+
+@jit.kernel(
+    void(readonly(uint32), readonly(int64), readonly(float64), int32[::1], uint64[::1], int64,
+         uint32[::1], int64[::1], float64[::1], int32[::1], _rows)
+)  # fmt: skip
+def append_rows(index, times, values, locals_, mixed, begin, head_series, head_times, head_values, previous, state):  # type: ignore[no-untyped-def]
+    """Copy a batch into a head's columns from row `begin` on, link the rows, keep the summaries running.
+
+    locals_: the head's number of each series in the batch's table; mixed: by that number; state:
+    int64[series, FIELDS].
+    """
+    bits = values.view(np.int64)
+    unsigned_bits = values.view(np.uint64)
+    unsigned_times = times.view(np.uint64)
+    digests = state.view(np.uint64)
+    sums = state.view(np.float64)
+    for at in range(len(times)):
+        series = locals_[index[at]]
+        row = begin + at
+        time = times[at]
+        value = values[at]
+        head_series[row] = series
+        head_times[row] = time
+        head_values[row] = value
+        key = _ordered(bits[at])
+        rows = state[series, COUNT]
+        state[series, COUNT] = rows + 1
+        if rows == 0:
+            previous[row] = -1
+            state[series, RISING] = 1
+            state[series, FIRST_TIME] = time
+            state[series, LAST_TIME] = time
+            state[series, MIN] = key
+            state[series, MAX] = key
+            state[series, FIRST] = key
+            state[series, LAST] = key
+            sums[series, HI] = value
+            sums[series, LO] = 0.0
+            digests[series, DIGEST] = _point_digest(mixed[series], unsigned_times[at], unsigned_bits[at])
+        else:
+            previous[row] = state[series, LAST_ROW]
+            if time > state[series, LAST_TIME]:
+                state[series, LAST_TIME] = time
+                if state[series, RISING]:
+                    state[series, LAST] = key
+                    state[series, MIN] = min(state[series, MIN], key)
+                    state[series, MAX] = max(state[series, MAX], key)
+                    sums[series, HI], sums[series, LO] = _add(sums[series, HI], sums[series, LO], value)
+                    digests[series, DIGEST] += _point_digest(
+                        mixed[series], unsigned_times[at], unsigned_bits[at]
+                    )
+            else:
+                state[series, RISING] = 0
+                state[series, FIRST_TIME] = min(state[series, FIRST_TIME], time)
+        state[series, LAST_ROW] = row
+
+
+@jit.kernel(void(int32[::1], int64[::1], float64[::1], int64, int64[::1], float64[::1]))
+def walk(previous, head_times, head_values, row, times, values):  # type: ignore[no-untyped-def]
+    """The last len(times) rows of the series whose newest row is `row`, in order of arrival."""
+    for at in range(len(times) - 1, -1, -1):
+        times[at] = head_times[row]
+        values[at] = head_values[row]
+        row = previous[row]
+
+
+@jit.kernel(void(readonly(uint32), readonly(int64), readonly(float64), int64[::1], int64[::1], float64[::1]))
+def scatter(head_series, head_times, head_values, places, times, values):  # type: ignore[no-untyped-def]
+    """Group a head's rows by series, keeping their order. places[series]: where its next row goes; used up."""
+    for row in range(len(head_series)):
+        place = places[head_series[row]]
+        places[head_series[row]] = place + 1
+        times[place] = head_times[row]
+        values[place] = head_values[row]
+
+
+@jit.helper
+def _run_end(times, begin, end):  # type: ignore[no-untyped-def]
+    at = begin + 1
+    while at < end and times[at - 1] <= times[at]:
+        at += 1
+    return at
+
+
+@jit.helper
+def _merge(times, values, begin, middle, end, to_times, to_values):  # type: ignore[no-untyped-def]
+    left, right = begin, middle
+    for at in range(begin, end):
+        if left < middle and (right >= end or times[left] <= times[right]):
+            to_times[at] = times[left]
+            to_values[at] = values[left]
+            left += 1
+        else:
+            to_times[at] = times[right]
+            to_values[at] = values[right]
+            right += 1
+
+
+@jit.helper
+def _merge_runs(times, values, begin, end, to_times, to_values):  # type: ignore[no-untyped-def]
+    at = begin
+    while at < end:
+        middle = _run_end(times, at, end)
+        stop = middle if middle == end else _run_end(times, middle, end)
+        _merge(times, values, at, middle, stop, to_times, to_values)
+        at = stop
+
+
+@jit.helper
+def _sort(times, values, begin, end, spare_times, spare_values):  # type: ignore[no-untyped-def]
+    """Natural merge sort by time (Knuth, TAOCP 3, 5.2.4 N): two passes for late data, log n at worst."""
+    while _run_end(times, begin, end) < end:
+        _merge_runs(times, values, begin, end, spare_times, spare_values)
+        _merge_runs(spare_times, spare_values, begin, end, times, values)
+
+
+@jit.kernel(void(int64[::1], float64[::1], int64[::1], int64[::1], float64[::1]))
+def settle(times, values, offsets, spare_times, spare_values):  # type: ignore[no-untyped-def]
+    """Sort each series' rows by time, keep one row per timestamp (the larger value), close the gaps. In place.
+
+    offsets: int64[series + 1], the rows of series s are offsets[s] to offsets[s + 1]; rewritten to what is left.
+    spare_*: as long as the longest series reaches into times.
+    """
+    bits = values.view(np.int64)
+    to = 0
+    begin = offsets[0]
+    for series in range(len(offsets) - 1):
+        end = offsets[series + 1]
+        _sort(times, values, begin, end, spare_times, spare_values)
+        first = to
+        for at in range(begin, end):
+            if to > first and times[to - 1] == times[at]:
+                if _ordered(bits[at]) > _ordered(bits[to - 1]):
+                    bits[to - 1] = bits[at]
+            else:
+                times[to] = times[at]
+                bits[to] = bits[at]
+                to += 1
+        begin = end
+        offsets[series + 1] = to
+
+
+@jit.helper
+def _lower_bound(times, begin, end, time):  # type: ignore[no-untyped-def]
+    while begin < end:
+        middle = (begin + end) >> 1
+        if times[middle] < time:
+            begin = middle + 1
+        else:
+            end = middle
+    return begin
+
+
+@jit.helper
+def _upper_bound(times, begin, end, time):  # type: ignore[no-untyped-def]
+    while begin < end:
+        middle = (begin + end) >> 1
+        if times[middle] <= time:
+            begin = middle + 1
+        else:
+            end = middle
+    return begin
+
+
+@jit.helper
+def _cut_span(begin, end, limit, series, blocks, ends, owners):  # type: ignore[no-untyped-def]
+    while begin < end:
+        begin = min(begin + limit, end)
+        ends[blocks] = begin
+        owners[blocks] = series
+        blocks += 1
+    return blocks
+
+
+@jit.kernel(int64(readonly(int64), int64[::1], int64[::1], int64, int64[::1], uint32[::1]))
+def cut(times, offsets, frontiers, limit, ends, owners):  # type: ignore[no-untyped-def]
+    """Cut settled series into blocks of at most `limit` rows; how many blocks.
+
+    No block reaches across its series' frontier, the greatest time already stored: late rows would otherwise
+    make one block that overlaps all history between them and the present.
+    ends[b]: the row after block b; owners[b]: its series.
+    """
+    blocks = 0
+    for series in range(len(offsets) - 1):
+        begin, end = offsets[series], offsets[series + 1]
+        middle = _upper_bound(times, begin, end, frontiers[series])
+        blocks = _cut_span(begin, middle, limit, series, blocks, ends, owners)
+        blocks = _cut_span(middle, end, limit, series, blocks, ends, owners)
+    return blocks
+
+
+@jit.kernel(void(readonly(int64), readonly(float64), int64[::1], uint64[::1], _rows, float64[:, ::1]))
+def summarize(times, values, ends, mixed, ints, floats):  # type: ignore[no-untyped-def]
+    """The summary of each block of settled rows: rows T_MIN, T_MAX, BLOCK_DIGEST of ints, all of floats.
+
+    mixed: mixed series hash of each block.
+    """
+    bits = values.view(np.int64)
+    unsigned_bits = values.view(np.uint64)
+    unsigned_times = times.view(np.uint64)
+    digests = ints.view(np.uint64)
+    float_bits = floats.view(np.int64)
+    begin = 0
+    for block in range(len(ends)):
+        end = ends[block]
+        hi, lo, digest = values[begin], 0.0, _point_digest(mixed[block], unsigned_times[begin], unsigned_bits[begin])
+        least = most = _ordered(bits[begin])
+        for at in range(begin + 1, end):
+            hi, lo = _add(hi, lo, values[at])
+            key = _ordered(bits[at])
+            least = min(least, key)
+            most = max(most, key)
+            digest += _point_digest(mixed[block], unsigned_times[at], unsigned_bits[at])
+        ints[T_MIN, block] = times[begin]
+        ints[T_MAX, block] = times[end - 1]
+        digests[BLOCK_DIGEST, block] = digest
+        floats[SUM_HI, block], floats[SUM_LO, block] = _add(hi, 0.0, lo)
+        float_bits[BLOCK_MIN, block] = _ordered(least)
+        float_bits[BLOCK_MAX, block] = _ordered(most)
+        floats[BLOCK_FIRST, block] = values[begin]
+        floats[BLOCK_LAST, block] = values[end - 1]
+        begin = end
+
+
+@jit.kernel(void(readonly(int64), readonly(int64), uint8[::1]))
+def mark_alone(t_min, t_max, alone):  # type: ignore[no-untyped-def]
+    """alone[b] = 1 where block b overlaps no other. The blocks are in order of t_min."""
+    reach = np.int64(0)
+    for block in range(len(t_min)):
+        clear_before = block == 0 or reach < t_min[block]
+        clear_after = block + 1 == len(t_min) or t_max[block] < t_min[block + 1]
+        alone[block] = clear_before and clear_after
+        reach = t_max[block] if block == 0 else max(reach, t_max[block])
+
+
+@jit.helper
+def _absorb(into, count, first_time, last_time, least, most, first, last, hi, lo):  # type: ignore[no-untyped-def]
+    sums = into.view(np.float64)
+    if into[COUNT] == 0:
+        into[FIRST_TIME], into[LAST_TIME] = first_time, last_time
+        into[MIN], into[MAX], into[FIRST], into[LAST] = least, most, first, last
+        sums[HI], sums[LO] = hi, lo
+    else:
+        if first_time < into[FIRST_TIME] or (first_time == into[FIRST_TIME] and first > into[FIRST]):
+            into[FIRST_TIME], into[FIRST] = first_time, first
+        if last_time > into[LAST_TIME] or (last_time == into[LAST_TIME] and last > into[LAST]):
+            into[LAST_TIME], into[LAST] = last_time, last
+        into[MIN] = min(into[MIN], least)
+        into[MAX] = max(into[MAX], most)
+        sums[HI], sums[LO] = _add(sums[HI], sums[LO] + lo, hi)
+    into[COUNT] += count
+
+
+@jit.kernel(void(int64[::1], int64[::1]))
+def absorb(into, part):  # type: ignore[no-untyped-def]
+    """Add a summary row (int64[FIELDS]) to another. Equal times across series: the larger value is first or last."""
+    sums = part.view(np.float64)
+    _absorb(
+        into, part[COUNT], part[FIRST_TIME], part[LAST_TIME], part[MIN], part[MAX], part[FIRST], part[LAST],
+        sums[HI], sums[LO],
+    )  # fmt: skip
+
+
+@jit.kernel(void(readonly(int64), readonly(float64), int64, int64, int64[::1]))
+def absorb_rows(times, values, start, end, into):  # type: ignore[no-untyped-def]
+    """Add the settled rows of one series with start <= time <= end to a summary row."""
+    bits = values.view(np.int64)
+    begin = _lower_bound(times, 0, len(times), start)
+    stop = _upper_bound(times, begin, len(times), end)
+    if begin >= stop:
+        return
+    hi, lo = values[begin], 0.0
+    least = most = _ordered(bits[begin])
+    for at in range(begin + 1, stop):
+        hi, lo = _add(hi, lo, values[at])
+        key = _ordered(bits[at])
+        least = min(least, key)
+        most = max(most, key)
+    _absorb(
+        into, stop - begin, times[begin], times[stop - 1], least, most,
+        _ordered(bits[begin]), _ordered(bits[stop - 1]), hi, lo,
+    )  # fmt: skip
+
+
+@jit.kernel(
+    int64(readonly(int64), readonly(int64), readonly(int64), readonly(uint8), float64[:, ::1], readonly(int64),
+          int64, int64, int64[::1], int32[::1])
+)  # fmt: skip
+def absorb_blocks(t_min, t_max, counts, alone, floats, recent, start, end, into, undecided):  # type: ignore[no-untyped-def]
+    """Add the summaries of one series' blocks to a summary row where they apply; how many do not.
+
+    A summary applies when the block lies wholly in start..end, overlaps no other block, and none of the times
+    `recent` (sorted, of rows outside the blocks) lies in it. The other blocks that touch the range go to
+    `undecided`, in order of t_min, as the blocks are.
+    """
+    bits = floats.view(np.int64)
+    left = 0
+    near = 0
+    for block in range(len(t_min)):
+        if t_min[block] > end:
+            break
+        if t_max[block] < start:
+            continue
+        near = _lower_bound(recent, near, len(recent), t_min[block])
+        touched = near < len(recent) and recent[near] <= t_max[block]
+        if alone[block] and not touched and start <= t_min[block] and t_max[block] <= end:
+            _absorb(
+                into, counts[block], t_min[block], t_max[block],
+                _ordered(bits[BLOCK_MIN, block]), _ordered(bits[BLOCK_MAX, block]),
+                _ordered(bits[BLOCK_FIRST, block]), _ordered(bits[BLOCK_LAST, block]),
+                floats[SUM_HI, block], floats[SUM_LO, block],
+            )  # fmt: skip
+            into[BLOCKS] += 1
+        else:
+            undecided[left] = block
+            left += 1
+    return left

@@ -1,0 +1,221 @@
+"""A node's data directory: every name in it, the node's identity, and what was set aside as damaged.
+
+    NODE                             who the directory belongs to
+    LOCK                             held while a process uses it
+    wal/wal-<16 digits>.log          WAL files
+    segments/seg-<16 digits>.mts     segments
+    damaged/                         damaged files and parts of files, each with a note <name>.json beside it
+
+WAL files and segments draw their numbers from one sequence that never restarts, so the names alone tell which
+numbers were used, also of what was damaged. Never reads what lies inside WAL files and segments, but for the
+16 bytes with which both begin. Called by the thread that opens the store, and by the writer.
+"""
+
+import contextlib
+import json
+import re
+import secrets
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from common import files, log
+from common.errors import StorageError
+
+NODE_FORMAT: Final = 1
+STORE_ID_BYTES: Final = 16
+NODE, LOCK, WAL, SEGMENTS, DAMAGED = "NODE", "LOCK", "wal", "segments", "damaged"
+TEMPORARY: Final = ".tmp"  # what files.replace_file adds to a name; a leftover is garbage
+
+# What a directory may hold and still count as empty: our lock, and what a file system puts in its own root.
+_NOT_DATA: Final = frozenset({LOCK, NODE + TEMPORARY, "lost+found"})
+_NAME: Final = re.compile(r"(wal|seg)-(\d{16})")
+
+# The first 16 bytes of every WAL file and segment, in this and all later versions: magic, version, reserved,
+# length of the whole header, CRC32C over bytes 0..11 and 16..length.
+_PREAMBLE: Final = struct.Struct("<4sHHII")
+PREAMBLE_BYTES: Final = _PREAMBLE.size
+_MAX_HEADER_BYTES: Final = 1 << 24
+
+logger = log.get("storage.layout")
+
+
+class DamagedError(StorageError):
+    """A file, or a part of one, that is not what was written."""
+
+
+class _NodeFile(msgspec.Struct, frozen=True):
+    """What the file NODE says. store_id: 32 hexadecimal digits."""
+
+    format: int
+    cluster: str = ""
+    node: str = ""
+    store_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """An open data directory. store_id: 16 random bytes, drawn when the directory was first used."""
+
+    directory: Path
+    store_id: bytes
+    lock: files.DirectoryLock
+
+    def wal_path(self, number: int) -> Path:
+        """Where the WAL file of this number lies."""
+        return self.directory / WAL / f"wal-{number:016d}.log"
+
+    def segment_path(self, number: int) -> Path:
+        """Where the segment of this number lies."""
+        return self.directory / SEGMENTS / f"seg-{number:016d}.mts"
+
+    def wal_numbers(self) -> list[int]:
+        """The numbers of the WAL files present, ascending."""
+        return _numbers(self.directory / WAL, ".log")
+
+    def wal_sizes(self) -> list[int]:
+        """The lengths in bytes of the WAL files present; one that goes away meanwhile is left out."""
+        sizes = []
+        for number in self.wal_numbers():
+            with contextlib.suppress(FileNotFoundError):
+                sizes.append(self.wal_path(number).stat().st_size)
+        return sizes
+
+    def segment_numbers(self) -> list[int]:
+        """The numbers of the segments present, ascending."""
+        return _numbers(self.directory / SEGMENTS, ".mts")
+
+    def highest_number(self) -> int:
+        """The highest number that any file here bears, damaged ones included; 0 for none."""
+        folders = [self.directory / name for name in (WAL, SEGMENTS, DAMAGED)]
+        found = (_NAME.match(path.name) for folder in folders for path in folder.iterdir())
+        return max((int(match[2]) for match in found if match), default=0)
+
+    def sweep(self) -> None:
+        """Remove what a crash left half written."""
+        leftovers = [path for name in (SEGMENTS, DAMAGED) for path in (self.directory / name).glob("*" + TEMPORARY)]
+        if leftovers:
+            logger.info("removing files left half written", count=len(leftovers))
+            files.remove_files(leftovers)
+
+    def set_aside_file(self, path: Path, note: dict[str, Any]) -> None:
+        """Move a damaged file out of the way. note: what is known of it; `file` and `reason` at least."""
+        self._write_note(path.name, note)
+        path.rename(self.directory / DAMAGED / path.name)
+        files.fsync_directory(self.directory / DAMAGED)
+        files.fsync_directory(path.parent)
+
+    def set_aside_bytes(self, name: str, data: Any, note: dict[str, Any]) -> None:
+        """Keep a copy of a file's damaged part. The same part found again changes nothing."""
+        files.replace_file(self.directory / DAMAGED / name, [data])
+        self._write_note(name, note)
+
+    def note_missing(self, name: str, note: dict[str, Any]) -> None:
+        """Put on record something of which not even damaged bytes are left."""
+        self._write_note(name, note)
+
+    def damaged(self) -> list[dict[str, Any]]:
+        """The notes of everything set aside, in order of their names."""
+        return [json.loads(path.read_bytes()) for path in sorted((self.directory / DAMAGED).glob("*.json"))]
+
+    def _write_note(self, name: str, note: dict[str, Any]) -> None:
+        logger.error("damage found and set aside", **note)
+        text = json.dumps(note, sort_keys=True).encode() + b"\n"
+        files.replace_file(self.directory / DAMAGED / (name + ".json"), [text])
+
+
+def open_directory(directory: Path, cluster: str, node: str) -> Layout:
+    """Make or open the data directory of a node, and hold it until `lock.release()`.
+
+    Raises StorageError when it belongs to another cluster or node, is of a newer format, holds something else,
+    is in use, or cannot be written.
+    """
+    try:
+        files.make_directory(directory)
+        _refuse_other_content(directory)
+        lock = files.DirectoryLock(directory)
+    except OSError as error:
+        raise StorageError(f"data directory {directory} cannot be used: {error.strerror}") from error
+    try:
+        return Layout(directory, _identity(directory, cluster, node), lock)
+    except OSError as error:
+        lock.release()
+        raise StorageError(f"data directory {directory} cannot be used: {error.strerror}") from error
+    except StorageError:
+        lock.release()
+        raise
+
+
+def pack_header(magic: bytes, version: int, body: bytes) -> bytes:
+    """A file's header: the preamble, then `body`."""
+    length = PREAMBLE_BYTES + len(body)
+    start = _PREAMBLE.pack(magic, version, 0, length, 0)
+    checksum = files.crc32c(body, files.crc32c(start[:12]))
+    return start[:12] + checksum.to_bytes(4, "little") + body
+
+
+def read_header(data: Any, magic: bytes, version: int, where: Path) -> memoryview:
+    """The body of the header with which `data` begins; it ends where the rest of the file starts.
+
+    Raises DamagedError for bytes that are no such header, StorageError for one of a newer version.
+    """
+    view = memoryview(data)
+    if len(view) < PREAMBLE_BYTES:
+        raise DamagedError(f"{where}: {len(view)} bytes, want a header of at least {PREAMBLE_BYTES}")
+    found, written, _, length, checksum = _PREAMBLE.unpack_from(view)
+    if found != magic:
+        raise DamagedError(f"{where}: begins with {found!r}, want {magic!r}")
+    if not PREAMBLE_BYTES <= length <= min(len(view), _MAX_HEADER_BYTES):
+        raise DamagedError(f"{where}: header of {length} bytes in a file of {len(view)}")
+    body = view[PREAMBLE_BYTES:length]
+    computed = files.crc32c(body, files.crc32c(view[:12]))
+    if computed != checksum:
+        raise DamagedError(f"{where}: header has CRC {computed:08x}, want {checksum:08x}")
+    if written > version:
+        raise StorageError(f"{where} has format version {written}, this program reads up to {version}")
+    return body
+
+
+def _numbers(folder: Path, suffix: str) -> list[int]:
+    found = (_NAME.fullmatch(path.stem) for path in folder.iterdir() if path.suffix == suffix)
+    return sorted(int(match[2]) for match in found if match)
+
+
+def _refuse_other_content(directory: Path) -> None:
+    if (directory / NODE).exists():
+        return
+    others = sorted(path.name for path in directory.iterdir() if path.name not in _NOT_DATA)
+    if others:
+        raise StorageError(
+            f"{directory} is not a data directory: it has no {NODE} file and is not empty (holds {others[0]})"
+        )
+
+
+def _identity(directory: Path, cluster: str, node: str) -> bytes:
+    path = directory / NODE
+    if not path.exists():
+        store_id = secrets.token_bytes(STORE_ID_BYTES)
+        mine = _NodeFile(NODE_FORMAT, cluster, node, store_id.hex())
+        files.replace_file(path, [msgspec.json.encode(mine) + b"\n"])
+    read = _read_node(path)
+    for name, got, want in (("cluster", read.cluster, cluster), ("node", read.node, node)):
+        if got != want:
+            raise StorageError(f"{directory} belongs to {name} {got!r}, this is {name} {want!r}")
+    for name in (WAL, SEGMENTS, DAMAGED):
+        files.make_directory(directory / name)
+    return bytes.fromhex(read.store_id)
+
+
+def _read_node(path: Path) -> _NodeFile:
+    try:
+        read = msgspec.json.decode(path.read_bytes(), type=_NodeFile)
+    except msgspec.MsgspecError as error:
+        raise StorageError(f"{path}: {error}") from error
+    if read.format > NODE_FORMAT:
+        raise StorageError(f"{path} has format version {read.format}, this program reads up to {NODE_FORMAT}")
+    if re.fullmatch(rf"[0-9a-f]{{{2 * STORE_ID_BYTES}}}", read.store_id) is None:
+        raise StorageError(f"{path}: store_id {read.store_id!r}, want {2 * STORE_ID_BYTES} hexadecimal digits")
+    return read
