@@ -207,7 +207,7 @@ def _override(variable: str, text: str) -> tuple[str, str, Any]:
     section, _, key = variable.removeprefix(ENV_PREFIX).lower().partition("__")
     known = {f"{ENV_PREFIX}{a}__{b}".upper(): type_ for a, b, type_ in _all_settings()}
     if variable not in known:
-        raise ConfigError(f"{variable} = {_shown(text)}: unknown setting; {_nearest(variable, known)}")
+        raise ConfigError(f"{variable} = {_shown(text)}: unknown setting; {_nearest(variable.upper(), known)}")
     if isinstance(type_info(known[variable]), StrType | LiteralType):
         return section, key, text
     try:
