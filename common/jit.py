@@ -76,7 +76,7 @@ def kernel(signature: Any) -> Callable[[Function], Function]:
 
     def decorate(function: Function) -> Function:
         if config.DISABLE_JIT:
-            return function
+            return np.errstate(over="ignore")(function)  # unsigned arithmetic wraps without a word, as compiled
         if not _writable():
             compiled: Function = numba.njit(signature, cache=False, **_OPTIONS)(function)
             return compiled
