@@ -22,13 +22,16 @@ ACK: Final = b"ack"  # storage -> bridge: Ack
 BEAT: Final = b"beat"  # bridge -> storage: Beat, "I am here, are you?"
 BEAT_ACK: Final = b"beat-ack"  # storage -> bridge: empty map; the header carries the node's incarnation
 AGGREGATE: Final = b"aggregate"  # AggregateRequest -> AggregateReply
+AGGREGATES: Final = b"aggregates"  # AggregatesRequest -> AggregatesReply: several at once, under load
 SERIES: Final = b"series"  # SeriesRequest -> SeriesReply
 STATUS: Final = b"status"  # empty map -> a map for people, see docs
 METRICS: Final = b"metrics"  # empty map -> MetricsReply
 REPLY: Final = b"reply"  # body by the request's kind
 ERROR: Final = b"error"  # ErrorReply
 
-KINDS: Final = frozenset((BATCH, ACK, BEAT, BEAT_ACK, AGGREGATE, SERIES, STATUS, METRICS, REPLY, ERROR))
+KINDS: Final = frozenset(
+    (BATCH, ACK, BEAT, BEAT_ACK, AGGREGATE, AGGREGATES, SERIES, STATUS, METRICS, REPLY, ERROR)
+)
 
 ANY: Final = ""  # as destination or cluster of a status request: a caller that does not know the names yet
 
@@ -116,7 +119,8 @@ class AggregateRequest(msgspec.Struct, frozen=True):
 class AggregateReply(msgspec.Struct, frozen=True):
     """Partial aggregate over what one node covered.
 
-    partitions: bitmap of those it answers for, a subset of those asked; delete_number: deletes applied.
+    partitions: bitmap of those it answers for, a subset of those asked; delete_number: deletes applied. series: how
+    many matched, with points in the range or not.
     sum is the unevaluated pair sum_hi + sum_lo. With count 0 the other figures mean nothing and are 0.
     blocks_summarized, blocks_decoded, rows_decoded: what the answer cost.
     """
@@ -136,6 +140,32 @@ class AggregateReply(msgspec.Struct, frozen=True):
     blocks_summarized: int
     blocks_decoded: int
     rows_decoded: int
+
+
+class ErrorReply(msgspec.Struct, frozen=True):
+    """A request that failed. error: one of the ERR_ codes; message: in words, with limit and value."""
+
+    error: str
+    message: str
+
+
+class AggregatesRequest(msgspec.Struct, frozen=True):
+    """Aggregate requests that came together: one message instead of many."""
+
+    requests: list[AggregateRequest]
+
+
+class AggregateOutcome(msgspec.Struct, frozen=True, array_like=True):
+    """What became of one of them: a reply, or an error; neither when it would keep the others waiting: ask it alone."""
+
+    reply: AggregateReply | None
+    error: ErrorReply | None
+
+
+class AggregatesReply(msgspec.Struct, frozen=True):
+    """outcomes: one for each request, in their order."""
+
+    outcomes: list[AggregateOutcome]
 
 
 class SeriesRequest(msgspec.Struct, frozen=True):
@@ -172,13 +202,6 @@ class MetricsReply(msgspec.Struct, frozen=True):
     """The node's own metrics, and those of the bridges it has heard lately."""
 
     processes: list[ProcessMetrics]
-
-
-class ErrorReply(msgspec.Struct, frozen=True):
-    """A request that failed. error: one of the ERR_ codes; message: in words, with limit and value."""
-
-    error: str
-    message: str
 
 
 class Message(NamedTuple):

@@ -48,11 +48,6 @@ def count(partials: Partials) -> int:
     return sum(partial.count for partial in partials)
 
 
-def series_count(partials: Partials) -> int:
-    """The number of series that matched."""
-    return sum(partial.series for partial in partials)
-
-
 def delete_number(partials: Partials) -> int:
     """The deletes that the whole answer reflects: the lowest number among the replies."""
     return min((partial.delete_number for partial in partials), default=0)

@@ -24,13 +24,13 @@ NEVER_S: Final = float("-inf")  # as "until": a failure that waiting does not cu
 
 @dataclass(slots=True, eq=False)
 class Ask:
-    """One request to one node, in flight. expires_s: monotonic."""
+    """One request to one node. expires_s: monotonic. alone: it must not travel with others."""
 
-    sequence: int
     node: str
     partitions: Partitions
     question: "Question"
     expires_s: float
+    alone: bool = False
 
 
 class Trouble(NamedTuple):
@@ -75,6 +75,10 @@ class Question(ABC):
     @abstractmethod
     def accept(self, ask: Ask, body: bytes) -> None:
         """Take a reply. Raises ProtocolError when it does not answer the ask."""
+
+    def take(self, ask: Ask, reply: Any) -> None:
+        """Take a reply that is decoded, as `accept` does."""
+        raise ProtocolError(f"{self.kind.decode()} is not answered together with others")
 
     @abstractmethod
     def complete(self) -> bool:
@@ -148,7 +152,9 @@ class Gather(Question, Generic[R]):
         return self._request(plan.bitmap(partitions))
 
     def accept(self, ask: Ask, body: bytes) -> None:
-        reply = protocol.decode_body(body, self._reply_type)
+        self.take(ask, protocol.decode_body(body, self._reply_type))
+
+    def take(self, ask: Ask, reply: Any) -> None:
         answered = from_bitmap(reply.partitions)
         if answered & ~ask.partitions:
             raise ProtocolError(f"{ask.node} answers for partitions that it was not asked for")

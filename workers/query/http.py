@@ -17,7 +17,7 @@ from msgspec import UNSET, Struct, UnsetType
 from common import config, log, metrics, protocol
 from common.errors import MinitrueError
 from common.protocol import AggregateReply, AggregateRequest, MetricFamily, SeriesReply, SeriesRequest
-from common.series import parse_key
+from common.series import Series, parse_key, series_key
 from workers.query import aggregate, request
 from workers.query.gather import Gather, Question, Survey
 from workers.query.request import Refusal
@@ -152,8 +152,8 @@ class Service:
             aggregate.check,
         )
         coverage = self._gather(gather)
-        if not aggregate.series_count(gather.replies):
-            raise self._unknown(body)
+        if not aggregate.count(gather.replies):
+            self._check_known(body)
         try:
             result = aggregate.finish(body.operation, gather.replies)
         except aggregate.Overflow as error:
@@ -183,25 +183,20 @@ class Service:
                 return data
         raise Refusal(413, "too_large", f"the body is larger than {limit} bytes (query.max_body_bytes)")
 
-    def _unknown(self, body: request.QueryBody) -> Refusal:
-        """Say which part of an unknown series is unknown."""
+    def _check_known(self, body: request.QueryBody) -> None:
+        """Nothing was found: no points in the range, or no such series? Refuses the second, saying what is unknown."""
+        if self._exists(body):
+            return
         listing = self._listing(SeriesRequest(b"", b"", HINT_KEYS, body.device_id))
         self._gather(listing)
-        metrics_known = sorted({parse_key(key).metric_name for reply in listing.replies for key in reply.keys})
-        device, metric = request.shown(body.device_id), request.shown(body.metric_name)
-        if not metrics_known:
-            return _unknown_series("device_id", f"no series has device_id {device}")
-        if body.metric_name not in metrics_known:
-            known = ", ".join(map(request.shown, metrics_known[:HINT_NAMES]))
-            more = ", ..." if len(metrics_known) > HINT_NAMES else ""
-            text = f"device_id {device} has no metric_name {metric}, it has {known}{more}"
-            return _unknown_series("metric_name", text)
-        if body.tags is None:
-            text = f"device_id {device} had no metric_name {metric} a moment ago, and has it now: ask again"
-            return _unknown_series("metric_name", text)
-        tags = f"exactly the tags {request.shown(body.tags)}" if body.tags else "no tags"
-        text = f"{device} {metric} has no series with {tags}; leave tags out to ask all of its series"
-        return _unknown_series("tags", text)
+        raise _unknown_series(body, [parse_key(key) for reply in listing.replies for key in reply.keys])
+
+    def _exists(self, body: request.QueryBody) -> bool:
+        key = None if body.tags is None else series_key(body.device_id, body.metric_name, body.tags)
+        after = b"" if key is None else just_below(key)
+        listing = self._listing(SeriesRequest(b"", after, 1, body.device_id, body.metric_name))
+        self._gather(listing)
+        return any(reply.keys and (key is None or key in reply.keys) for reply in listing.replies)
 
     # GET /api/v1/series
 
@@ -346,8 +341,26 @@ def _up(value: float) -> MetricFamily:
     return MetricFamily("minitrue_up", "gauge", "Whether this worker was heard.", [("minitrue_up", {}, value)])
 
 
-def _unknown_series(field: str, message: str) -> Refusal:
-    return Refusal(404, "unknown_series", message, field)
+def just_below(key: bytes) -> bytes:
+    """The highest bytes below a series key that matter: no other key lies between the two."""
+    if key[-1] == 0:
+        return key[:-1]
+    return key[:-1] + bytes([key[-1] - 1]) + b"\xff" * 8  # eight 0xff are nowhere in msgpack text
+
+
+def _unknown_series(body: request.QueryBody, of_device: list[Series]) -> Refusal:
+    """Says which part of an unknown series is unknown. of_device: what its device has."""
+    device, metric = request.shown(body.device_id), request.shown(body.metric_name)
+    known = sorted({series.metric_name for series in of_device})
+    if not known:
+        return Refusal(404, "unknown_series", f"no series has device_id {device}", "device_id")
+    if body.tags is None or body.metric_name not in known:
+        names = ", ".join(map(request.shown, known[:HINT_NAMES])) + (", ..." if len(known) > HINT_NAMES else "")
+        text = f"device_id {device} has no metric_name {metric}, it has {names}"
+        return Refusal(404, "unknown_series", text, "metric_name")
+    tags = f"exactly the tags {request.shown(body.tags)}" if body.tags else "no tags"
+    text = f"{device} {metric} has no series with {tags}; leave tags out to ask all of its series"
+    return Refusal(404, "unknown_series", text, "tags")
 
 
 def _raise_error(error: protocol.ErrorReply) -> None:

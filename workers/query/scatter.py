@@ -18,7 +18,7 @@ from typing import Any, Final
 
 from common import bus, clock, log, protocol
 from common.errors import MinitrueError, ProtocolError, RingError, RingStoreError
-from common.protocol import Header, Message
+from common.protocol import AggregateOutcome, Header, Message
 from common.ring import Node, Ring
 from common.ringstore import RingStore, RingView
 from workers.query.gather import NEVER_S, Ask, Question
@@ -29,6 +29,8 @@ IDLE_TICK_S: Final = 0.5  # the same while nothing is asked: only the ring and i
 RETRY_S: Final = 0.02  # between rounds that ask the same owners again
 RECONNECT_GRACE_S: Final = 1.0  # a node that restarts is back by then; one that stays away fails requests at once
 HANG_MARGIN_S: Final = 2.0  # beyond a question's deadline, before its HTTP thread takes this thread for dead
+
+BUNDLE_ASKS: Final = 64  # aggregate requests in one message: more would keep the first one waiting
 
 logger = log.get("query.scatter")
 
@@ -44,7 +46,8 @@ class Link:
         self.node = node.id
         self.endpoint = node.request_endpoint
         self.socket = socket
-        self.asks: dict[int, Ask] = {}  # in flight, by sequence
+        self.outbox: list[Ask] = []  # to be sent at the end of this turn
+        self.in_flight: dict[int, list[Ask]] = {}  # by sequence of the message that carries them
         self.down_since_s: float | None = clock.monotonic_s()
 
     def watch(self, now_s: float) -> bool:
@@ -88,6 +91,7 @@ class Scatter:
         self._awake = False  # whether the thread will look at the inbox before it sleeps
         self._links: dict[str, Link] = {}
         self._by_socket: dict[bus.Socket, Link] = {}
+        self._to_flush: list[Link] = []  # links with something in their outbox
         self._resting: list[Question] = []  # between rounds
         self._sequence = itertools.count(1)
         self._next_tick_s = 0.0
@@ -130,6 +134,8 @@ class Scatter:
             self._resume(now_s)
         if now_s >= self._next_tick_s:
             self._tick(now_s)
+        while self._to_flush:
+            self._flush(self._to_flush.pop(), now_s)
 
     def _wait(self) -> list[Any]:
         """The sources with something to do."""
@@ -163,7 +169,7 @@ class Scatter:
                 return self._pause(question, now_s)
             expires_s = question.attempt_s(self.plan, now_s) if self.plan else now_s
             for node, partitions in targets.items():
-                self._send(question, node, partitions, expires_s)
+                self._queue(Ask(node, partitions, question, expires_s))
         return None
 
     def _targets(self, question: Question) -> dict[str, Partitions]:
@@ -178,25 +184,49 @@ class Scatter:
         else:
             question.done.release()
 
-    def _send(self, question: Question, node: str, partitions: Partitions, expires_s: float) -> None:
-        plan, link = self.plan, self._links.get(node)
-        if plan is None or link is None:
-            return question.refuse(node, "has no connection yet", question.deadline_s)
-        sequence = next(self._sequence)
-        header = self._header(plan.ring, node, sequence)
-        if link.socket.send(protocol.pack(question.kind, header, question.body(plan, partitions))):
-            self.counts["sent"] += 1
-            link.down_since_s = None
-            link.asks[sequence] = Ask(sequence, node, partitions, question, expires_s)
-            question.in_flight += 1
-            return None
-        return self._not_sent(question, link)
+    def _queue(self, ask: Ask) -> None:
+        link = self._links.get(ask.node)
+        if link is None:
+            return ask.question.refuse(ask.node, "has no connection yet", ask.question.deadline_s)
+        if not link.outbox:
+            self._to_flush.append(link)
+        link.outbox.append(ask)
+        ask.question.in_flight += 1
+        return None
 
-    def _not_sent(self, question: Question, link: Link) -> None:
-        self.counts["not_sent"] += 1
-        if link.watch(clock.monotonic_s()):
-            return question.refuse(link.node, "takes no requests: its queue is full", NEVER_S)
-        return question.refuse(link.node, f"not connected ({link.endpoint})", link.grace_until_s())
+    def _flush(self, link: Link, now_s: float) -> None:
+        """Send what waits for a node, aggregate requests together: that is what makes many clients cheap."""
+        asks, link.outbox = link.outbox, []
+        together = [ask for ask in asks if ask.question.kind == protocol.AGGREGATE and not ask.alone]
+        for begin in range(0, len(together), BUNDLE_ASKS):
+            self._post(link, together[begin : begin + BUNDLE_ASKS], now_s)
+        if len(together) < len(asks):
+            for ask in asks:
+                if ask not in together:
+                    self._post(link, [ask], now_s)
+
+    def _post(self, link: Link, asks: list[Ask], now_s: float) -> None:
+        plan = self.plan
+        if plan is None:
+            raise ScatterError("BUG: asked without a ring")
+        bodies = [ask.question.body(plan, ask.partitions) for ask in asks]
+        kind, body = asks[0].question.kind, bodies[0]
+        if len(asks) > 1:
+            kind, body = protocol.AGGREGATES, protocol.AggregatesRequest(bodies)
+        sequence = next(self._sequence)
+        if link.socket.send(protocol.pack(kind, self._header(plan.ring, link.node, sequence), body)):
+            self.counts["messages"] += 1
+            self.counts["sent"] += len(asks)
+            link.in_flight[sequence] = asks
+        else:
+            self._not_sent(link, asks, now_s)
+
+    def _not_sent(self, link: Link, asks: list[Ask], now_s: float) -> None:
+        self.counts["not_sent"] += len(asks)
+        reason, until_s = "takes no requests: its queue is full", NEVER_S
+        if not link.watch(now_s):
+            reason, until_s = f"not connected ({link.endpoint})", link.grace_until_s()
+        self._give_up(asks, reason, until_s, now_s)
 
     def _header(self, ring: Ring, node: str, sequence: int) -> Header:
         return Header(
@@ -217,46 +247,59 @@ class Scatter:
         while (frames := link.socket.receive()) is not None:
             try:
                 message = protocol.unpack(frames)
-                ask = self._match(link, message)
             except ProtocolError as error:
                 self._ignore("garbage", link, str(error))
                 continue
-            if ask is not None:
-                self._take(link, ask, message)
-                self._advance(ask.question, now_s)
+            if self._is_answer(link, message):
+                self._take(link, link.in_flight.pop(message.header.re), message, now_s)
 
-    def _match(self, link: Link, message: Message) -> Ask | None:
-        """The ask in flight that a message answers; anything else is counted and ignored."""
+    def _is_answer(self, link: Link, message: Message) -> bool:
+        """Whether a message answers what is in flight to this node; anything else is counted and ignored."""
         header, plan = message.header, self.plan
         reason = protocol.mismatch(header, plan.ring.cluster if plan else "", self.name, self.incarnation)
         if reason is None and header.sender != link.node:
             reason = "sender"
         if reason is None and header.re_incarnation != self.incarnation:
             reason = "incarnation"
-        if reason is None and header.re not in link.asks:
+        if reason is None and header.re not in link.in_flight:
             reason = "stale"
         if reason is None and message.kind not in (protocol.REPLY, protocol.ERROR):
             reason = "garbage"
         if reason is not None:
             self._ignore(reason, link, f"{message.kind.decode()} of {header.sender!r} to {header.destination!r}")
-            return None
-        return link.asks[header.re]
+        return reason is None
 
-    def _take(self, link: Link, ask: Ask, message: Message) -> None:
-        """Hand a reply to its question. One that cannot be decoded counts as a refusal: no other will come."""
-        self._forget(link, ask)
+    def _take(self, link: Link, asks: list[Ask], message: Message, now_s: float) -> None:
+        """Hand a reply to its questions. One that cannot be decoded counts as a refusal: no other will come."""
+        for ask in asks:
+            ask.question.in_flight -= 1
         try:
             if message.kind == protocol.ERROR:
-                ask.question.reject(ask, protocol.decode_body(message.body, protocol.ErrorReply))
+                error = protocol.decode_body(message.body, protocol.ErrorReply)
+                for ask in asks:
+                    ask.question.reject(ask, error)
+            elif len(asks) == 1:
+                asks[0].question.accept(asks[0], message.body)
             else:
-                ask.question.accept(ask, message.body)
+                self._take_outcomes(asks, protocol.decode_body(message.body, protocol.AggregatesReply).outcomes)
         except ProtocolError as error:
             self._ignore("garbage", link, str(error))
-            ask.question.refuse(link.node, f"garbled reply: {error}", NEVER_S)
+            for ask in asks:
+                ask.question.refuse(link.node, f"garbled reply: {error}", NEVER_S)
+        for ask in asks:
+            self._advance(ask.question, now_s)
 
-    def _forget(self, link: Link, ask: Ask) -> None:
-        del link.asks[ask.sequence]
-        ask.question.in_flight -= 1
+    def _take_outcomes(self, asks: list[Ask], outcomes: list[AggregateOutcome]) -> None:
+        if len(outcomes) != len(asks):
+            raise ProtocolError(f"AggregatesReply has {len(outcomes)} outcomes, want {len(asks)}")
+        for ask, outcome in zip(asks, outcomes, strict=True):
+            if outcome.reply is not None:
+                ask.question.take(ask, outcome.reply)
+            elif outcome.error is not None:
+                ask.question.reject(ask, outcome.error)
+            else:
+                ask.alone = True
+                self._queue(ask)
 
     def _ignore(self, reason: str, link: Link, detail: str) -> None:
         self.ignored[reason] += 1
@@ -269,22 +312,31 @@ class Scatter:
         busy = False
         for link in list(self._links.values()):
             standing = link.watch(now_s)
-            for ask in list(link.asks.values()):
+            for sequence, asks in list(link.in_flight.items()):
                 if not standing:
-                    self.counts["lost"] += 1
-                    self._give_up(link, ask, f"connection lost ({link.endpoint})", link.grace_until_s(), now_s)
-                elif now_s >= ask.expires_s:
-                    self.counts["expired"] += 1
-                    reason = f"no answer within {ask.question.timeout_s:g} s"
-                    self._give_up(link, ask, reason, NEVER_S, now_s)
-            busy = busy or bool(link.asks)
+                    del link.in_flight[sequence]
+                    self.counts["lost"] += len(asks)
+                    self._give_up(asks, f"connection lost ({link.endpoint})", link.grace_until_s(), now_s)
+                else:
+                    self._expire(link, sequence, asks, now_s)
+            busy = busy or bool(link.in_flight)
         self._follow_ring(now_s)
         self._next_tick_s = now_s + (TICK_S if busy else IDLE_TICK_S)
 
-    def _give_up(self, link: Link, ask: Ask, reason: str, until_s: float, now_s: float) -> None:
-        self._forget(link, ask)
-        ask.question.refuse(ask.node, reason, until_s)
-        self._advance(ask.question, now_s)
+    def _expire(self, link: Link, sequence: int, asks: list[Ask], now_s: float) -> None:
+        """Give up asks whose time is over. Those that travel together expire together, the first one's time counts."""
+        if now_s < min(ask.expires_s for ask in asks):
+            return
+        del link.in_flight[sequence]
+        self.counts["expired"] += len(asks)
+        self._give_up(asks, f"no answer within {asks[0].question.timeout_s:g} s", NEVER_S, now_s)
+
+    def _give_up(self, asks: list[Ask], reason: str, until_s: float, now_s: float) -> None:
+        for ask in asks:
+            ask.question.in_flight -= 1
+            ask.question.refuse(ask.node, reason, until_s)
+        for ask in asks:
+            self._advance(ask.question, now_s)
 
     # The ring
 
@@ -335,8 +387,10 @@ class Scatter:
         del self._links[link.node], self._by_socket[link.socket]
         self._poller.unregister(link.socket)
         link.socket.close()
-        for ask in list(link.asks.values()):
-            self._give_up(link, ask, "left its place in the ring", ask.question.deadline_s, now_s)
+        for asks in [*link.in_flight.values(), link.outbox]:
+            for ask in asks:
+                self._give_up([ask], "left its place in the ring", ask.question.deadline_s, now_s)
+        link.outbox = []
 
 
 class _Wake:

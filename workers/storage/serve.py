@@ -105,19 +105,40 @@ class Server:
         """The reply's frames, or None when the pool will answer."""
         if message.kind == protocol.AGGREGATE:
             return self._aggregate(ask, protocol.decode_body(message.body, protocol.AggregateRequest))
+        if message.kind == protocol.AGGREGATES:
+            requests = protocol.decode_body(message.body, protocol.AggregatesRequest).requests
+            return self._reply(ask, protocol.AggregatesReply(self._outcomes(ask, requests)))
         if message.kind == protocol.SERIES:
             return self._reply(ask, self._series(protocol.decode_body(message.body, protocol.SeriesRequest)))
         if message.kind == protocol.STATUS:
             return self._reply(ask, self._status())
         if message.kind == protocol.METRICS:
             return self._reply(ask, self._metrics())
-        raise ProtocolError(f"{ask.kind.decode()} on the request socket, want status, metrics, aggregate or series")
+        raise ProtocolError(
+            f"{ask.kind.decode()} on the request socket, want status, metrics, aggregate, aggregates or series"
+        )
 
-    def _aggregate(self, ask: Ask, request: protocol.AggregateRequest) -> list[bytes] | None:
+    def _plan(self, request: protocol.AggregateRequest) -> AggregatePlan:
         covered = self.node.view.cover(request.partitions)
-        plan = self.store.plan(
+        return self.store.plan(
             request.device_id, request.metric_name, request.tags, covered, request.start_ns, request.end_ns
         )
+
+    def _outcomes(self, ask: Ask, requests: list[protocol.AggregateRequest]) -> list[protocol.AggregateOutcome]:
+        """The answers to requests that came together; none to those that would keep the others waiting."""
+        outcomes, rows = [], 0
+        for request in requests:
+            try:
+                plan = self._plan(request)
+                fits = rows + plan.rows_to_decode <= INLINE_ROWS
+                rows += plan.rows_to_decode if fits else 0
+                outcomes.append(protocol.AggregateOutcome(plan.run() if fits else None, None))
+            except Exception as error:
+                outcomes.append(protocol.AggregateOutcome(None, self._error(ask, error)))
+        return outcomes
+
+    def _aggregate(self, ask: Ask, request: protocol.AggregateRequest) -> list[bytes] | None:
+        plan = self._plan(request)
         if plan.rows_to_decode <= INLINE_ROWS:
             return self._reply(ask, plan.run())
         self.counts.pooled += 1
@@ -178,17 +199,18 @@ class Server:
         return protocol.pack(protocol.REPLY, self.node.header(ask.header), body)
 
     def _explain(self, ask: Ask, error: Exception) -> list[bytes]:
-        """The error reply for a request that failed; one bad request never ends the node."""
+        """The error reply for a request that failed."""
+        return protocol.pack(protocol.ERROR, self.node.header(ask.header), self._error(ask, error))
+
+    def _error(self, ask: Ask, error: Exception) -> ErrorReply:
+        """What to say of a request that failed; one bad request never ends the node."""
+        self.counts.errors += 1
         if isinstance(error, QueryError):
-            return self._failure(ask, error.code, str(error))
+            return ErrorReply(error.code, str(error))
         if isinstance(error, ProtocolError):
-            return self._failure(ask, protocol.ERR_BAD_REQUEST, str(error))
+            return ErrorReply(protocol.ERR_BAD_REQUEST, str(error))
         if isinstance(error, MinitrueError):
             logger.error("request failed", kind=ask.kind.decode(), reason=str(error))
         else:
             logger.exception("request failed", kind=ask.kind.decode())
-        return self._failure(ask, protocol.ERR_INTERNAL, f"{type(error).__name__}: {error}")
-
-    def _failure(self, ask: Ask, error: str, text: str) -> list[bytes]:
-        self.counts.errors += 1
-        return protocol.pack(protocol.ERROR, self.node.header(ask.header), ErrorReply(error, text))
+        return ErrorReply(protocol.ERR_INTERNAL, f"{type(error).__name__}: {error}")
