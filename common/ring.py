@@ -26,7 +26,6 @@ Invariants: those of `Ring.validate`. Pure: no I/O, no state, any thread.
 
 import hashlib
 import itertools
-import math
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -45,6 +44,8 @@ VERSION: Final = 1
 MAX_PARTITIONS: Final = 1 << 16  # 65 per node on the largest cluster: finer buys no balance, costs document size
 MAX_REPLICATION: Final = 5  # survives four losses; more copies only cost
 MAX_NODES: Final = 1000  # what placement is tested with
+MIN_WEIGHT: Final = 0.001  # weights are meant as disk sizes or the like; beyond these bounds they are mistakes
+MAX_WEIGHT: Final = 1e6
 PORTS: Final = 3  # of a node: ingest, requests, live feed
 HASH_BYTES: Final = 8
 ACTIVE: Final = "active"  # owns what the table gives it
@@ -372,8 +373,8 @@ def _one_node_faults(node: Node) -> Iterator[str]:
         yield f"node {node.id}: store_id {node.store_id!r}, want {_ID_WANTED}, or nothing"
     if not _ID.fullmatch(node.zone):
         yield f"node {node.id}: zone {node.zone!r}, want {_ID_WANTED}"
-    if not (math.isfinite(node.weight) and node.weight > 0):
-        yield f"node {node.id}: weight must be above 0 and finite (was {node.weight})"
+    if not MIN_WEIGHT <= node.weight <= MAX_WEIGHT:
+        yield f"node {node.id}: weight must be {MIN_WEIGHT:g} to {MAX_WEIGHT:.0f} (was {node.weight:g})"
     if node.state not in STATES:
         yield f"node {node.id}: state {node.state!r}, want one of {', '.join(STATES)}"
     fault = endpoint_fault(node.endpoint)

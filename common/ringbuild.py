@@ -1,0 +1,442 @@
+"""Placement: which nodes should own which partitions. The only code that decides it; workers never import this.
+
+Two questions are answered. How many partitions each node should own: its share by weight, within one, as far as
+zones allow. And which: owners of a partition lie in as many zones as there can be (always on distinct nodes), and
+a change of nodes, weights, zones or replication moves hardly more than it must.
+
+Why exact counts can always be met: with count[i] <= partitions, and zone totals that respect the zones, giving
+each node its count of consecutive cells on a line, zone after zone, and cell c to partition c mod partitions (the
+wrap-around rule of McNaughton, "Scheduling with deadlines and loss functions", 1959), puts no node twice into a
+partition and spreads zones as evenly as whole numbers can.
+
+Pure and deterministic: the same input and seed give the same table on every machine and numpy version (only the
+raw stream of PCG64 is used, which numpy promises never to change).
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from typing import Final, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from common.errors import RingError
+from common.ring import NOBODY, Node, Ring, size_faults
+
+DEFAULT_SEED: Final = 0  # the table is stored, so every cluster may use the same seed: same nodes, same table
+MIX_ROUNDS: Final = 8  # per owner: after that, co-owners of a node are spread evenly to within chance
+SNAP: Final = 1e-6  # shares this close to a whole number are that number: bisection leaves about 1e-9
+FEW_PER_ZONE: Final = 4  # nodes of a zone tried as links of a chain before all of them are
+CHUNK_ROWS: Final = 2048  # rows looked at in one go when a node pulls partitions: bounds the work of small pulls
+
+Ints = NDArray[np.int64]
+Table = NDArray[np.int32]
+Flags = NDArray[np.bool_]
+
+
+class _Demand(NamedTuple):
+    """What placement has to meet. zone: index of each node's zone. spread: zones that each partition must reach."""
+
+    partitions: int
+    replication: int
+    weight: NDArray[np.float64]
+    zone: Ints
+    spread: int
+
+    @classmethod
+    def of(cls, nodes: Sequence[Node], partitions: int, replication: int) -> "_Demand":
+        for fault in size_faults(partitions, replication, len(nodes)):
+            raise RingError(fault)
+        weight = np.array([node.weight for node in nodes], dtype=np.float64)
+        names, zone = np.unique([node.zone for node in nodes], return_inverse=True)
+        return cls(partitions, replication, weight, zone.astype(np.int64), min(replication, len(names)))
+
+
+class _Random:
+    """Draws that stay the same over numpy versions."""
+
+    def __init__(self, seed: int) -> None:
+        self._bits = np.random.PCG64(seed)
+
+    def permutation(self, count: int) -> Ints:
+        return np.argsort(self._bits.random_raw(count), kind="stable")
+
+    def below(self, limit: int, count: int) -> Ints:
+        """`count` numbers from 0 to limit - 1. The bias of this scaling is below limit / 2**32."""
+        return ((self._bits.random_raw(count) >> np.uint64(32)) * np.uint64(limit) >> np.uint64(32)).astype(np.int64)
+
+
+def by_id(nodes: Sequence[Node]) -> tuple[Node, ...]:
+    """Nodes in the ring's order."""
+    return tuple(sorted(nodes, key=lambda node: node.id))
+
+
+def first_ring(
+    cluster: str, nodes: Sequence[Node], partitions: int, replication: int, seed: int = DEFAULT_SEED
+) -> Ring:
+    """The ring of a new cluster, epoch 1. Raises RingError where the nodes or sizes are not valid."""
+    nodes = by_id(nodes)
+    table = place(nodes, partitions, replication, seed)
+    return Ring(cluster, 1, partitions, replication, nodes, table, np.ones(partitions, dtype=np.int64))
+
+
+def place(nodes: Sequence[Node], partitions: int, replication: int, seed: int = DEFAULT_SEED) -> Table:
+    """Owners for a cluster without history: int32 (partitions, replication), indexes into nodes.
+
+    Each node's count is its ideal (see `ideal_counts`) rounded down or up.
+    """
+    demand = _Demand.of(nodes, partitions, replication)
+    counts = _whole_counts(demand, np.zeros(len(nodes), dtype=np.int64))
+    random = _Random(seed)
+    table = _wrap_around(demand, counts)[random.permutation(partitions)]
+    if replication > 1:
+        for _ in range(MIX_ROUNDS * replication):
+            _mix(demand, table, random)
+        table = np.take_along_axis(table, _column_orders(random, table.shape), axis=1)
+    return table
+
+
+def rebalance(ring: Ring, nodes: Sequence[Node], replication: int, seed: int = DEFAULT_SEED) -> Table:
+    """Owners after a change: as `place`, but keeping as many of the ring's present owners as it can.
+
+    nodes: those that may own partitions from now on, ascending by id; they are matched with the ring's by id.
+    """
+    demand = _Demand.of(nodes, ring.partitions, replication)
+    table = _carried_over(ring, nodes)
+    targets = _whole_counts(demand, _loads(table, len(nodes)))
+    return _Rebalancing(demand, table, targets, _Random(seed)).run()
+
+
+# How many
+
+
+def ideal_counts(nodes: Sequence[Node], partitions: int, replication: int) -> NDArray[np.float64]:
+    """How many partitions each node should own, as fractions: proportional to weight as far as possible.
+
+    No node can own more than every partition. With no more owners than zones, no zone can hold two owners of one
+    partition; with more, each zone holds at least one of each. Where weights ask for more or less than that, the
+    limit holds and the rest is shared by weight.
+    """
+    return _shares(_Demand.of(nodes, partitions, replication))
+
+
+def _shares(demand: _Demand) -> NDArray[np.float64]:
+    low, high = _zone_limits(demand)
+    groups = [np.flatnonzero(demand.zone == zone) for zone in range(len(low))]
+    cap = float(demand.partitions)
+
+    def zone_totals(scale: float) -> NDArray[np.float64]:
+        filled = np.minimum(cap, scale * demand.weight)
+        return np.asarray(np.clip(np.bincount(demand.zone, filled, len(low)), low, high))
+
+    total = demand.partitions * demand.replication
+    totals = zone_totals(_scale_for(total, lambda scale: float(zone_totals(scale).sum()), demand))
+    shares = np.zeros(len(demand.weight))
+    for group, total in zip(groups, totals, strict=True):
+        shares[group] = _filled(demand, group, total)
+    nearest = np.rint(shares)
+    return np.where(np.abs(shares - nearest) < SNAP, nearest, shares)
+
+
+def _zone_limits(demand: _Demand) -> tuple[Ints, Ints]:
+    """The least and the most owners that each zone can hold, summed over all partitions."""
+    sizes = np.bincount(demand.zone)
+    if demand.replication <= len(sizes):
+        return np.zeros_like(sizes), np.full_like(sizes, demand.partitions)
+    return np.full_like(sizes, demand.partitions), sizes * demand.partitions
+
+
+def _filled(demand: _Demand, group: Ints, total: float) -> NDArray[np.float64]:
+    """`total` shared by weight over a group of nodes, none getting more than every partition."""
+
+    def fill(scale: float) -> NDArray[np.float64]:
+        return np.minimum(float(demand.partitions), scale * demand.weight[group])
+
+    return fill(_scale_for(total, lambda scale: float(fill(scale).sum()), demand))
+
+
+def _scale_for(total: float, amount: Callable[[float], float], demand: _Demand) -> float:
+    """The scale at which `amount`, which rises with it, reaches `total`: by bisection."""
+    low, high = 0.0, float(demand.partitions / demand.weight.min())
+    for _ in range(200):
+        middle = (low + high) / 2
+        if amount(middle) < total:
+            low = middle
+        else:
+            high = middle
+    return high
+
+
+def _whole_counts(demand: _Demand, present: Ints) -> Ints:
+    """The shares rounded down or up to whole numbers with the right sum, within the limits of each zone.
+
+    Nodes that own that many at present are rounded up first: it saves a move.
+    """
+    shares = _shares(demand)
+    counts = np.floor(shares).astype(np.int64)
+    low, high = _zone_limits(demand)
+    totals = np.bincount(demand.zone, counts, len(low)).astype(np.int64)
+    spare = demand.partitions * demand.replication - int(counts.sum())
+    fraction = shares - counts
+    candidates = [int(node) for node in np.lexsort((-fraction, present <= counts)) if fraction[node] > 0]
+    for limit in (low, high):  # first every zone up to its least, then the rest
+        for node in candidates:
+            zone = demand.zone[node]
+            if spare and counts[node] < shares[node] and totals[zone] < limit[zone]:
+                counts[node] += 1
+                totals[zone] += 1
+                spare -= 1
+    if spare:
+        raise RingError(f"BUG: {spare} partitions could not be shared out")
+    return counts
+
+
+# Which, from nothing
+
+
+def _wrap_around(demand: _Demand, counts: Ints) -> Table:
+    order = np.argsort(demand.zone, kind="stable")
+    cells = np.repeat(order, counts[order]).astype(np.int32)
+    return np.ascontiguousarray(cells.reshape(demand.replication, demand.partitions).T)
+
+
+def _mix(demand: _Demand, table: Table, random: _Random) -> None:
+    """Swap owners between random pairs of partitions wherever that breaks nothing.
+
+    The wrap-around rule makes the same nodes co-own many partitions; after mixing, the load of a lost node falls
+    on all others.
+    """
+    half = demand.partitions // 2
+    order = random.permutation(demand.partitions)
+    rows, others = order[:half], order[half : 2 * half]
+    at, other_at = random.below(demand.replication, half), random.below(demand.replication, half)
+    given, taken = table[rows, at], table[others, other_at]
+    fits = _takes(demand, table[rows], given, taken) & _takes(demand, table[others], taken, given)
+    table[rows[fits], at[fits]] = taken[fits]
+    table[others[fits], other_at[fits]] = given[fits]
+
+
+def _takes(demand: _Demand, rows: Table, given: Table, taken: Table) -> Flags:
+    """Whether each row may give one owner for another, keeping its spread over zones as even as it is."""
+    new: Flags = ~(rows == taken[:, None]).any(axis=1)
+    keeps: Flags = demand.zone[given] == demand.zone[taken]
+    if demand.spread == demand.replication:
+        keeps |= ~(demand.zone[rows] == demand.zone[taken][:, None]).any(axis=1)
+    return new & keeps
+
+
+def _column_orders(random: _Random, shape: tuple[int, ...]) -> Ints:
+    """A random order of each row's columns, so that each node is first owner of its fair part."""
+    rows, columns = shape
+    return np.argsort(random.permutation(rows * columns).reshape(rows, columns), axis=1)
+
+
+# Which, after a change
+
+
+def _loads(table: Table, nodes: int) -> Ints:
+    """How many partitions each node has in a table."""
+    return np.bincount(table[table != NOBODY], minlength=nodes).astype(np.int64)
+
+
+def _carried_over(ring: Ring, nodes: Sequence[Node]) -> Table:
+    """The ring's table in terms of other nodes; NOBODY where an owner is not among them."""
+    index = {node.id: at for at, node in enumerate(nodes)}
+    new = np.array([index.get(node.id, NOBODY) for node in ring.nodes] + [NOBODY], dtype=np.int32)
+    return new[ring.owner_table]
+
+
+class _Rebalancing:
+    """A table on its way to given counts. Slots are (partition, column); an open slot holds NOBODY.
+
+    Kept true from the end of `_release` on: a partition's zones plus its open slots are at least `spread`.
+    """
+
+    def __init__(self, demand: _Demand, table: Table, targets: Ints, random: _Random) -> None:
+        self.demand = demand
+        self.random = random
+        self.table = self._fitted(table)
+        self.before = self.table.copy()
+        self.missing = np.append(targets - _loads(self.table, len(targets)), 0)  # [NOBODY] is the last: never read
+        self.zone = np.append(demand.zone, NOBODY)  # NOBODY is in no zone
+
+    def run(self) -> Table:
+        """The finished table."""
+        self._release()
+        self._pull_all()
+        while len(needy := self._needy()):
+            self._push_through(int(needy[0]))
+        return self.table
+
+    def _fitted(self, table: Table) -> Table:
+        """Open slots last, and added where there are fewer columns than owners wanted."""
+        order = np.argsort(table == NOBODY, axis=1, kind="stable")
+        table = np.take_along_axis(table, order, axis=1)
+        more = self.demand.replication - table.shape[1]
+        return np.pad(table, ((0, 0), (0, max(0, more))), constant_values=NOBODY)
+
+    def _needy(self) -> Ints:
+        return np.flatnonzero(self.missing[:-1] > 0)
+
+    def _release(self) -> None:
+        """Take owners away where a partition has too many, or too many in one zone."""
+        held = (self.table != NOBODY).sum(axis=1)
+        open_ = np.maximum(0, self.demand.replication - held)
+        crowded = (held > self.demand.replication) | (self._zones_of(self.table) + open_ < self.demand.spread)
+        for partition in self.random.permutation(self.demand.partitions):
+            if crowded[partition]:
+                self._release_row(self.table[partition])
+        if self.table.shape[1] > self.demand.replication:
+            order = np.argsort(self.table == NOBODY, axis=1, kind="stable")
+            self.table = np.take_along_axis(self.table, order, axis=1)[:, : self.demand.replication].copy()
+            self.before = np.take_along_axis(self.before, order, axis=1)[:, : self.demand.replication].copy()
+
+    def _release_row(self, row: Table) -> None:
+        """One of a doubled zone first (that never costs spread), the most overloaded node of those."""
+        while True:
+            held = [column for column, node in enumerate(row) if node != NOBODY]
+            zones = [int(self.zone[row[column]]) for column in held]
+            open_ = max(0, self.demand.replication - len(held))
+            if len(held) <= self.demand.replication and len(set(zones)) + open_ >= self.demand.spread:
+                return
+            doubled = [column for column, zone in zip(held, zones, strict=True) if zones.count(zone) > 1]
+            column = min(doubled or held, key=lambda at: (self.missing[row[at]], at))
+            self.missing[row[column]] += 1
+            row[column] = NOBODY
+
+    def _pull_all(self) -> None:
+        """Give every node the partitions that it misses, as far as that goes without chains."""
+        rows = self.random.permutation(self.demand.partitions)
+        rows = rows[self._to_give(rows).any(axis=1)]
+        for node in self._needy():
+            if len(rows):
+                rows = np.roll(rows, -int(self.random.below(len(rows), 1)[0]))
+                self._pull(int(node), rows)
+
+    def _pull(self, node: int, rows: Ints) -> None:
+        """Give a node partitions out of `rows`, from open slots and from nodes that have too many."""
+        for begin in range(0, len(rows), CHUNK_ROWS):
+            if not self.missing[node]:
+                return
+            self._pull_from(node, rows[begin : begin + CHUNK_ROWS])
+
+    def _pull_from(self, node: int, rows: Ints) -> None:
+        rows = rows[self._to_give(rows).any(axis=1)]
+        slots = self._legal(rows, node) & self._to_give(rows)
+        rows = rows[slots.any(axis=1)]
+        columns = slots[slots.any(axis=1)].argmax(axis=1)
+        givers = self.table[rows, columns]
+        allowed = np.where(givers == NOBODY, len(rows), -self.missing[givers])
+        chosen = np.flatnonzero(_rank_among_equals(givers) < allowed)[: self.missing[node]]
+        for at in chosen:
+            self._set(int(rows[at]), int(columns[at]), node)
+
+    def _set(self, partition: int, column: int, node: int) -> None:
+        giver = self.table[partition, column]
+        if giver != NOBODY:
+            self.missing[giver] += 1
+        self.missing[node] -= 1
+        self.table[partition, column] = node
+
+    def _to_give(self, rows: Ints) -> Flags:
+        """The slots that are open or whose owner has too many."""
+        table = self.table[rows]
+        to_give: Flags = (table == NOBODY) | (self.missing[table] < 0)
+        return to_give
+
+    def _legal(self, rows: Ints, node: int) -> Flags:
+        """The slots of some partitions that a node might take: it is new there, and the spread stays possible."""
+        table = self.table[rows]
+        zones, zone = self.zone[table], self.zone[node]
+        is_open = table == NOBODY
+        alone = (zones[:, :, None] == zones[:, None, :]).sum(axis=2) == 1
+        loses_zone = alone & (zones != zone) & ~is_open
+        gains_zone = ~(zones == zone).any(axis=1)
+        after = (self._zones_of(table) + gains_zone + is_open.sum(axis=1))[:, None] - loses_zone - is_open
+        legal: Flags = (after >= self.demand.spread) & ~(table == node).any(axis=1)[:, None]
+        return legal
+
+    def _zones_of(self, table: Table) -> Ints:
+        """How many zones each row reaches."""
+        zones = np.sort(self.zone[table], axis=1)
+        count: Ints = (zones[:, :1] != NOBODY).sum(axis=1) + (zones[:, 1:] != zones[:, :-1]).sum(axis=1)
+        return count
+
+    def _push_through(self, needy: int) -> None:
+        """Bring a node nearer to its count by a chain: it replaces another, that one a third, ... up to a giver.
+
+        Looked for first where slots have moved already, as moving them again costs nothing, then in a random
+        part of the table, last in all of it.
+        """
+        everywhere = self.random.permutation(self.demand.partitions)
+        moved = everywhere[(self.table != self.before)[everywhere].any(axis=1)]
+        to_give = everywhere[self._to_give(everywhere).any(axis=1)]
+        few, all_ = FEW_PER_ZONE, len(self.zone)
+        for rows, per_zone in ((moved[:CHUNK_ROWS], few), (everywhere[:CHUNK_ROWS], few), (everywhere, all_)):
+            if self._chain(needy, rows, to_give, per_zone):
+                return
+        raise RingError(f"BUG: no way to give node {needy} the {self.missing[needy]} partitions that it misses")
+
+    def _chain(self, needy: int, rows: Ints, to_give: Ints, per_zone: int) -> bool:
+        """Find the shortest chain within `rows` that ends in a row of `to_give`, breadth first, and follow it.
+
+        per_zone: how many nodes of a zone to try; those of one zone mostly can take the same slots.
+        """
+        came_by: dict[int, _Step] = {}
+        tried: Counter[int] = Counter()
+        queue = [needy]
+        for node in queue:
+            ending = self._ending(node, to_give)
+            if ending:
+                self._follow(ending, came_by)
+                return True
+            for other, step in self._replaceable(node, rows):
+                zone = int(self.zone[other])
+                if other != needy and other not in came_by and tried[zone] < per_zone:
+                    tried[zone] += 1
+                    came_by[other] = step
+                    queue.append(other)
+        return False
+
+    def _ending(self, node: int, to_give: Ints) -> "_Step | None":
+        """A slot to give that the node might take."""
+        at = np.argwhere(self._legal(to_give, node) & self._to_give(to_give))
+        return _Step(int(to_give[at[0][0]]), int(at[0][1]), node) if len(at) else None
+
+    def _replaceable(self, node: int, rows: Ints) -> Iterator[tuple[int, "_Step"]]:
+        """The nodes that a node might replace in some rows, and one slot for each, moved ones first."""
+        legal = self._legal(rows, node)
+        moved = self.table[rows] != self.before[rows]
+        for slots in (np.argwhere(legal & moved), np.argwhere(legal & ~moved)):
+            partitions, columns = rows[slots[:, 0]], slots[:, 1]
+            others, first = np.unique(self.table[partitions, columns], return_index=True)
+            for other, at in zip(others.tolist(), first.tolist(), strict=True):
+                yield other, _Step(int(partitions[at]), int(columns[at]), node)
+
+    def _follow(self, step: "_Step", came_by: "dict[int, _Step]") -> None:
+        """Carry out a chain from its giver's end; a step that an earlier one made illegal ends it."""
+        self._set(*step)
+        while step.node in came_by:
+            replaced, step = step.node, came_by[step.node]
+            legal = self._legal(np.array([step.partition]), step.node)[0, step.column]
+            if not legal or self.table[step.partition, step.column] != replaced:
+                return
+            self._set(*step)
+
+
+class _Step(NamedTuple):
+    """A node takes a slot."""
+
+    partition: int
+    column: int
+    node: int
+
+
+def _rank_among_equals(values: Table) -> Ints:
+    """For each element, how many equal ones come before it."""
+    order = np.argsort(values, kind="stable")
+    ordered = values[order]
+    first = np.searchsorted(ordered, ordered, side="left")
+    rank = np.empty(len(values), dtype=np.int64)
+    rank[order] = np.arange(len(values)) - first
+    return rank
