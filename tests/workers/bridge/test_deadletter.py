@@ -1,0 +1,157 @@
+"""The dead letter: nothing in it is lost, nothing is released before it is on the disk."""
+
+import errno
+import os
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from common import clock
+from common.errors import StorageError
+from common.files import crc32c
+from workers.bridge import deadletter
+from workers.bridge.batch import Message
+from workers.bridge.deadletter import MAGIC, DeadLetter, Record, files, read
+
+
+def record(number: int = 0, size: int = 10) -> Record:
+    payload = bytes([number % 256]) * size
+    return Record(1, 1_700_000_000_000_000_000 + number, b"sensors/x", payload, "value", "why", 0x33)
+
+
+def write(directory: Path, records: list[Record], file_bytes: int = 1 << 20) -> list[Message]:
+    letters = DeadLetter(directory, file_bytes)
+    waiters = []
+    for each in records:
+        waiters.append(Message(0x32, b"\0\1", b"t"))
+        letters.append(each, waiters[-1])
+    letters.flush()
+    letters.close()
+    return waiters
+
+
+def stored(directory: Path) -> list[Record]:
+    return [found.record for path in files(directory) for found in read(path)]
+
+
+def test_what_was_flushed_is_read_back_byte_for_byte(tmp_path: Path) -> None:
+    odd = Record(1, 5, b"\xff topic", bytes(range(256)), "not-json", "not UTF-8: byte 0xff", 0x35)
+    waiters = write(tmp_path, [record(1), odd, record(2, size=0)])
+    assert stored(tmp_path) == [record(1), odd, record(2, size=0)]
+    assert [waiter.waiting for waiter in waiters] == [0, 0, 0]
+
+
+def test_a_waiter_is_held_until_the_flush(tmp_path: Path) -> None:
+    letters, waiter = DeadLetter(tmp_path, 1 << 20), Message(0x32, b"\0\1", b"t")
+    letters.append(record(), waiter)
+    assert (waiter.waiting, letters.gathered_bytes > 0, stored(tmp_path)) == (1, True, [])
+    letters.flush()
+    assert (waiter.waiting, letters.gathered_bytes, letters.counts) == (0, 0, {"value": 1})
+
+
+def test_a_file_that_reached_its_size_is_followed_by_another(tmp_path: Path) -> None:
+    records = [record(n, size=1000) for n in range(50)]
+    write(tmp_path, records[:25], file_bytes=4096)
+    write(tmp_path, records[25:], file_bytes=4096)
+    assert stored(tmp_path) == records
+    assert [path.name for path in files(tmp_path)][:2] == ["00000001.dead", "00000002.dead"]
+    assert all(path.stat().st_size < 4096 + 1100 for path in files(tmp_path))
+
+
+def test_a_record_larger_than_a_file_is_kept(tmp_path: Path) -> None:
+    write(tmp_path, [record(1, size=100_000), record(2)], file_bytes=4096)
+    assert stored(tmp_path) == [record(1, size=100_000), record(2)]
+
+
+def test_the_next_start_goes_on_in_the_same_file(tmp_path: Path) -> None:
+    write(tmp_path, [record(1)])
+    write(tmp_path, [record(2)])
+    assert (len(files(tmp_path)), stored(tmp_path)) == (1, [record(1), record(2)])
+
+
+@pytest.mark.parametrize("cut", range(1, 30))
+def test_a_torn_tail_is_cut_off_at_the_next_start(tmp_path: Path, cut: int) -> None:
+    write(tmp_path, [record(1), record(2)])
+    (path,) = files(tmp_path)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) - cut])
+    write(tmp_path, [record(3)])
+    assert stored(tmp_path) == [record(1), record(3)]
+    assert path.stat().st_size == len(whole)
+
+
+def test_damage_in_the_middle_costs_only_the_record_it_hit(tmp_path: Path) -> None:
+    write(tmp_path, [record(n) for n in range(5)])
+    (path,) = files(tmp_path)
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 0x40
+    path.write_bytes(data)
+    write(tmp_path, [record(9)])
+    assert stored(tmp_path) == [record(0), record(1), record(3), record(4), record(9)]
+
+
+def test_a_payload_that_looks_like_a_record_is_not_taken_for_one(tmp_path: Path) -> None:
+    write(tmp_path, [record(7)])
+    inner = files(tmp_path)[0].read_bytes()
+    files(tmp_path)[0].unlink()
+    nested = Record(1, 1, b"t", MAGIC + inner, "value", "why", 0)
+    write(tmp_path, [nested, record(8)])
+    assert stored(tmp_path) == [nested, record(8)]
+
+
+def test_a_newer_version_is_refused_in_words(tmp_path: Path) -> None:
+    body = bytes([0x97, 2, 1, 0xC4, 0, 0xC4, 0, 0xA0, 0xA0, 0])
+    path = tmp_path / "00000001.dead"
+    path.write_bytes(struct.pack("<4sII", MAGIC, len(body), crc32c(body)) + body)
+    with pytest.raises(StorageError, match="at offset 0 has version 2, want 1"):
+        list(read(path))
+
+
+class FailingDisk:
+    """os.write or os.fsync of this process, failing while `broken`."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, call: str, partial: int = 0) -> None:
+        self.broken = True
+        real: Callable[..., Any] = getattr(os, call)
+
+        def failing(descriptor: int, *data: Any) -> Any:
+            if not self.broken:
+                return real(descriptor, *data)
+            if partial and data:
+                real(descriptor, bytes(data[0])[:partial])
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        monkeypatch.setattr(os, call, failing)
+
+
+@pytest.mark.parametrize(("call", "partial"), [("write", 0), ("write", 30), ("fsync", 0)])
+def test_on_a_full_disk_records_wait_and_are_stored_once_when_it_has_room_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str, partial: int
+) -> None:
+    now = [100.0]
+    monkeypatch.setattr(clock, "monotonic_s", lambda: now[0])
+    letters, waiter = DeadLetter(tmp_path, 1 << 20), Message(0x32, b"\0\1", b"t")
+    letters.append(record(1), Message(0x32, b"\0\1", b"t"))
+    letters.flush()
+    disk = FailingDisk(monkeypatch, call, partial)
+    letters.append(record(2), waiter)
+    for _ in range(5):
+        letters.flush()
+        now[0] += deadletter.RETRY_S
+    assert (waiter.waiting, letters.error) == (1, "No space left on device")
+    assert letters.counts == {"value": 1}
+    disk.broken = False
+    letters.append(record(3), waiter)
+    letters.flush()
+    assert (waiter.waiting, letters.error) == (0, "")
+    assert stored(tmp_path) == [record(1), record(2), record(3)]
+    assert len(files(tmp_path)) <= 3, "failed attempts must not leave files behind"
+
+
+def test_a_directory_that_cannot_be_made_is_an_error_in_words(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StorageError, match=r"dead letter .*file/deadletter: File exists"):
+        DeadLetter(tmp_path / "file" / "deadletter", 4096)

@@ -1,0 +1,3 @@
+from workers.bridge.worker import main
+
+main()

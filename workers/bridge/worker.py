@@ -1,0 +1,310 @@
+"""The bridge's process: one thread, one loop, from MQTT to the storage nodes and back.
+
+Owns the wiring, the loop, the clock and the bridge's directory (<data>/bridge/<id>, locked, so that two bridges of
+one id cannot run on a machine). Each turn: take acks, read MQTT once, close the batches that are old enough, send,
+make the dead letter durable, send the PUBACKs that became due.
+
+Memory is bounded by bridge.pending_bytes: beyond it the bridge reads nothing from the broker until owners have
+taken what it holds. At QoS 1 the broker stops sending earlier, at mqtt.receive_maximum unacknowledged messages.
+"""
+
+import os
+import random
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any, Final
+
+import click
+import msgspec
+from prometheus_client import Histogram
+
+from common import bus, clock, config, metrics, process
+from common.files import DirectoryLock, make_directory
+from common.log import get as get_logger
+from common.points import PointBatch
+from common.protocol import Beat
+from common.ringstore import RingView, open_store, wait_for_ring
+from common.series import parse_key
+from common.timestamps import NS_PER_S
+from workers.bridge import deadletter, payload
+from workers.bridge.batch import Batch, Message
+from workers.bridge.deadletter import DeadLetter, Record
+from workers.bridge.delivery import COUNTED, Delivery
+from workers.bridge.mqtt import Link
+
+STORAGE: Final = "storage"  # code of rows that a node refused
+IDLE_S: Final = 0.1  # longest wait of a turn: half of the time between beats to a node that is away
+BLOCKED_S: Final = 0.002  # a turn's wait while a socket or window is full; acks end it earlier
+STOP_S: Final = 3.0  # for acks after the last point was taken in; supervisord waits longer
+RESUME_AT: Final = 0.8  # of pending_bytes: reading goes on there
+ACKS_PER_TURN: Final = 1000
+CLUSTER_CHARS: Final = 8  # of the cluster's id, in the MQTT client id
+
+logger = get_logger("bridge")
+
+_latency = Histogram(
+    "minitrue_bridge_store_seconds",
+    "From a batch's first point to its owner's durable ack.",
+    buckets=(0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 60.0),
+    registry=metrics.REGISTRY,
+)
+
+
+@click.command(context_settings={"token_normalize_func": lambda token: token.replace("_", "-")})
+@click.option("--broker", help="URL of the MQTT broker, such as mqtt://127.0.0.1:1883; by default mqtt.url.")
+@click.option("--id", "bridge_id", help="Name of this bridge, unique in the cluster; by default bridge.id.")
+@click.option("--config", "config_file", help="Configuration file; by default MINITRUE_CONFIG or conf/minitrue.toml.")
+def main(broker: str | None, bridge_id: str | None, config_file: str | None) -> None:
+    """Run one bridge in the foreground."""
+    for option, variable in ((broker, "MINITRUE__MQTT__URL"), (bridge_id, "MINITRUE__BRIDGE__ID")):
+        if option is not None:
+            os.environ[variable] = option  # checked with the other settings, and explained if wrong
+    process.run(bridge_id or "bridge", "ingestion", _run, config_file)
+
+
+def _run(settings: config.Settings, stop: process.Stop) -> None:
+    directory = settings.data_dir / "bridge" / settings.bridge.id
+    make_directory(directory)
+    lock = DirectoryLock(directory)
+    try:
+        store = open_store(settings.cluster.ring_store, settings)
+        view = wait_for_ring(store, stop, settings.cluster.ring_poll_s)
+        dead_letter = DeadLetter(directory / "deadletter", settings.bridge.dead_letter_file_bytes)
+        if view is not None:
+            Bridge(settings, view, dead_letter).run(stop)
+    finally:
+        lock.release()
+
+
+class Bridge:
+    """The loop and what it turns. Belongs to the main thread.
+
+    link: the broker's side. counts: messages, points and payload_bytes taken in.
+    """
+
+    def __init__(self, settings: config.Settings, view: RingView, dead_letter: DeadLetter) -> None:
+        """Raises ConfigError, BusError."""
+        ring = view.ring
+        self._settings = settings
+        self._view = view
+        self._dead_letter = dead_letter
+        self.counts: Counter[str] = Counter()
+        self._refused: Counter[str] = Counter()  # by code, counted when refused
+        self._started_s = clock.wall_ns() / NS_PER_S
+        self._last_arrival_ns = 0
+        self._latest_ns = 0  # the skew gate of this turn
+        self._messages_seen = 0
+        self._last_message_s: float | None = None
+        self._reading = True
+        self._beat_body = b""
+        self._beat_made_s = float("-inf")
+        self._bus = bus.Bus()
+        self._acks, reply_to = self._bus.pull(settings.bridge.ack_endpoint)
+        self._delivery = Delivery(
+            settings, random.getrandbits(63) | 1, ring, self._bus.push, self._refuse_rows, _latency.observe
+        )
+        self._delivery.reply_to = reply_to
+        self._decoder = payload.Decoder(settings.ingest, ring.partitions, self._arrival_ns)
+        client_id = settings.mqtt.client_id or f"minitrue-{ring.cluster[:CLUSTER_CHARS]}-{settings.bridge.id}"
+        self.link = Link(settings, client_id, self._receive)
+        self._poller = bus.Poller([self._acks])
+        self._watched: tuple[Any, bool] | None = None  # the MQTT socket in the poller, and whether for writing
+        self._export()
+
+    def run(self, stop: process.Stop) -> None:
+        """Turn until `stop`, then bring in what can be brought in within STOP_S."""
+        self._poller.register(stop)
+        logger.info("ready", id=self._settings.bridge.id, broker=self._settings.mqtt.url, epoch=self._view.ring.epoch)
+        while not stop.is_set():
+            self._turn()
+        self._poller.unregister(stop)
+        self._finish()
+        logger.info("stopped")
+
+    # One turn.
+
+    def _turn(self) -> None:
+        ready = self._poller.poll(self._timeout_s())
+        now = clock.monotonic_s()
+        if self._acks in ready:
+            self._take_acks(now)
+        self._latest_ns = self._gate_ns()
+        self._move_mqtt(self._watched is not None and self._watched[0] in ready)
+        ring = self._view.poll()
+        if ring is not None:
+            self._delivery.adopt(ring)
+        self._push(now, force=False)
+        self.link.tick(now)
+        self._watch()
+
+    def _push(self, now: float, force: bool) -> None:
+        """Everything that moves points on and lets PUBACKs go."""
+        self._delivery.flush(now, force)
+        self._delivery.tick(now, self._beat)
+        self._dead_letter.flush()
+        self.link.acknowledge()
+
+    def _timeout_s(self) -> float:
+        connection = self.link.connection
+        if connection is not None and connection.has_unread:
+            return 0.0
+        if self._delivery.is_blocked:
+            return BLOCKED_S
+        if self._delivery.has_open:
+            return min(IDLE_S, self._settings.bridge.linger_ms / 1000)
+        return IDLE_S
+
+    def _take_acks(self, now: float) -> None:
+        for _ in range(ACKS_PER_TURN):
+            frames = self._acks.receive()
+            if frames is None:
+                return
+            self._delivery.receive(frames, now)
+
+    def _move_mqtt(self, ready: bool) -> None:
+        connection = self.link.connection
+        if connection is None:
+            return
+        if connection.wants_write:
+            connection.write()
+        if ready or connection.has_unread:
+            connection.read()
+        if self.counts["messages"] != self._messages_seen:
+            self._messages_seen = self.counts["messages"]
+            self._last_message_s = clock.monotonic_s()
+
+    def _watch(self) -> None:
+        """Have the poller wait for what the link wants now, and stop or go on reading as memory allows."""
+        held = self._delivery.memory_bytes + self._dead_letter.gathered_bytes
+        limit = self._settings.bridge.pending_bytes
+        reading = held < (limit if self._reading else limit * RESUME_AT)
+        if reading != self._reading:
+            self._reading = reading
+            self.link.set_reading(reading)
+            logger.warning("reading goes on" if reading else "holding as much as allowed, reading stops", bytes=held)
+        wanted = self.link.pollable()
+        if wanted != self._watched:
+            if self._watched is not None:
+                self._poller.unregister(self._watched[0])
+            if wanted is not None:
+                self._poller.register(wanted[0], write=wanted[1])
+            self._watched = wanted
+
+    # Messages.
+
+    def _receive(self, message: Message, body: bytes) -> None:
+        """Take one message in. The hot path."""
+        counts = self.counts
+        counts["messages"] += 1
+        counts["payload_bytes"] += len(body)
+        points, refusals = self._decoder.decode(body, self._latest_ns)
+        counts["points"] += len(points)
+        self._delivery.add(message, points)
+        for refusal in refusals:
+            self._refuse(message, refusal.payload, refusal.code, refusal.reason)
+
+    def _gate_ns(self) -> int:
+        """The latest time that a point may bear. A clock that has not been set yet is to be caught here."""
+        return clock.wall_ns() + int(self._settings.ingest.max_future_s * NS_PER_S)
+
+    def _arrival_ns(self) -> int:
+        """The time of arrival, never the same twice: two points of a series without a time are two points."""
+        self._last_arrival_ns = max(self._last_arrival_ns + 1, clock.wall_ns())
+        return self._last_arrival_ns
+
+    def _refuse_rows(self, batch: Batch, rows: Sequence[tuple[int, str]]) -> None:
+        """Rows that their owner will never store go to the dead letter as payloads that can be replayed."""
+        points = PointBatch.decode(batch.body)
+        for row, reason in rows:
+            series = parse_key(points.keys[points.index[row]])
+            body: dict[str, object] = {
+                "device_id": series.device_id,
+                "metric_name": series.metric_name,
+                "timestamp": int(points.times[row]),
+                "timestamp_unit": "ns",
+                "value": float(points.values[row]),
+                "tags": dict(series.tags),
+            }
+            self._refuse(batch.origin.message(row), msgspec.json.encode(body), STORAGE, reason, batch.release)
+
+    def _refuse(
+        self, message: Message, body: bytes, code: str, reason: str, waiter: deadletter.Holdable | None = None
+    ) -> None:
+        self._refused[code] += 1
+        record = Record(deadletter.VERSION, clock.wall_ns(), message.topic, body, code, reason, message.flags)
+        self._dead_letter.append(record, waiter or message)
+        if logger.limited("refused " + code, 10.0):
+            topic = message.topic.decode(errors="replace")
+            logger.warning("refused, kept in the dead letter", topic=topic, code=code, reason=reason)
+
+    # The end.
+
+    def _finish(self) -> None:
+        """Read no more; deliver what was taken in, as far as owners ack soon; acknowledge that; leave."""
+        self.link.set_reading(False)
+        self._watch()
+        deadline = clock.monotonic_s() + STOP_S
+        while True:
+            now = clock.monotonic_s()
+            self._push(now, force=True)
+            if now > deadline or self._delivery.is_idle:
+                break
+            if self._poller.poll(BLOCKED_S):
+                self._take_acks(now)
+        self.link.acknowledge()
+        self.link.close()
+        self._dead_letter.close()
+        self._delivery.close()
+        self._bus.close()
+
+    # What others may know.
+
+    def _beat(self) -> bytes:
+        """A Beat's body; made anew about once per heartbeat."""
+        now = clock.monotonic_s()
+        if now - self._beat_made_s > self._settings.bus.heartbeat_s / 2:
+            self._beat_made_s = now
+            self._beat_body = msgspec.msgpack.encode(Beat(self._started_s, self.status(now), metrics.snapshot()))
+        return self._beat_body
+
+    def status(self, now: float) -> dict[str, Any]:
+        """The bridge for people, in plain msgpack types."""
+        silence = None if self._last_message_s is None else round(now - self._last_message_s, 3)
+        return {
+            "id": self._settings.bridge.id,
+            "epoch": self._view.ring.epoch,
+            "mqtt": self.link.status(now) | {"last_message_s_ago": silence},
+            "messages": self.counts["messages"],
+            "points": self.counts["points"],
+            "refused": dict(self._refused),
+            "dead_letter": {"stored": dict(self._dead_letter.counts), "error": self._dead_letter.error},
+            "owners": self._delivery.status(now),
+            "memory_bytes": self._delivery.memory_bytes + self._dead_letter.gathered_bytes,
+            "delivery": dict(self._delivery.counts),
+            "ignored": dict(self._delivery.mismatches),
+        }
+
+    def _export(self) -> None:
+        counts, delivery, link = self.counts, self._delivery, self.link
+        received = {
+            "messages": "MQTT messages received.",
+            "points": "Points taken in.",
+            "payload_bytes": "Bytes of payloads received.",
+        }
+        metrics.counters_from("minitrue_bridge", received, lambda: counts)
+        metrics.counters_from("minitrue_bridge_delivery", COUNTED, lambda: delivery.counts)
+        metrics.counter_from("minitrue_bridge_pubacks_total", "Messages acknowledged.", lambda: link.acked)
+        metrics.counter_from("minitrue_bridge_connects_total", "Connections to the broker.", lambda: link.connects)
+        metrics.gauge_from("minitrue_bridge_connected", "1 while connected to MQTT.", lambda: int(link.is_connected))
+        metrics.gauge_from("minitrue_bridge_pending_messages", "Messages without their PUBACK.", lambda: link.pending)
+        metrics.gauge_from("minitrue_bridge_memory_bytes", "Points not yet durable.", lambda: delivery.memory_bytes)
+        for name, text, by_reason in (
+            ("minitrue_bridge_refused_total", "Payloads, elements and rows refused, by code.", self._refused),
+            ("minitrue_bridge_dead_letters_total", "Dead letters made durable, by code.", self._dead_letter.counts),
+            ("minitrue_frames_ignored_total", "Frames that were not for this process, by reason.", delivery.mismatches),
+        ):
+            _export_by_reason(name, text, by_reason)
+
+
+def _export_by_reason(name: str, text: str, counts: Counter[str]) -> None:
+    metrics.counter_from(name, text, lambda: {(reason,): n for reason, n in counts.items()}, labels=("reason",))
