@@ -38,6 +38,8 @@ class PointSet:
 
     def aggregate(self, wanted: Iterable[Hashable], start: int | None = None, end: int | None = None) -> Answer:
         """Over all points of the wanted series with start <= time <= end; None is open."""
+        wanted = list(wanted)
+        known = sum(1 for series in wanted if self.points.get(series))
         rows = [
             (series, time, value)
             for series in wanted
@@ -45,12 +47,12 @@ class PointSet:
             if (start is None or time >= start) and (end is None or time <= end)
         ]
         if not rows:
-            return Answer(0, 0, Fraction(0), 0.0, 0.0, 0, 0.0, 0, 0.0)
+            return Answer(known, 0, Fraction(0), 0.0, 0.0, 0, 0.0, 0, 0.0)
         values = [value for _, _, value in rows]
         first_time = min(time for _, time, _ in rows)
         last_time = max(time for _, time, _ in rows)
         return Answer(
-            series=len({series for series, _, _ in rows}),
+            series=known,
             count=len(rows),
             sum=sum((Fraction(value) for value in values), Fraction(0)),
             min=min(values, key=rank),

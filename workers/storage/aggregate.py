@@ -86,13 +86,12 @@ class View(NamedTuple):
 class _Open(NamedTuple):
     """One series of which something must be decoded.
 
-    undecided: places in blocks, None while not known yet; counted: whether the sum has points of the series already.
+    undecided: places in blocks, None while not known yet.
     """
 
     blocks: SeriesBlocks
     recent: list[tuple[Head, Part]]
     undecided: npt.NDArray[np.int32] | None
-    counted: bool
 
 
 class AggregatePlan:
@@ -116,7 +115,6 @@ class AggregatePlan:
 
     def add(self, local_id: int, key: bytes, hash_: int) -> None:
         """Take one series in."""
-        before = self._sum[kernels.COUNT]
         blocks = self._view.stored.blocks_of(local_id, key, hash_)
         recent = self._absorb_heads(local_id, blocks)
         undecided = None
@@ -124,10 +122,9 @@ class AggregatePlan:
         if not recent:
             undecided = self._absorb_blocks(blocks, kernels.NO_TIMES)
             rows = int(blocks.counts[undecided].sum()) if len(undecided) else 0
-        counted = bool(self._sum[kernels.COUNT] > before)
-        self._series += counted
+        self._series += 1
         if rows:
-            self._open.append(_Open(blocks, recent, undecided, counted))
+            self._open.append(_Open(blocks, recent, undecided))
             self.rows_to_decode += rows
 
     def run(self) -> protocol.AggregateReply:
@@ -173,7 +170,6 @@ class AggregatePlan:
         return undecided[:left]
 
     def _close_series(self, series: _Open) -> None:
-        before = self._sum[kernels.COUNT]
         times, values = self._settle_recent(series.recent)
         undecided = series.undecided
         if undecided is None:
@@ -185,7 +181,6 @@ class AggregatePlan:
             self._absorb_group(series.blocks, group, times[at:stop], values[at:stop])
             at = stop
         kernels.absorb_rows(times[at:], values[at:], self._start, self._end, self._sum)
-        self._series += not series.counted and bool(self._sum[kernels.COUNT] > before)
 
     def _settle_recent(self, recent: list[tuple[Head, Part]]) -> tuple[Times, Values]:
         """The rows of heads that lie in the range, settled."""
