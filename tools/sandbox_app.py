@@ -189,7 +189,8 @@ class Sandbox:
     # Readiness
 
     def wait_ready(self, timeout_s: float = READY_DEADLINE_S, first: bool = False) -> None:
-        """Wait until queries can be answered, every node answers and the bridge is connected and subscribed.
+        """Wait until queries can be answered, every node answers, and the bridge is connected, subscribed and
+        hears every node.
 
         Raises SandboxError after timeout_s, with the end of every log; with `first` also as soon as a worker
         has failed to start several times.
@@ -206,7 +207,7 @@ class Sandbox:
     def _is_ready(self) -> bool:
         status, answer = self._readyz()
         bridges = [told for told in answer.get("bridges", {}).values() if told["incarnation"] not in self._gone]
-        return status == 200 and bool(bridges) and all(map(_is_subscribed, bridges))
+        return status == 200 and bool(bridges) and all(map(_is_working, bridges))
 
     def _readyz(self) -> tuple[int, dict[str, Any]]:
         try:
@@ -292,6 +293,7 @@ class Sandbox:
     def _end(self, supervisord: "subprocess.Popen[bytes]") -> None:
         workers = self._open_workers()
         try:
+            self._stop_all()
             supervisord.terminate()
             supervisord.wait(STOP_DEADLINE_S)
         except subprocess.TimeoutExpired:
@@ -299,6 +301,13 @@ class Sandbox:
             supervisord.wait()
         for worker in workers:  # those that supervisord did not live to stop
             _kill_if_alive(worker)
+
+    def _stop_all(self) -> None:
+        """Signal all workers at once; on SIGTERM alone supervisord would stop one after the other."""
+        try:
+            self._ask("stopAllProcesses", False)
+        except OSError:
+            return  # supervisord is gone, or was never there
 
     def _open_workers(self) -> list[int]:
         """Descriptors of the workers' processes: unlike ids they cannot come to mean another process."""
@@ -314,9 +323,10 @@ def _foreign_environment() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if not name.startswith("MINITRUE_")}
 
 
-def _is_subscribed(bridge: dict[str, Any]) -> bool:
-    mqtt = bridge["mqtt"]
-    return bool(mqtt["connected"]) and None not in mqtt["subscriptions"].values()
+def _is_working(bridge: dict[str, Any]) -> bool:
+    """Whether a bridge is connected, has its subscriptions, and hears every node."""
+    mqtt, owners = bridge["mqtt"], bridge["owners"].values()
+    return mqtt["connected"] and None not in mqtt["subscriptions"].values() and all(owner["up"] for owner in owners)
 
 
 def _tail(path: Path) -> str:
