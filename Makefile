@@ -50,7 +50,7 @@ lint: env  ## ruff, and mypy in strict mode
 	$(BIN)/mypy
 
 bench: env  ## speed and memory, beside what they are measured against
-	tools/bench
+	$(BIN)/python -m tools.bench
 
 clean:  ## remove the environment and caches, never data
 	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -29,7 +29,7 @@ from common.process import Stop
 from tools import sandbox_files
 from tools.sandbox_files import SandboxError, Wanted
 
-READY_DEADLINE_S: Final = 60.0  # of a machine that is busy with other things; a second or two else
+READY_DEADLINE_S: Final = 120.0  # a few seconds, but a minute where kernels have to be compiled first
 STOP_DEADLINE_S: Final = 45.0  # above every stopwaitsecs
 COMMAND_DEADLINE_S: Final = 10.0  # for COMMAND to end after it was asked to
 FAILED_STARTS: Final = 4  # processes that a program may use up before the cluster is ready
