@@ -168,6 +168,21 @@ leading_zeros = _single("ctlz", lambda word: 64 - word.bit_length())
 trailing_zeros = _single("cttz", lambda word: (word & -word).bit_length() - 1 if word else 64)
 
 
+@intrinsic
+def _compiled_choose(typing_context: Any, condition: Any, one: Any, other: Any) -> Any:
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        chosen = builder.select(*arguments)
+        chosen.set_metadata("unpredictable", builder.module.add_metadata([]))
+        return chosen
+
+    return uint64(boolean, uint64, uint64), generate
+
+
+# choose(condition, one, other): of two uint64 the first if true, without a branch that the processor has to guess.
+# Plain `one if condition else other` is for numba a branch, which LLVM removes or not as it sees fit.
+choose: Any = (lambda condition, one, other: one if condition else other) if config.DISABLE_JIT else _compiled_choose
+
+
 def _word_address(context: Any, builder: Any, array_type: Any, array: Any, offset: Any) -> Any:
     data = context.make_array(array_type)(context, builder, array).data
     address = builder.gep(data, [offset])

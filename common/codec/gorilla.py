@@ -53,7 +53,7 @@ from common.codec import kernels
 from common.errors import CodecError
 from common.points import Times, Values
 
-_UNITS_NS = (1, 1_000, 1_000_000, 1_000_000_000)
+UNITS_NS = (1, 1_000, 1_000_000, 1_000_000_000)
 _FIRST_BYTES = 8  # the first item of a stream is not compressed
 
 _Stream = npt.NDArray[np.uint8]
@@ -76,10 +76,10 @@ def encode_values(values: Values) -> bytes:
 def decode_times(data: bytes | memoryview, count: int) -> Times:
     """The `count` timestamps of a block, shape (count,), nanoseconds. Raises CodecError when it does not hold them."""
     stream, size = _stream(data[1:], count, "timestamps")
-    if data[0] >= len(_UNITS_NS):
-        raise CodecError(f"gorilla timestamps: got unit {data[0]}, want 0 to {len(_UNITS_NS) - 1}")
+    if data[0] >= len(UNITS_NS):
+        raise CodecError(f"gorilla timestamps: got unit {data[0]}, want 0 to {len(UNITS_NS) - 1}")
     times = np.empty(count, np.int64)
-    _check(kernels.decode_times(stream, size, _UNITS_NS[data[0]], times), stream, size, count, "timestamps")
+    _check(kernels.decode_times(stream, size, UNITS_NS[data[0]], times), stream, size, count, "timestamps")
     return times
 
 

@@ -5,9 +5,9 @@ writes inside its buffers and ends.
 
 Sensor data flips between the codes of a stream without a pattern, and a wrongly guessed branch costs as much as
 coding two values. So the loops have no branch that depends on a single item: they compute the fields of every
-code and choose by masks (0 or all ones) and conditional moves. Decoders look for a run of zero bits, a stretch in
-which nothing changes, only once per group of items. Bits are moved in words of 64, most significant first, at any
-byte.
+code and choose (jit.choose) between them, at the same speed whatever the data. Decoders look for a run of zero
+bits, a stretch in which nothing changes, once per group of items. Bits are moved in words of 64, most significant
+first, at any byte.
 
 Bits are counted in uint64, since numba turns uint64 mixed with int64 into float64: hence the named constants.
 """
@@ -31,12 +31,14 @@ MALFORMED = -2  # decoders: a window beyond 64 bits or never opened, or a time o
 _GROUP = 64  # items between looks for a run: rare enough to cost nothing, frequent enough to catch the long ones
 _LONG_RUN = 32  # a run that is worth looking for another at once
 
-_0, _1, _2, _3, _5, _6, _7, _8 = (np.uint64(number) for number in (0, 1, 2, 3, 5, 6, 7, 8))
-_11, _13, _31, _51, _56, _57, _62, _63, _64 = (np.uint64(number) for number in (11, 13, 31, 51, 56, 57, 62, 63, 64))
+_0, _1, _2, _3, _7, _8 = (np.uint64(number) for number in (0, 1, 2, 3, 7, 8))
+_11, _13, _14, _31, _51, _56, _57, _63, _64, _66 = (
+    np.uint64(number) for number in (11, 13, 14, 31, 51, 56, 57, 63, 64, 66)
+)
 _255 = np.uint64(255)
 _ALL_ONES = np.uint64(2**64 - 1)
 _BIT_1 = np.uint64(1 << 63)  # the first bit of a word, which is the most significant
-_BIT_2 = np.uint64(1 << 62)
+_BITS_1_2 = np.uint64(3 << 62)
 _BIT_6 = np.uint64(1 << 58)
 _BIT_32 = np.uint64(1 << 32)  # caps leading_zeros at 31
 _BIT_58 = np.uint64(1 << 6)  # caps leading_zeros at 57, the valid bits of a word read at any bit of a byte
@@ -56,23 +58,17 @@ def _mask(condition):
 
 
 @jit.helper
-def _mask_if_negative(word):
-    return np.uint64(np.int64(word) >> _I63)
-
-
-@jit.helper
-def _put(out, at, fill, pending, header, header_bits, payload, payload_bits):
+def _put(out, at, fill, pending, header, start, payload, end):
     """Append a header and a payload, both left-aligned with zeros behind, to the bits that end in byte `at`.
 
-    pending: the `fill` (0 to 7) bits of that byte so far, left-aligned. Returns the new (at, fill, pending).
+    pending: the `fill` (0 to 7) bits of that byte so far, left-aligned; start, end: where the payload begins and
+    ends, in bits from that byte. Returns the new (at, fill, pending).
     """
-    start = fill + header_bits
-    end = start + payload_bits
     first = pending | (header >> fill) | (payload >> start)
     second = payload << (_64 - start)
     jit.store_word(out, at, first)
     jit.store_word(out, at + _8, second)
-    rest = second if end >= _64 else first
+    rest = jit.choose(end >= _64, second, first)
     return at + (end >> _3), end & _7, rest << (end & _56)
 
 
@@ -102,32 +98,26 @@ def encode_values(words, out):
     previous = words[0]
     jit.store_word(out, 0, previous)
     at, fill, pending = _8, _0, _0
-    window_lead, window_trail = _64, _64  # no xor fits this one
+    window_lead, window_length = _64, _0  # no xor fits this one
     for i in range(1, len(words)):
         word = words[i]
         xor = word ^ previous
         previous = word
-        changed = _mask(xor != _0)
+        same = xor == _0
         lead = jit.leading_zeros(xor | _BIT_32)
-        # How many bits the window in force is wider than the xor, on either side; reusing it pays while that is at
-        # most what a new window's 11 bits cost. Negative, as the top bit of the OR tells: it must or should renew.
-        wider_left = lead - window_lead
-        wider_right = jit.trailing_zeros(xor) - window_trail
-        renew = changed & _mask_if_negative(wider_left | wider_right | (_11 - wider_left - wider_right))
-        window_lead += wider_left & renew
-        window_trail += wider_right & renew
-        length = _64 - window_lead - window_trail
-        window = _BIT_2 | (lead << _57) | ((length & _63) << _51)
-        at, fill, pending = _put(
-            out,
-            at,
-            fill,
-            pending,
-            changed & (_BIT_1 | (renew & window)),
-            _1 + (changed & (_1 + (renew & _11))),
-            xor << (window_lead & _63),
-            changed & length,
-        )
+        length = _64 - lead - jit.trailing_zeros(xor)
+        # The bits by which the window in force is wider than the xor, on the left, on the right and together.
+        # Reusing it pays while the latter are at most the 11 bits that a new one costs. One OR finds a negative.
+        left = lead - window_lead
+        wider = window_length - length
+        renew = ((left | (wider - left) | (_11 - wider)) >= _BIT_1) & (xor != _0)
+        window_lead = jit.choose(renew, lead, window_lead)
+        window_length = jit.choose(renew, length, window_length)
+        window = _BITS_1_2 | (lead << _57) | ((length & _63) << _51)
+        header = jit.choose(same, _0, jit.choose(renew, window, _BIT_1))
+        start = fill + jit.choose(renew, _13, _2)
+        end = jit.choose(same, fill + _1, start + window_length)
+        at, fill, pending = _put(out, at, fill, pending, header, start, xor << (window_lead & _63), end)
     return _finish(out, at, fill, pending)
 
 
@@ -139,23 +129,26 @@ def _run(data, bit, most):
 
 
 @jit.helper
-def _take_value(data, bit, length, trail):
-    """Read one value code; its xor, the bit behind it, the window (length, trail), and a word that begins with 1
-    where the window is impossible."""
+def _take_value(data, bit, reused, trail):
+    """Read one value code.
+
+    reused: bits of a code that reuses the window, 2 more than its length; trail: zero bits behind the window.
+    Returns the xor, the bit behind the code, the new (reused, trail), and a word that begins with 1 where the
+    window is impossible.
+    """
     at, skip = bit >> _3, bit & _7
     first = jit.load_word(data, at)
     code = first << skip
-    changed = code >> _63
-    renew = (code >> _62) == _3
-    new_length = (((code >> _51) - _1) & _63) + _1
-    length = new_length if renew else length
-    trail = (_64 - ((code >> _57) & _31) - new_length) if renew else trail
-    header_bits = _13 if renew else changed + _1
-    start = skip + header_bits
+    changed = code >= _BIT_1
+    renew = code >= _BITS_1_2
+    length_less_1 = ((code >> _51) - _1) & _63
+    taken = jit.choose(changed, jit.choose(renew, length_less_1 + _14, reused), _1)
+    reused = jit.choose(renew, length_less_1 + _3, reused)
+    trail = jit.choose(renew, _63 - ((code >> _57) & _31) - length_less_1, trail)
+    start = skip + jit.choose(renew, _13, _2)
     bits = (first << start) | (jit.load_word(data, at + _8) >> (_64 - start))
-    xor = ((bits >> ((_64 - length) & _63)) & (_0 - changed)) << (trail & _63)
-    taken = header_bits + (length if changed != _0 else _0)
-    return xor, bit + taken, length, trail, trail & code
+    xor = (bits >> ((_66 - reused) & _63)) << (trail & _63)
+    return jit.choose(changed, xor, _0), bit + taken, reused, trail, trail & code
 
 
 @jit.kernel(jit.int64(jit.readonly(jit.uint8), jit.int64, jit.uint64[::1]))
@@ -167,7 +160,7 @@ def decode_values(data, size, out):
     word = jit.load_word(data, 0)
     out[0] = word
     bit, end = _64, np.uint64(size) << _3
-    length, trail = _0, _BIT_1  # no window yet: a reuse of this one is impossible
+    reused, trail = _2, _BIT_1  # no window yet: a reuse of this one is impossible
     bad = _0
     i, count = 1, len(out)
     while i < count and bit < end:
@@ -182,7 +175,7 @@ def decode_values(data, size, out):
         for j in range(i, stop):
             if bit >= end:
                 return np.int64(TRUNCATED)
-            xor, bit, length, trail, impossible = _take_value(data, bit, length, trail)
+            xor, bit, reused, trail, impossible = _take_value(data, bit, reused, trail)
             bad |= impossible
             word ^= xor
             out[j] = word
@@ -249,16 +242,10 @@ def encode_times(times, out):
         previous = time
         ones = _ones(np.int64(second))
         number_bits = (_NUMBER_BITS >> (ones << _3)) & _255
-        at, fill, pending = _put(
-            out,
-            at,
-            fill,
-            pending,
-            ~(_ALL_ONES >> ones),
-            ((_CODE_BITS >> (ones << _3)) & _255) - number_bits,
-            second << ((_64 - number_bits) & _63),
-            number_bits,
-        )
+        code_bits = (_CODE_BITS >> (ones << _3)) & _255
+        header, start = ~(_ALL_ONES >> ones), fill + code_bits - number_bits
+        payload = second << ((_64 - number_bits) & _63)
+        at, fill, pending = _put(out, at, fill, pending, header, start, payload, fill + code_bits)
     return _finish(out, at, fill, pending)
 
 

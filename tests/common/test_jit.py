@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -161,3 +162,9 @@ def test_compiling_all_drops_the_code_of_older_versions(cache: Path) -> None:
     assert not old.exists()
     fresh = answer(start(cache))
     assert (fresh["answer"], fresh["loaded"]) == (54, 1)
+
+
+def test_numba_is_imported_here_and_nowhere_else() -> None:
+    sources = [path for folder in ("common", "workers") for path in (ROOT / folder).rglob("*.py")]
+    importers = [path for path in sources if re.search(r"^\s*(from|import) (numba|llvmlite)\b", path.read_text(), re.M)]
+    assert importers == [ROOT / "common" / "jit.py"]
