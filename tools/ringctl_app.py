@@ -1,0 +1,343 @@
+"""tools/ringctl: makes the ring of a new cluster and shows rings, placement and nodes.
+
+Owns the commands and what they print. The only program that writes the ring store. Exit codes: 0 done and well,
+1 failed or something is amiss, 2 wrong usage.
+"""
+
+import functools
+import json
+import secrets
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import click
+import msgspec
+import numpy as np
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from common import config, series
+from common.errors import MinitrueError, RingStoreError
+from common.ring import NOBODY, Ring
+from common.ringbuild import ideal_counts
+from common.ringstore import RingStore, open_store
+from tools import ringctl_nodes, ringctl_status
+from tools.ringctl_status import NodeStatus
+
+EXIT_CODES: Final = "Exit codes: 0 done and all is well, 1 it failed or something is amiss, 2 wrong usage."
+PLAIN_WIDTH: Final = 160  # columns of output that does not go to a terminal: tables must not be folded
+DASHES: Final[Any] = {"token_normalize_func": lambda token: token.replace("_", "-")}
+
+
+def main() -> None:
+    """Run the command line; errors are one line on stderr."""
+    try:
+        cli(prog_name="ringctl")
+    except MinitrueError as error:
+        print(f"ringctl: {error}", file=sys.stderr)
+        sys.exit(1)
+
+
+@click.group(context_settings=DASHES, epilog=EXIT_CODES)
+def cli() -> None:
+    """The ring: which storage node owns which part of the data.
+
+    A series (device, metric, tags) has a hash; the hash space is cut into partitions; the ring is the table that
+    names the owners of each partition. Every worker reads it from the ring store, only this program writes it.
+
+    \b
+    A new cluster:
+      ringctl init                            nodes from conf/ring.toml
+      ringctl status                          does every node answer?
+    Where is a sensor's data?
+      ringctl locate sensor_1 temperature
+    """
+
+
+def command(function: Callable[..., int]) -> click.Command:
+    """A command of the group with the options that all have: (settings, store, output, ...) to an exit code."""
+
+    @click.option("--config", "config_file", type=click.Path(path_type=Path), help="Settings [conf/minitrue.toml].")
+    @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON, for programs.")
+    @functools.wraps(function)
+    def run(config_file: Path | None, as_json: bool, **values: Any) -> None:
+        settings = config.load(config_file)
+        store = open_store(settings.cluster.ring_store, settings)
+        sys.exit(function(settings, store, Output(as_json), **values))
+
+    return cli.command(epilog=EXIT_CODES, context_settings=DASHES)(run)
+
+
+class Output:
+    """Text for people or one JSON document for programs, never both, on stdout."""
+
+    def __init__(self, as_json: bool) -> None:
+        self._as_json = as_json
+        terminal = sys.stdout.isatty()
+        self._console = Console(width=None if terminal else PLAIN_WIDTH, highlight=False, soft_wrap=not terminal)
+
+    def say(self, *parts: str | Table) -> None:
+        """Print for people; nothing with --json."""
+        if not self._as_json:
+            for part in parts:
+                self._console.print(part)
+
+    def result(self, document: Any) -> None:
+        """Print for programs; nothing without --json."""
+        if self._as_json:
+            print(json.dumps(document, sort_keys=True))
+
+
+@command
+@click.option("--nodes", "nodes_file", type=click.Path(path_type=Path), help="Nodes [cluster.initial_ring].")
+@click.option("--if-missing", is_flag=True, help="Do nothing, with success, where there is a ring already.")
+def init(
+    settings: config.Settings, store: RingStore, output: Output, nodes_file: Path | None, if_missing: bool
+) -> int:
+    """Make the ring of a new cluster.
+
+    Draws a cluster id, shares the partitions among the nodes of the file by weight, owners of one partition in
+    different zones while there are enough, and saves that as epoch 1. The same file gives the same table. A ring
+    that exists is never replaced.
+    """
+    file = nodes_file or settings.path(settings.cluster.initial_ring)
+    stored = store.load()
+    if stored is None:
+        ring = ringctl_nodes.new_ring(file, secrets.token_hex(8))
+        output.say(f"A new cluster: the nodes of {file}, the ring in {store.url}")
+        stored = _save_first(store, ring)
+        if stored is None:
+            output.say(_summary(ring), _node_table(ring), "next: start the workers, then: tools/ringctl status")
+            output.result({"created": True, **_ring_facts(ring, store)})
+            return 0
+    if not if_missing:
+        raise RingStoreError(f"{store.url} holds a ring: {_summary(stored)}; init replaces none, see: ringctl show")
+    output.say(f"{store.url} holds a ring, nothing to do: {_summary(stored)}", "next: tools/ringctl status")
+    output.result({"created": False, **_ring_facts(stored, store)})
+    return 0
+
+
+def _save_first(store: RingStore, ring: Ring) -> Ring | None:
+    """Save a first ring; the ring of another ringctl if that was first."""
+    try:
+        store.save(ring, 0)
+    except RingStoreError:
+        winner = store.load()
+        if winner is None:
+            raise
+        return winner
+    return None
+
+
+@command
+def status(_: config.Settings, store: RingStore, output: Output) -> int:
+    """Ask every storage node how it is.
+
+    Shows what each holds, and what is amiss: a node that does not answer, that has another ring than the store, or that
+    has set damaged files aside.
+    Exit code 1 if anything is amiss.
+    """
+    ring = _load(store)
+    nodes = ringctl_status.ask_all(ring)
+    amiss = [node for node in nodes if node.fault]
+    output.say(_summary(ring), _status_table(nodes), *_bridge_lines(nodes), *_advice(nodes, amiss))
+    output.result({"ok": not amiss, **_ring_facts(ring, store), "nodes": [msgspec.structs.asdict(n) for n in nodes]})
+    return 1 if amiss else 0
+
+
+@command
+def show(_: config.Settings, store: RingStore, output: Output) -> int:
+    """Show the ring: its nodes, and how the partitions are shared among them.
+
+    The share of a node is what its weight calls for, as far as zones allow; owned partitions differ from it by
+    less than one. With --json: the ring document itself.
+    """
+    ring = _load(store)
+    output.say(_summary(ring), f"in {store.url}", _node_table(ring))
+    output.say("next: tools/ringctl locate DEVICE METRIC, or tools/ringctl status")
+    output.result(ring.document())
+    return 0
+
+
+@command
+@click.argument("device")
+@click.argument("metric")
+@click.option("--tag", "tags", multiple=True, metavar="K=V", help="A tag of the series; once for each tag.")
+def locate(
+    _: config.Settings, store: RingStore, output: Output, device: str, metric: str, tags: Sequence[str]
+) -> int:
+    """Show which nodes own the series of DEVICE and METRIC.
+
+    A series is a device, a metric and tags: give every tag that its points carry, as another set of tags is another
+    series.
+    """
+    ring = _load(store)
+    pairs = _parse_tags(tags)
+    key = _series_key(device, metric, pairs)
+    partition = series.partition_of(key, ring.partitions)
+    owners = ring.owners(partition)
+    shown = "".join(f", {name}={value}" for name, value in sorted(pairs.items()))
+    output.say(escape(f"{device}, {metric}{shown}: partition {partition} of {ring.partitions} (epoch {ring.epoch})"))
+    output.say(*[escape(f"  {node.id}  {node.endpoint}  zone {node.zone}") for node in owners])
+    output.result(
+        {
+            "device_id": device,
+            "metric_name": metric,
+            "tags": pairs,
+            "hash": f"{series.series_hash(key):016x}",
+            "partition": partition,
+            "epoch": ring.epoch,
+            "owners": [{"id": node.id, "endpoint": node.endpoint, "zone": node.zone} for node in owners],
+        }
+    )
+    return 0
+
+
+def _series_key(device: str, metric: str, tags: dict[str, str]) -> bytes:
+    try:
+        return series.series_key(device, metric, tags)
+    except UnicodeEncodeError as error:
+        raise click.UsageError(f"got {error.object!r}, want UTF-8 text") from error
+
+
+def _parse_tags(texts: Sequence[str]) -> dict[str, str]:
+    pairs: dict[str, str] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals or not name:
+            raise click.BadParameter(f"got {text!r}, want K=V", param_hint="--tag")
+        if name in pairs:
+            raise click.BadParameter(f"tag {name!r} is given twice", param_hint="--tag")
+        pairs[name] = value
+    return pairs
+
+
+def _load(store: RingStore) -> Ring:
+    ring = store.load()
+    if ring is None:
+        raise RingStoreError(f"no ring in {store.url}: make one with tools/ringctl init")
+    return ring
+
+
+# What is shown
+
+
+def _summary(ring: Ring) -> str:
+    owners = "1 owner" if ring.replication == 1 else f"{ring.replication} owners"
+    nodes = "1 node" if len(ring.nodes) == 1 else f"{len(ring.nodes)} nodes"
+    return f"cluster {ring.cluster}, epoch {ring.epoch}: {nodes}, {ring.partitions} partitions, {owners} each"
+
+
+def _ring_facts(ring: Ring, store: RingStore) -> dict[str, Any]:
+    return {
+        "cluster": ring.cluster,
+        "epoch": ring.epoch,
+        "hash": ring.hash,
+        "store": store.url,
+        "partitions": ring.partitions,
+        "replication": ring.replication,
+        "nodes": _balance(ring),
+    }
+
+
+def _balance(ring: Ring) -> list[dict[str, Any]]:
+    """How many partitions each node owns, owns first, and should own by weight."""
+    shares = ideal_counts(ring.nodes, ring.partitions, ring.replication)
+    first = np.bincount(ring.owner_table[:, 0], minlength=len(ring.nodes))
+    return [
+        {
+            **msgspec.structs.asdict(node),
+            "partitions": len(ring.owned_partitions(node.id)),
+            "first_owner": int(first[at]),
+            "share": round(float(shares[at]), 3),
+        }
+        for at, node in enumerate(ring.nodes)
+    ]
+
+
+def _node_table(ring: Ring) -> Table:
+    table = _table("node", "endpoint", "zone", ">weight", ">partitions", ">share", ">first owner of")
+    for row in _balance(ring):
+        cells = (row["weight"], row["partitions"], row["share"], row["first_owner"])
+        table.add_row(row["id"], row["endpoint"], row["zone"], *(f"{cell:g}" for cell in cells))
+    missing = int((ring.owner_table == NOBODY).any(axis=1).sum())
+    if missing:
+        table.caption = f"{missing} partitions have fewer than {ring.replication} owners"
+    return table
+
+
+def _status_table(nodes: Sequence[NodeStatus]) -> Table:
+    table = _table("node", "state", *(f">{title}" for title, _, _ in FIGURES), "amiss")
+    for node in nodes:
+        state = "[green]up[/]" if node.reachable else "[red]unreachable[/]"
+        colour = "yellow" if node.reachable else "red"
+        fault = f"[{colour}]{escape(node.fault)}[/]" if node.fault else ""
+        table.add_row(node.id, state, *_figures(node.answer), fault)
+    return table
+
+
+def _figures(answer: dict[str, Any]) -> list[str]:
+    return ["-" if answer.get(key) is None else form(answer[key]) for _, key, form in FIGURES]
+
+
+def _bridge_lines(nodes: Sequence[NodeStatus]) -> list[str]:
+    """Each bridge that some node has heard, and how long ago."""
+    ages: dict[str, float] = {}
+    for node in nodes:
+        for bridge, seen in node.answer.get("bridges", {}).items():
+            ages[bridge] = min(ages.get(bridge, seen["age_s"]), seen["age_s"])
+    return [escape(f"{bridge}: heard {age_s:.1f} s ago") for bridge, age_s in sorted(ages.items())]
+
+
+def _advice(nodes: Sequence[NodeStatus], amiss: Sequence[NodeStatus]) -> list[str]:
+    """The next command to type."""
+    if not amiss:
+        return []
+    if all(not node.reachable for node in nodes):
+        return ["No node answers. next: supervisord -c supervisord.conf (or: make run)"]
+    silent = [node.id for node in amiss if not node.reachable]
+    if silent:
+        return [escape(f"next: supervisorctl -c supervisord.conf status {' '.join(silent)}")]
+    return ["next: tools/ringctl status, once more: a node takes over a new ring within cluster.ring_poll_s"]
+
+
+def _table(*columns: str) -> Table:
+    """A plain table; columns that begin with ">" are numbers."""
+    table = Table(box=None, pad_edge=False, header_style="bold", caption_justify="left")
+    for name in columns:
+        table.add_column(name.lstrip(">"), justify="right" if name.startswith(">") else "left")
+    return table
+
+
+def _size(count: float) -> str:
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if count < 1024:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1024
+    return f"{count:.1f} TiB"
+
+
+def _duration(seconds: float) -> str:
+    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= length:
+            return f"{seconds / length:.1f} {unit}"
+    return f"{seconds:.0f} s"
+
+
+# Columns of `status`: title, key of the node's answer, form.
+FIGURES: Final[Sequence[tuple[str, str, Callable[[Any], str]]]] = (
+    ("series", "series", "{:,}".format),
+    ("points", "points", "{:,}".format),
+    ("stored", "segment_bytes", _size),
+    ("bytes/point", "bytes_per_point", "{:.2f}".format),
+    ("in WAL", "wal_bytes", _size),
+    ("fsync", "fsync_last_ms", "{:.1f} ms".format),
+    ("up", "uptime_s", _duration),
+)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,79 @@
+"""What every node of a ring answers when asked for its status, all asked at once. Prints nothing."""
+
+import secrets
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Final
+
+import msgspec
+
+from common import bus, protocol
+from common.errors import MinitrueError, ProtocolError
+from common.ring import Node, Ring
+
+ANSWER_WITHIN_S: Final = 2.0  # a node that is up answers in milliseconds, one under full load in tens of them
+ASKED_AT_ONCE: Final = 32
+
+
+class NodeStatus(msgspec.Struct, frozen=True):
+    """A node of the ring as it answers now.
+
+    reachable: whether it answered. fault: "" or why something has to be done about it. answer: its status, empty
+    when it did not answer; docs/bus-protocol.md says what it holds.
+    """
+
+    id: str
+    endpoint: str
+    zone: str
+    reachable: bool
+    fault: str
+    answer: dict[str, Any]
+
+
+def ask_all(ring: Ring) -> list[NodeStatus]:
+    """The status of every node, in the ring's order."""
+    with ThreadPoolExecutor(ASKED_AT_ONCE) as pool:
+        return list(pool.map(lambda node: _ask(ring, node), ring.nodes))
+
+
+def _ask(ring: Ring, node: Node) -> NodeStatus:
+    try:
+        answer = _answer(ring, node)
+    except MinitrueError as error:
+        return NodeStatus(node.id, node.endpoint, node.zone, False, str(error), {})
+    return NodeStatus(node.id, node.endpoint, node.zone, True, _fault(ring, answer), answer)
+
+
+def _answer(ring: Ring, node: Node) -> dict[str, Any]:
+    """The body of the node's reply. Raises MinitrueError where none comes, or somebody else's."""
+    incarnation = secrets.randbelow((1 << 63) - 1) + 1
+    # Whoever listens there is asked, not just this node: "ing2 answers there" says more than silence.
+    header = protocol.Header(
+        protocol.VERSION, protocol.ANY, protocol.ANY, "ringctl", incarnation, 1, ring.epoch, ring.hash
+    )
+    message = bus.request(node.request_endpoint, protocol.STATUS, header, {}, ANSWER_WITHIN_S)
+    if message.kind == protocol.ERROR:
+        refusal = protocol.decode_body(message.body, protocol.ErrorReply)
+        raise ProtocolError(f"{node.request_endpoint} answers {refusal.error}: {refusal.message}")
+    found = (message.header.cluster, message.header.sender)
+    if found != (ring.cluster, node.id):
+        raise ProtocolError(f"{node.request_endpoint} is node {found[1]} of cluster {found[0]}, want {node.id} of ours")
+    return protocol.decode_body(message.body, dict[str, Any])
+
+
+def _fault(ring: Ring, answer: dict[str, Any]) -> str:
+    """What an answering node should be looked at for."""
+    return "; ".join(filter(None, (_ring_fault(ring, answer), _damage(answer))))
+
+
+def _ring_fault(ring: Ring, answer: dict[str, Any]) -> str:
+    epoch, ring_hash = answer.get("epoch"), answer.get("ring_hash")
+    if (epoch, ring_hash) == (ring.epoch, ring.hash):
+        return ""
+    if epoch == ring.epoch:
+        return f"has another ring of epoch {epoch} ({ring_hash}, the store has {ring.hash})"
+    return f"has the ring of epoch {epoch}, the store has {ring.epoch}"
+
+
+def _damage(answer: dict[str, Any]) -> str:
+    count = len(answer.get("damaged", ()))
+    return f"{count} damaged files or parts set aside, see damaged/ in its directory" if count else ""
