@@ -160,6 +160,7 @@ def _export(scatter: Scatter) -> None:
         "minitrue_query_asks",
         {
             "sent": "Requests sent to storage nodes.",
+            "messages": "Messages that carried them: under load several requests share one.",
             "not_sent": "Requests that a node's connection did not take.",
             "lost": "Requests in flight when their connection broke.",
             "expired": "Requests that were not answered in time.",
