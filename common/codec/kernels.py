@@ -106,8 +106,9 @@ def encode_values(words, out):
         same = xor == _0
         lead = jit.leading_zeros(xor | _BIT_32)
         length = _64 - lead - jit.trailing_zeros(xor)
-        # The bits by which the window in force is wider than the xor, on the left, on the right and together.
-        # Reusing it pays while the latter are at most the 11 bits that a new one costs. One OR finds a negative.
+        # By how many bits the window in force is wider than the xor: on the left, and on both sides together. It is
+        # renewed if it is narrower on a side, or wider by more than the 11 bits that a new one costs: if one of
+        # three differences is negative, which the first bit of their OR tells.
         left = lead - window_lead
         wider = window_length - length
         renew = ((left | (wider - left) | (_11 - wider)) >= _BIT_1) & (xor != _0)
@@ -195,9 +196,9 @@ def _divide(times, unit, out):
 
 @jit.kernel(jit.int64(jit.readonly(jit.int64), jit.int64[::1]))
 def divide_times(times, out):
-    """Divide all times by the largest of 10^9, 10^6, 10^3, 1 that leaves no remainder; three times its digit.
+    """Divide all times by the largest unit that leaves no remainder; the unit's number, 0 to 3 as in gorilla.py.
 
-    times, out: equally long. Returns 3, 2, 1 or 0.
+    times, out: equally long.
     """
     if _divide(times, 1_000_000_000, out):
         return 3
