@@ -3,6 +3,7 @@
 import itertools
 import shutil
 import tempfile
+import threading
 from pathlib import Path
 
 from hypothesis import settings
@@ -11,6 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from tests import naive
 from tests.workers.storage.support import Row, assert_answers, batch_of, copy_as_if_killed, key, open_store
+from workers.storage import sealer
 from workers.storage.store import LoggedBatch
 
 DEVICES = ["a", "b:/", "c"]
@@ -33,18 +35,27 @@ class StoreLife(RuleBasedStateMachine):
         self.top = Path(tempfile.mkdtemp())
         self.names = itertools.count()
         self.directory = self.top / "store"
-        self.store = open_store(self.directory, head_rows=1000)
+        self.gate = threading.Event()  # closed: frozen heads stay frozen
+        self.gate.set()
+        self.open_again()
         self.oracle = naive.PointSet()
         self.sent: list[LoggedBatch] = []
 
+    def open_again(self) -> None:
+        self.store = open_store(self.directory, head_rows=1000, seal_interval_s=1e-9)
+        seal = self.store._sealer._seal
+        self.store._sealer._seal = lambda frozen: (self.gate.wait(), seal(frozen))[1]
+
     def teardown(self) -> None:
         if hasattr(self, "store"):
+            self.gate.set()
             self.store.close()
             shutil.rmtree(self.top)
 
     @rule(groups=st.lists(rows, min_size=1, max_size=3))
     def write(self, groups: list[list[Row]]) -> None:
         batches = [batch_of(group) for group in groups]
+        self.make_sure_of_room()
         self.store.append(batches)
         self.sent += batches
         for each, time, value in itertools.chain(*groups):
@@ -57,25 +68,41 @@ class StoreLife(RuleBasedStateMachine):
     @precondition(lambda self: self.sent)
     @rule(data=st.data())
     def send_again(self, data: st.DataObject) -> None:
+        self.make_sure_of_room()
         self.store.append([data.draw(st.sampled_from(self.sent))])
+
+    def make_sure_of_room(self) -> None:
+        if self.store.status()["sealing_backlog"] == sealer.BACKLOG:
+            self.gate.set()
+
+    @rule()
+    def hold_sealing(self) -> None:
+        self.gate.clear()
+
+    @rule()
+    def freeze(self) -> None:
+        self.store.tick()
 
     @rule()
     def seal(self) -> None:
+        self.gate.set()
         self.store.seal()
 
     @rule()
     def restart(self) -> None:
+        self.gate.set()
         self.store.close()
-        self.store = open_store(self.directory, head_rows=1000)
+        self.open_again()
 
     @rule()
     def kill(self) -> None:
         """The process ends where it is; what it wrote is found in its directory."""
         left = copy_as_if_killed(self.directory, self.top / f"killed{next(self.names)}")
+        self.gate.set()
         self.store.close()
         shutil.rmtree(self.directory)
         self.directory = left
-        self.store = open_store(self.directory, head_rows=1000)
+        self.open_again()
         assert self.store.status()["damaged"] == []
 
     @rule(device=st.sampled_from(DEVICES), tags=st.sampled_from([None, {}, {"room": "1"}]), start=bounds, end=bounds)
