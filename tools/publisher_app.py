@@ -41,10 +41,11 @@ Examples:
 
 \b
 Result (with --json in one line on stdout):
-  published, acked      points sent, and acknowledged by the broker
-  messages, skipped     messages sent; rows or lines left out as no readings
-  refused, lost         points refused by the broker; QoS 0 points on broken connections
-  seconds               from the first point to the last acknowledgement
+  published, acked      messages sent, and acknowledged by the broker
+  points, points_acked  the points in them
+  seconds               from the first message to the last acknowledgement
+  skipped               rows or lines left out, as they are no readings
+  refused, lost         points refused by the broker; of QoS 0, on broken connections
 """
 
 # Options that mean something for one source only.
@@ -206,10 +207,11 @@ def _run(
 
 def _print_result(totals: link.Totals, skipped: int, seconds: float, as_json: bool) -> None:
     result = {
-        "published": totals.points,
-        "acked": totals.acked_points,
+        "published": totals.messages,
+        "acked": totals.acked_messages,
         "seconds": round(seconds, 3),
-        "messages": totals.messages,
+        "points": totals.points,
+        "points_acked": totals.acked_points,
         "skipped": skipped,
         "refused": totals.refused_points,
         "lost": totals.lost_points,
