@@ -5,8 +5,8 @@ not been acknowledged on it. A Link makes one Connection after another; a messag
 connection that it came by and is forgotten with it, because after a reconnection packet ids begin again and a
 late PUBACK would acknowledge another message. PUBACKs go out in order of receipt, those of one turn in one send.
 
-Never decodes a payload, never decides what is durable. Belongs to the loop's thread; connecting (name lookup, TCP,
-TLS) holds that thread for at most CONNECT_TIMEOUT_S each.
+Never decodes a payload, never decides what is durable. Belongs to the loop's thread. Connecting holds that thread:
+TCP and TLS for at most CONNECT_TIMEOUT_S each, a name lookup for as long as the resolver takes.
 """
 
 import random

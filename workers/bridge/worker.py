@@ -33,6 +33,7 @@ from workers.bridge.delivery import COUNTED, Delivery
 from workers.bridge.mqtt import Link
 
 STORAGE: Final = "storage"  # code of rows that a node refused
+BUG: Final = "bug"  # code of payloads that our decoder broke down on
 IDLE_S: Final = 0.1  # longest wait of a turn: half of the time between beats to a node that is away
 BLOCKED_S: Final = 0.002  # a turn's wait while a socket or window is full; acks end it earlier
 STOP_S: Final = 3.0  # for acks after the last point was taken in; supervisord waits longer
@@ -197,7 +198,11 @@ class Bridge:
         counts = self.counts
         counts["messages"] += 1
         counts["payload_bytes"] += len(body)
-        points, refusals = self._decoder.decode(body, self._latest_ns)
+        try:
+            points, refusals = self._decoder.decode(body, self._latest_ns)
+        except Exception as error:  # of ours, then: the broker would send the message again after each crash, for ever
+            logger.exception("BUG: decoding failed, payload kept in the dead letter")
+            points, refusals = [], [payload.Refusal(body, BUG, f"BUG: {error!r}")]
         counts["points"] += len(points)
         self._delivery.add(message, points)
         for refusal in refusals:

@@ -146,16 +146,28 @@ class Place:
             "[bus]\nheartbeat_s = 0.2\n"
         )
 
-    def start_mosquitto(self) -> subprocess.Popen[Any]:
-        """mosquitto as the broker worker configures it; state in the directory, so it can be restarted."""
+    def start_mosquitto(self, before: str = "", behind: str = "") -> subprocess.Popen[Any]:
+        """mosquitto as the broker worker configures it; state in the directory, so it can be restarted.
+
+        before, behind: lines to add to its configuration.
+        """
         binary = require_part("mosquitto")
         home = self.directory / "broker"
         home.mkdir(exist_ok=True)
         mqtt = config.Mqtt(url=f"mqtt://127.0.0.1:{self.mqtt_port}")
-        (home / "mosquitto.conf").write_text(mosquitto_configuration(home, mqtt))
+        (home / "mosquitto.conf").write_text(before + mosquitto_configuration(home, mqtt) + behind)
         quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
         child = self.children.start(binary, "-c", home / "mosquitto.conf", **quiet)
         wait_until(self._listening, what="mosquitto listens")
+        return child
+
+    def start_embedded_broker(self) -> subprocess.Popen[Any]:
+        """The broker worker, embedded."""
+        child = self.children.start(
+            sys.executable, "-m", "workers.broker", "--config", self.conf,
+            env={"PATH": "/usr/bin:/bin", "MINITRUE__MQTT__BROKER": "embedded"}, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        wait_until(self._listening, what="the embedded broker listens")
         return child
 
     def start_bridge(self, *arguments: str, **options: Any) -> subprocess.Popen[Any]:
@@ -262,12 +274,17 @@ def frame(packet_id: int, topic: str, payload: bytes, retain: bool = False) -> b
     """A PUBLISH packet of MQTT v3.1.1 at QoS 1."""
     name = topic.encode()
     body = struct.pack("!H", len(name)) + name + struct.pack("!H", packet_id) + payload
-    length, digits = len(body), bytearray()
+    return bytes([0x32 | retain]) + variable(len(body)) + body
+
+
+def variable(value: int) -> bytes:
+    """MQTT's variable byte integer."""
+    digits = bytearray()
     while True:
-        length, digit = length >> 7, length & 0x7F
-        digits.append(digit | (0x80 if length else 0))
-        if not length:
-            return bytes([0x32 | retain]) + bytes(digits) + body
+        value, digit = value >> 7, value & 0x7F
+        digits.append(digit | (0x80 if value else 0))
+        if not value:
+            return bytes(digits)
 
 
 def numbered(count: int, devices: int = 20, start: int = 0) -> list[tuple[str, bytes]]:

@@ -15,8 +15,9 @@ import pytest
 from common.protocol import ERR_DISK, Ack
 from common.ringstore import FileStore
 from common.series import partition_of, series_key
-from tests.support import Children, wait_until
-from tests.workers.bridge.harness import Place, Publisher, Row, kill, numbered, rows
+from tests.support import Children, free_port, require_part, wait_until
+from tests.workers.bridge.harness import Place, Publisher, Row, kill, numbered, rows, variable
+from workers.broker import password_line
 
 MakePlace = Any
 
@@ -208,6 +209,80 @@ def test_it_asks_for_a_session_that_lasts_and_for_many_messages_at_once(make_pla
     broker.close()
 
 
+def test_with_the_embedded_broker_everything_arrives_too(make_place: MakePlace) -> None:
+    place = make_place()
+    broker = place.start_embedded_broker()
+    bridge = place.start_bridge()
+    place.wait_subscribed()
+    Publisher(place.mqtt_port).publish_all(numbered(500))
+    wait_until(lambda: place.count() == 500, what="stored")
+    kill(bridge)
+    Publisher(place.mqtt_port).publish_all(numbered(500, start=500))
+    place.start_bridge()
+    wait_until(lambda: place.count() == 1000, what="what was queued meanwhile is stored")
+    assert set(place.stored()) == rows(1000)
+    broker.terminate()
+    broker.wait()
+    place.start_embedded_broker()
+    wait_until(lambda: place.mqtt()["connects"] == 2 and place.mqtt()["connected"], what="connected again")
+    Publisher(place.mqtt_port).publish_all(numbered(100, start=1000))
+    wait_until(lambda: place.count() == 1100, what="stored")
+
+
+def certificate(directory: Path) -> tuple[Path, Path]:
+    """A self-signed certificate for 127.0.0.1, and its key."""
+    cert, key = directory / "cert.pem", directory / "key.pem"
+    command = [require_part("openssl"), "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-subj", "/CN=x"]
+    command += ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(key), "-out", str(cert)]
+    subprocess.run(command, check=True, capture_output=True)
+    return cert, key
+
+
+@pytest.mark.parametrize(("password", "welcome"), [("secret", True), ("wrong", False)])
+def test_it_speaks_tls_and_gives_its_name(
+    make_place: MakePlace, tmp_path: Path, password: str, welcome: bool
+) -> None:
+    cert, key = certificate(tmp_path)
+    port = free_port()
+    place = make_place(
+        mqtt__url=f"mqtts://127.0.0.1:{port}", mqtt__ca_file=str(cert), mqtt__username="bob", mqtt__password=password
+    )
+    (tmp_path / "passwords").write_text(password_line("bob", "secret", b"0123456789ab"))
+    place.start_mosquitto(
+        "per_listener_settings true\n",
+        f"listener {port} 127.0.0.1\ncafile {cert}\ncertfile {cert}\nkeyfile {key}\n"
+        f"allow_anonymous false\npassword_file {tmp_path / 'passwords'}\n",
+    )
+    place.start_bridge()
+    if not welcome:
+        wait_until(lambda: "Not authorized" in place.log() or "Bad user name" in place.log(), what="refusal logged")
+        return
+    place.wait_subscribed()
+    big = json.dumps([{"device_id": "big", "metric_name": "m", "timestamp": n, "value": n} for n in range(5000)])
+    Publisher(place.mqtt_port).publish_all([("sensors/big", big.encode()), *numbered(3000)])
+    wait_until(lambda: everything_acknowledged(place, 3001), what="acknowledged")
+    assert set(place.stored()) == rows(3000) | {("big", "m", n * 10**9, float(n)) for n in range(5000)}
+
+
+def test_while_it_does_not_read_it_still_tells_the_broker_that_it_lives(make_place: MakePlace) -> None:
+    place = make_place(nodes=1, bridge__pending_bytes=str(1 << 20), mqtt__keepalive_s="5")
+    broker = ScriptedBroker(place.mqtt_port)
+    place.start_bridge()
+    broker.accept()
+    place.nodes[0].holding = True
+    bodies = [[{"device_id": "d", "metric_name": "m", "timestamp": n, "value": n}] * 8000 for n in range(10)]
+    messages = [("sensors/d", json.dumps(body).encode()) for body in bodies]
+    sender = threading.Thread(target=broker.send, args=(messages, 1))
+    sender.start()
+    wait_until(lambda: not place.mqtt()["reading"], what="reading stops")
+    assert [broker.next_packet() for _ in range(3)] == [0xC0] * 3, "pings, over more than one keepalive"
+    place.nodes[0].holding = False
+    assert broker.acks(10) == list(range(1, 11))
+    sender.join()
+    assert place.mqtt()["connects"] == 1
+    broker.close()
+
+
 def test_a_refused_subscription_is_logged_and_visible(make_place: MakePlace) -> None:
     place = make_place(nodes=1)
     broker = ScriptedBroker(place.mqtt_port, grant=0x87)
@@ -354,8 +429,7 @@ class ScriptedBroker:
         for packet_id, (topic, payload) in enumerate(messages, first_id):
             body = len(topic).to_bytes(2, "big") + topic.encode() + packet_id.to_bytes(2, "big")
             body += (b"\x00" if self._version == 5 else b"") + payload
-            assert len(body) < 128
-            self._wire.sendall(bytes([0x32, len(body)]) + body)
+            self._wire.sendall(b"\x32" + variable(len(body)) + body)
 
     def acks(self, count: int) -> list[int]:
         """The packet ids of the next PUBACKs."""
@@ -378,6 +452,10 @@ class ScriptedBroker:
             return True
         finally:
             self._wire.settimeout(20)
+
+    def next_packet(self) -> int:
+        """The first byte of the next packet."""
+        return self._packet()[0]
 
     def hang_up(self) -> None:
         """Close the connection."""

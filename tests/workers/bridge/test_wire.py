@@ -12,6 +12,7 @@ from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
+from tests.workers.bridge.harness import variable
 from workers.bridge.wire import V5, V311, Client, Malformed, split_publish
 
 Frame = tuple[int, bytes, bytes, bytes]
@@ -46,15 +47,6 @@ class Pieces:
 
     def close(self) -> None:
         self.closed = True
-
-
-def variable(value: int) -> bytes:
-    out = bytearray()
-    while True:
-        value, digit = value >> 7, value & 0x7F
-        out.append(digit | (0x80 if value else 0))
-        if not value:
-            return bytes(out)
 
 
 def publish(

@@ -1,0 +1,72 @@
+"""The bridge's loop in this process, where a test needs to reach inside."""
+
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from common import config, metrics
+from common.ring import Node
+from common.ringbuild import first_ring
+from common.ringstore import FileStore, RingView
+from tests.support import free_port, free_port_range
+from workers.bridge import deadletter
+from workers.bridge.batch import Message
+from workers.bridge.deadletter import DeadLetter
+from workers.bridge.worker import Bridge
+
+
+@pytest.fixture
+def bridge(tmp_path: Path) -> Iterator[Bridge]:
+    node = Node("n0", "", f"tcp://127.0.0.1:{free_port_range(3)}", "z", 1.0, "active")
+    store = FileStore(tmp_path / "ring.json")
+    ring = first_ring("test", [node], 16, 1)
+    store.save(ring, 0)
+    settings = config.Settings(mqtt=config.Mqtt(url=f"mqtt://127.0.0.1:{free_port()}"))
+    made = Bridge(settings, RingView(store, ring, 1.0), DeadLetter(tmp_path / "deadletter", 1 << 20))
+    yield made
+    made._bus.close()
+
+
+def dead(directory: Path) -> list[deadletter.Record]:
+    return [found.record for path in deadletter.files(directory / "deadletter") for found in deadletter.read(path)]
+
+
+def test_a_payload_that_breaks_the_decoder_is_kept_and_acknowledged_not_met_again_for_ever(
+    bridge: Bridge, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(body: bytes, latest_ns: int) -> Any:
+        raise ZeroDivisionError("of ours")
+
+    monkeypatch.setattr(bridge._decoder, "decode", broken)
+    message = Message(0x32, b"\0\1", b"sensors/x")
+    with caplog.at_level(logging.ERROR):
+        bridge._receive(message, b"poison")
+    assert message.waiting == 1
+    bridge._turn()
+    assert message.waiting == 0
+    assert [(record.payload, record.code) for record in dead(tmp_path)] == [(b"poison", "bug")]
+    assert "ZeroDivisionError" in caplog.text
+
+
+def test_times_of_arrival_differ_though_the_clock_stands_still_or_goes_back(
+    bridge: Bridge, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    readings = iter([1000, 1000, 900, 2000])
+    monkeypatch.setattr("common.clock.wall_ns", lambda: next(readings))
+    assert [bridge._arrival_ns() for _ in range(4)] == [1000, 1001, 1002, 2000]
+
+
+def test_its_metrics_are_a_valid_snapshot_and_its_status_plain(bridge: Bridge) -> None:
+    bridge._turn()
+    bridge._receive(Message(0x30, b"", b"t"), b'{"device_id":"d","metric_name":"m","value":1}')
+    bridge._receive(Message(0x30, b"", b"t"), b"nonsense")
+    text = metrics.render({"bridge1": metrics.snapshot()}).decode()
+    assert 'minitrue_bridge_messages_total{worker="bridge1"} 2' in text
+    assert 'minitrue_bridge_refused_total{worker="bridge1",reason="not-json"} 1' in text
+    assert "left out" not in text
+    status = bridge.status(0.0)
+    assert (status["messages"], status["points"], status["refused"]) == (2, 1, {"not-json": 1})
+    assert bridge._beat()
