@@ -15,7 +15,7 @@ raw stream of PCG64 is used, which numpy promises never to change).
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -170,25 +170,46 @@ def _scale_for(total: float, amount: Callable[[float], float], demand: _Demand) 
 def _whole_counts(demand: _Demand, present: Ints) -> Ints:
     """The shares rounded down or up to whole numbers with the right sum, within the limits of each zone.
 
-    Nodes that own that many at present are rounded up first: it saves a move.
+    Nodes that own more than the lower number at present are rounded up first: it saves a move. The totals of zones
+    are rounded in the same way, as far as that allows.
     """
     shares = _shares(demand)
-    counts = np.floor(shares).astype(np.int64)
     low, high = _zone_limits(demand)
-    totals = np.bincount(demand.zone, counts, len(low)).astype(np.int64)
-    spare = demand.partitions * demand.replication - int(counts.sum())
-    fraction = shares - counts
-    candidates = [int(node) for node in np.lexsort((-fraction, present <= counts)) if fraction[node] > 0]
-    for limit in (low, high):  # first every zone up to its least, then the rest
-        for node in candidates:
-            zone = demand.zone[node]
-            if spare and counts[node] < shares[node] and totals[zone] < limit[zone]:
-                counts[node] += 1
-                totals[zone] += 1
-                spare -= 1
-    if spare:
-        raise RingError(f"BUG: {spare} partitions could not be shared out")
-    return counts
+    zone_shares = np.bincount(demand.zone, shares, len(low))
+    rounding = _Rounding(demand, shares)
+    order = np.argsort(np.floor(shares) - shares, kind="stable")
+    keepers = order[(present > rounding.counts)[order]]
+    rounding.up(order, low)
+    rounding.up(keepers, high)
+    rounding.up(order, np.floor(zone_shares + SNAP))
+    rounding.up(order, np.ceil(zone_shares - SNAP))
+    rounding.up(order, high)
+    if rounding.spare:
+        raise RingError(f"BUG: {rounding.spare} partitions could not be shared out")
+    return rounding.counts
+
+
+class _Rounding:
+    """Shares on their way to whole numbers: all rounded down at first, then some of them up.
+
+    counts: the whole numbers; spare: how many more have to be rounded up.
+    """
+
+    def __init__(self, demand: _Demand, shares: NDArray[np.float64]) -> None:
+        self.counts: Ints = np.floor(shares).astype(np.int64)
+        self.spare = demand.partitions * demand.replication - int(self.counts.sum())
+        self._shares = shares
+        self._zone = demand.zone
+        self._totals = np.bincount(demand.zone, self.counts)
+
+    def up(self, nodes: Ints, zone_limit: NDArray[Any]) -> None:
+        """Round up in this order while some are to spare, no zone beyond its limit."""
+        for node in nodes.tolist():
+            zone = self._zone[node]
+            if self.spare and self.counts[node] < self._shares[node] and self._totals[zone] < zone_limit[zone]:
+                self.counts[node] += 1
+                self._totals[zone] += 1
+                self.spare -= 1
 
 
 # Which, from nothing
