@@ -1,0 +1,302 @@
+"""The ring store: compare on the epoch between real processes, and how a worker follows the store."""
+
+import dataclasses
+import fcntl
+import multiprocessing
+import re
+
+import pytest
+
+from common import clock, config, metrics, ringstore
+from common.errors import ConfigError, RingError, RingStoreError
+from common.ring import Node
+from common.ringbuild import first_ring
+from common.ringstore import FileStore, RingView, open_store, wait_for_ring
+
+NODES = [Node(f"ing{at}", "", f"tcp://127.0.0.1:{5700 + 10 * at}", "a", 1.0, "active") for at in (1, 2, 3)]
+FIRST = first_ring("c1", NODES, 16, 1)
+OTHER = first_ring("c1", NODES, 16, 1, seed=9)
+
+
+def at_epoch(epoch, ring=FIRST):
+    return dataclasses.replace(ring, epoch=epoch)
+
+
+@pytest.fixture
+def store(tmp_path):
+    return FileStore(tmp_path / "data" / "ring.json")
+
+
+@pytest.fixture
+def now(monkeypatch):
+    """A clock that only moves when told."""
+    time = [100.0]
+    monkeypatch.setattr(clock, "monotonic_s", lambda: time[0])
+    return time
+
+
+# The store
+
+
+def test_what_is_saved_is_loaded(store):
+    assert store.load() is None
+    store.save(FIRST, 0)
+    assert store.load().hash == FIRST.hash
+    assert store.path.read_bytes() == FIRST.dumps()
+
+
+def test_the_stamp_differs_after_each_save_however_fast_they_follow(store):
+    stamps = [store.stamp()]
+    for epoch in range(1, 51):
+        store.save(at_epoch(epoch), epoch - 1)
+        stamps.append(store.stamp())
+    assert stamps[0] is None
+    assert len(set(stamps)) == 51
+
+
+def test_a_save_for_another_epoch_than_the_stored_one_is_refused_and_changes_nothing(store):
+    store.save(FIRST, 0)
+    with pytest.raises(RingStoreError, match=r"is at epoch 1, want 0: another writer was first"):
+        store.save(OTHER, 0)
+    with pytest.raises(RingStoreError, match=r"is at epoch 1, want 2"):
+        store.save(at_epoch(3), 2)
+    assert store.load().hash == FIRST.hash
+
+
+def test_epochs_follow_one_by_one(store):
+    store.save(FIRST, 0)
+    with pytest.raises(RingError, match="epoch 3 cannot follow 1, want 2"):
+        store.save(at_epoch(3), 1)
+
+
+@pytest.mark.parametrize(
+    ("ring", "text"),
+    [(first_ring("c2", NODES, 16, 1), "ring of cluster c2, want c1"),
+     (first_ring("c1", NODES, 32, 1), "ring of 32 partitions, want 16: their number is fixed")],
+)  # fmt: skip
+def test_a_ring_that_is_no_later_state_of_the_cluster_is_refused(store, ring, text):
+    store.save(FIRST, 0)
+    with pytest.raises(RingError, match=text):
+        store.save(at_epoch(2, ring), 1)
+
+
+def test_a_damaged_file_is_named_and_never_overwritten(store):
+    store.save(FIRST, 0)
+    store.path.write_bytes(b"{")
+    with pytest.raises(RingError, match=re.escape(f"{store.path}: ring document is not JSON")):
+        store.load()
+    with pytest.raises(RingError, match="not JSON"):
+        store.save(FIRST, 0)
+    assert store.path.read_bytes() == b"{"
+
+
+def test_a_store_that_is_a_directory_cannot_be_read_or_written(store):
+    store.path.mkdir(parents=True)
+    with pytest.raises(RingStoreError, match=f"cannot read {re.escape(str(store.path))}: Is a directory"):
+        store.load()
+    with pytest.raises(RingStoreError, match="Is a directory"):
+        store.save(FIRST, 0)
+
+
+def test_a_folder_that_cannot_be_made_is_an_error_with_the_path(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RingStoreError, match=r"cannot write .*/file/ring.json"):
+        FileStore(tmp_path / "file" / "ring.json").save(FIRST, 0)
+
+
+def test_a_held_lock_ends_the_save_with_an_error_after_a_while(store, monkeypatch):
+    monkeypatch.setattr(ringstore, "LOCK_WAIT_S", 0.05)
+    store.save(FIRST, 0)
+    with store.path.with_name("ring.json.lock").open() as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        with pytest.raises(RingStoreError, match=r"is locked \(waited 0.05 s\)"):
+            store.save(at_epoch(2), 1)
+    store.save(at_epoch(2), 1)
+
+
+def _advance(path, times):
+    """Move the ring on `times` times, retrying whenever another process was first."""
+    store = FileStore(path)
+    done = 0
+    while done < times:
+        ring = store.load()
+        try:
+            store.save(at_epoch(ring.epoch + 1), ring.epoch)
+        except RingStoreError:
+            continue
+        done += 1
+
+
+def test_of_processes_that_save_at_once_exactly_one_wins_each_epoch(store):
+    store.save(FIRST, 0)
+    spawn = multiprocessing.get_context("spawn")
+    writers = [spawn.Process(target=_advance, args=(store.path, 20)) for _ in range(3)]
+    for writer in writers:
+        writer.start()
+    while any(writer.is_alive() for writer in writers):
+        store.load()  # a reader never sees half a document: that would raise
+    for writer in writers:
+        writer.join()
+        assert writer.exitcode == 0
+    assert store.load().epoch == 1 + 3 * 20
+
+
+@pytest.mark.parametrize(
+    ("url", "path"),
+    [("file:ring.json", "conf/ring.json"), ("file:../data/ring.json", "data/ring.json"),
+     ("file:/x/ring.json", "/x/ring.json"), ("file:///x/ring.json", "/x/ring.json")],
+)  # fmt: skip
+def test_a_file_url_is_relative_to_the_settings_file(tmp_path, url, path):
+    settings = config.Settings(file=str(tmp_path / "conf" / "minitrue.toml"))
+    assert open_store(url, settings).url == f"file:{tmp_path / path}"
+
+
+@pytest.mark.parametrize("url", ["", "ring.json", "file:", "file:///", "http://x", "ETCD"])
+def test_a_url_of_no_known_store_is_refused(url):
+    with pytest.raises(ConfigError, match="want file:PATH"):
+        open_store(url, config.Settings())
+
+
+def test_etcd_is_refused_as_not_available_yet():
+    with pytest.raises(ConfigError, match="etcd is not available in this version"):
+        open_store("etcd://127.0.0.1:2379", config.Settings())
+
+
+# Following it
+
+
+def test_a_newer_ring_is_taken_over_once(store):
+    store.save(FIRST, 0)
+    view = RingView(store, FIRST, 0)
+    assert view.poll() is None
+    store.save(at_epoch(2), 1)
+    assert view.poll().epoch == 2
+    assert view.ring.epoch == 2
+    assert view.poll() is None
+
+
+def test_epochs_may_be_skipped(store):
+    store.save(FIRST, 0)
+    view = RingView(store, FIRST, 0)
+    for epoch in range(2, 6):
+        store.save(at_epoch(epoch), epoch - 1)
+    assert view.poll().epoch == 5
+
+
+REFUSED = {
+    "invalid": b"{",
+    "older": at_epoch(2).dumps(),
+    "conflict": at_epoch(3, OTHER).dumps(),
+    "foreign": at_epoch(4, first_ring("c2", NODES, 16, 1)).dumps(),
+}
+
+
+@pytest.mark.parametrize("reason", REFUSED)
+def test_what_may_not_replace_the_ring_is_refused_counted_and_logged_once(store, reason, caplog):
+    for epoch in (1, 2, 3):
+        store.save(at_epoch(epoch), epoch - 1)
+    view = RingView(store, at_epoch(3), 0)
+    store.path.write_bytes(REFUSED[reason])
+    assert [view.poll() for _ in range(5)] == [None] * 5
+    assert view.ring.epoch == 3
+    assert view.ring.hash == at_epoch(3).hash
+    assert view.refused == dict.fromkeys(ringstore.REFUSALS, 0) | {reason: 1}
+    (record,) = [record for record in caplog.records if record.levelname == "ERROR"]
+    assert record.fields["reason"] == reason
+
+
+def test_after_a_refusal_the_next_good_ring_is_taken_over(store):
+    store.save(FIRST, 0)
+    view = RingView(store, FIRST, 0)
+    store.path.write_bytes(b"garbage")
+    assert view.poll() is None
+    store.path.write_bytes(at_epoch(2).dumps())
+    assert view.poll().epoch == 2
+
+
+def test_a_ring_that_is_gone_leaves_the_one_in_force(store):
+    store.save(FIRST, 0)
+    view = RingView(store, FIRST, 0)
+    store.path.unlink()
+    assert [view.poll(), view.poll()] == [None, None]
+    assert view.refused["missing"] == 1
+    store.save(FIRST, 0)
+    store.save(at_epoch(2), 1)
+    assert view.poll().epoch == 2
+
+
+def test_a_store_that_cannot_be_read_is_tried_again_at_every_poll(store):
+    store.save(FIRST, 0)
+    view = RingView(store, FIRST, 0)
+    store.path.unlink()
+    store.path.mkdir()
+    assert [view.poll(), view.poll()] == [None, None]
+    assert view.refused["unreadable"] == 2
+    store.path.rmdir()
+    store.path.write_bytes(at_epoch(2).dumps())
+    assert view.poll().epoch == 2
+
+
+def test_the_store_is_looked_at_no_more_often_than_told(store, now):
+    store.save(FIRST, 0)
+    view = RingView(store, FIRST, 1.0)
+    assert view.poll() is None
+    store.save(at_epoch(2), 1)
+    now[0] += 0.99
+    assert view.poll() is None
+    now[0] += 0.02
+    assert view.poll().epoch == 2
+
+
+def test_epoch_and_refusals_are_exported(store):
+    store.save(FIRST, 0)
+    view = RingView(store, at_epoch(7), 0)
+    view.poll()
+    text = metrics.render({"w": metrics.snapshot()}).decode()
+    assert 'minitrue_ring_epoch{worker="w"} 7.0' in text
+    assert 'minitrue_ring_refused_total{worker="w",reason="older"} 1.0' in text
+
+
+# At the start
+
+
+class Stop:
+    """Stands for process.Stop: runs a step at each wait, and says stop when none is left."""
+
+    def __init__(self, *steps):
+        self.steps = list(steps)
+        self.waits = 0
+
+    def wait(self, timeout_s):
+        self.waits += 1
+        if not self.steps:
+            return True
+        self.steps.pop(0)()
+        return False
+
+
+def test_a_ring_that_is_there_is_taken_without_waiting(store):
+    store.save(FIRST, 0)
+    assert wait_for_ring(store, Stop(), 0.1).ring.hash == FIRST.hash
+
+
+def test_a_worker_started_before_init_waits_says_so_once_and_goes_on(store, caplog):
+    stop = Stop(lambda: None, lambda: None, lambda: store.save(FIRST, 0))
+    assert wait_for_ring(store, stop, 0.1).ring.hash == FIRST.hash
+    assert [record.fields["store"] for record in caplog.records] == [store.url]
+
+
+def test_a_worker_that_is_stopped_while_it_waits_ends(store):
+    assert wait_for_ring(store, Stop(), 0.1) is None
+
+
+def test_an_invalid_ring_at_the_start_is_an_error(store):
+    store.path.parent.mkdir()
+    store.path.write_bytes(b"{}")
+    with pytest.raises(RingError, match=re.escape(str(store.path))):
+        wait_for_ring(store, Stop(), 0.1)
+
+
+def test_a_save_leaves_nothing_behind_but_the_ring_and_its_lock(store):
+    store.save(FIRST, 0)
+    assert sorted(each.name for each in store.path.parent.iterdir()) == ["ring.json", "ring.json.lock"]
