@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 from common import clock
 from common.errors import StorageError
 from common.files import crc32c
+from tests.support import ROOT
 from workers.bridge import deadletter
 from workers.bridge.batch import Message
 from workers.bridge.deadletter import MAGIC, DeadLetter, Record, files, read
@@ -155,3 +157,15 @@ def test_a_directory_that_cannot_be_made_is_an_error_in_words(tmp_path: Path) ->
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError, match=r"dead letter .*file/deadletter: File exists"):
         DeadLetter(tmp_path / "file" / "deadletter", 4096)
+
+
+def test_the_example_in_the_document_is_the_record_that_it_says(tmp_path: Path) -> None:
+    document = (ROOT / "docs" / "bridge.md").read_text()
+    (example,) = re.findall(r"(?:^    (?:[0-9a-f]{2} ?)+\n)+", document, re.MULTILINE)
+    path = tmp_path / "00000001.dead"
+    path.write_bytes(bytes.fromhex(example))
+    (found,) = read(path)
+    assert found.record == Record(
+        1, 1_700_000_000 * 10**9, b"sensors/a", b'{"value":null}', "missing-field", "no device_id", 0x32
+    )
+    assert found.end == path.stat().st_size

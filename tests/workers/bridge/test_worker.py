@@ -11,8 +11,8 @@ from common import config, metrics
 from common.ring import Node
 from common.ringbuild import first_ring
 from common.ringstore import FileStore, RingView
-from tests.support import free_port, free_port_range
-from workers.bridge import deadletter
+from tests.support import ROOT, free_port, free_port_range
+from workers.bridge import deadletter, payload, worker
 from workers.bridge.batch import Message
 from workers.bridge.deadletter import DeadLetter
 from workers.bridge.worker import Bridge
@@ -70,3 +70,16 @@ def test_its_metrics_are_a_valid_snapshot_and_its_status_plain(bridge: Bridge) -
     status = bridge.status(0.0)
     assert (status["messages"], status["points"], status["refused"]) == (2, 1, {"not-json": 1})
     assert bridge._beat()
+
+
+def test_every_metric_and_every_code_is_in_the_document(bridge: Bridge) -> None:
+    document = (ROOT / "docs" / "bridge.md").read_text()
+    families = {family.name for family in metrics.snapshot() if family.name.startswith("minitrue_bridge_")}
+    assert len(families) > 10
+    short = {name.replace("minitrue_bridge_delivery", "").replace("minitrue_bridge", "") for name in families}
+    assert [name for name in sorted(short) if f"{name}`" not in document] == []
+    codes = {worker.STORAGE, worker.BUG} | {
+        value for name, value in vars(payload).items() if name.isupper() and isinstance(value, str)
+    }
+    assert len(codes) == 12
+    assert [code for code in sorted(codes) if f"`{code}`" not in document] == []
