@@ -7,9 +7,9 @@ from typing import Any
 
 import paho.mqtt.client as paho
 import pytest
-from tools.sandbox_app import Sandbox
 
 from tests.pipeline import client
+from tools.sandbox_app import Sandbox
 from workers.bridge import deadletter
 
 NOW = int(time.time())
@@ -37,8 +37,9 @@ BAD = {
     "string value": (_with(value="21.5"), "value"),
     "null value": (_with(value=None), "value"),
     "negative time": (_with(timestamp=-5), "timestamp"),
-    "milliseconds by mistake": (_with(timestamp=NOW * 1000), "max_future"),
-    "tags that are no strings": (_with(tags={"a": 1}), "tags"),
+    "milliseconds by mistake": (_with(timestamp=NOW * 1000), "looks like ms"),
+    "ahead of the clock": (_with(timestamp=NOW + 7200), "max_future"),
+    "tags that are no strings": (_with(tags={"a": 1}), "tag 'a'"),
     "ten megabytes of nothing": (b"x" * 10_000_000, "JSON"),
 }
 
@@ -73,11 +74,12 @@ def publisher(cluster: Sandbox) -> Any:
     sender.close()
 
 
-def _dead(cluster: Sandbox) -> list[deadletter.Letter]:
-    return list(deadletter.read(Path(cluster.dir) / "data" / "bridge" / "bridge1" / "deadletter"))
+def _dead(cluster: Sandbox) -> list[deadletter.Record]:
+    directory = Path(cluster.dir) / "data" / "bridge" / "bridge1" / "deadletter"
+    return [found.record for path in deadletter.files(directory) for found in deadletter.read(path)]
 
 
-def _wait_for_dead(cluster: Sandbox, payload: bytes, timeout_s: float = 20) -> deadletter.Letter:
+def _wait_for_dead(cluster: Sandbox, payload: bytes, timeout_s: float = 20) -> deadletter.Record:
     deadline = time.monotonic() + timeout_s
     while True:
         for letter in _dead(cluster):
@@ -96,7 +98,7 @@ def test_bad_payload_lies_in_the_dead_letter_and_the_next_point_is_stored(
     publisher.send(_with(device_id=f"after {case}"))
     letter = _wait_for_dead(cluster, payload)
     assert word in letter.reason
-    assert letter.topic == "sensors/test"
+    assert letter.topic == b"sensors/test"
     client.wait_for_counts(cluster.http, {(f"after {case}", "m"): 1}, timeout_s=20)
 
 

@@ -11,12 +11,12 @@ import msgpack
 import numpy as np
 import pytest
 import zmq
-from tools.sandbox_app import Sandbox
 
 from common import bus, protocol
 from common.points import PointBatch
 from common.series import series_key
 from tests.pipeline import client
+from tools.sandbox_app import Sandbox
 
 GARBAGE: list[list[bytes]] = [
     [b""],

@@ -7,10 +7,9 @@ import time
 import urllib.error
 import urllib.request
 
-from tools.sandbox_app import Sandbox
-
 from tests.pipeline import client
 from tests.support import require_part
+from tools.sandbox_app import Sandbox
 
 NODES = ("ing1", "ing2", "ing3")
 

@@ -5,10 +5,10 @@ import signal
 from pathlib import Path
 
 import pytest
-from tools.sandbox_app import Sandbox
 
 from tests.pipeline import client
 from tests.support import require_part
+from tools.sandbox_app import Sandbox
 
 SHARED = Path(os.environ.get("MINITRUE_SHARED_DATA", client.ROOT.parent / "shared" / "data"))
 NODES = ("ing1", "ing2", "ing3")

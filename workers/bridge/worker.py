@@ -277,6 +277,7 @@ class Bridge:
         silence = None if self._last_message_s is None else round(now - self._last_message_s, 3)
         return {
             "id": self._settings.bridge.id,
+            "ack_endpoint": self._delivery.reply_to,
             "epoch": self._view.ring.epoch,
             "mqtt": self.link.status(now) | {"last_message_s_ago": silence},
             "messages": self.counts["messages"],
