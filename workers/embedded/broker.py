@@ -148,8 +148,10 @@ class EmbeddedBroker(Broker):  # type: ignore[misc]
         try:
             connection = await self._introduce(stream_in, stream_out)
             await self._attend(connection)
-        except (EOFError, OSError, *MALFORMED) as error:
-            logger.warning("connection refused", peer=str(stream_out.get_peer_info()), error=str(error))
+        except (EOFError, OSError) as error:
+            logger.debug("a client left before it was in", error=str(error) or type(error).__name__)
+        except MALFORMED as error:
+            logger.warning("client refused", peer=str(stream_out.get_peer_info()), error=str(error))
         finally:
             stream_out.close_now()
 
