@@ -36,18 +36,16 @@ class PortTaken(MinitrueError):
 
 
 @click.command(context_settings={"token_normalize_func": lambda token: token.replace("_", "-")})
-@click.option("--host", help="Interface to listen on, instead of query.host.")
 @click.option("--port", type=click.IntRange(1, 65535), help="Port to listen on, instead of query.port.")
-@click.option("--config", "config_file", type=click.Path(), help="Configuration file, instead of MINITRUE_CONFIG.")
-def main(host: str | None, port: int | None, config_file: str | None) -> None:
+@click.option("--config", "config_file", type=click.Path(), help="Instead of MINITRUE_CONFIG or conf/minitrue.toml.")
+def main(port: int | None, config_file: str | None) -> None:
     """Answer queries over HTTP, from all storage nodes.
 
     Exit codes: 0 stopped, 1 error, 78 left out by MINITRUE_MODE.
     """
 
     def body(settings: config.Settings, stop: process.Stop) -> None:
-        given = {name: value for name, value in {"host": host, "port": port}.items() if value is not None}
-        query = msgspec.structs.replace(settings.query, **given)
+        query = settings.query if port is None else msgspec.structs.replace(settings.query, port=port)
         run(msgspec.structs.replace(settings, query=query), stop)
 
     process.run("query", "query", body, config_file)

@@ -99,6 +99,9 @@ class FakeNode:
     def _body(self, message: Message) -> tuple[bytes, Any]:
         if message.kind == protocol.AGGREGATE:
             return protocol.REPLY, self.aggregate(protocol.decode_body(message.body, AggregateRequest))
+        if message.kind == protocol.AGGREGATES:
+            requests = protocol.decode_body(message.body, protocol.AggregatesRequest).requests
+            return protocol.REPLY, protocol.AggregatesReply([self.outcome(request) for request in requests])
         if message.kind == protocol.SERIES:
             return protocol.REPLY, self.series(protocol.decode_body(message.body, SeriesRequest))
         if message.kind == protocol.METRICS:
@@ -118,6 +121,10 @@ class FakeNode:
         covered, mine = self._mine(request.partitions)
         chosen = [each for each in mine if _matches(each[0], request)]
         return naive_partial(covered, chosen, request.start_ns, request.end_ns)
+
+    def outcome(self, request: AggregateRequest) -> protocol.AggregateOutcome:
+        """The answer to one of several requests; override it to hand some back."""
+        return protocol.AggregateOutcome(self.aggregate(request), None)
 
     def series(self, request: SeriesRequest) -> SeriesReply:
         """The series keys."""
