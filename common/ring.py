@@ -27,7 +27,7 @@ Invariants: those of `Ring.validate`. Pure: no I/O, no state, any thread.
 import hashlib
 import itertools
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Final
@@ -249,7 +249,7 @@ class Ring:
 
     def _faults(self) -> Iterator[str]:
         yield from _number_faults(self)
-        yield from _node_faults(self.nodes)
+        yield from node_faults(self.nodes)
         yield from self._table_faults()
         yield from self._since_faults()
 
@@ -356,7 +356,8 @@ def size_faults(partitions: int, replication: int, nodes: int) -> Iterator[str]:
         yield f"replication must be at most the number of nodes, {nodes} (was {replication})"
 
 
-def _node_faults(nodes: tuple[Node, ...]) -> Iterator[str]:
+def node_faults(nodes: Sequence[Node]) -> Iterator[str]:
+    """What is wrong with the nodes of a ring, one by one and among each other."""
     for node in nodes:
         yield from _one_node_faults(node)
     for before, after in itertools.pairwise(nodes):

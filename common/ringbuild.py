@@ -13,6 +13,7 @@ Pure and deterministic: the same input and seed give the same table on every mac
 raw stream of PCG64 is used, which numpy promises never to change).
 """
 
+import itertools
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final, NamedTuple
@@ -21,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.errors import RingError
-from common.ring import NOBODY, Node, Ring, size_faults
+from common.ring import NOBODY, Node, Ring, node_faults, size_faults
 
 DEFAULT_SEED: Final = 0  # the table is stored, so every cluster may use the same seed: same nodes, same table
 MIX_ROUNDS: Final = 8  # per owner: after that, co-owners of a node are spread evenly to within chance
@@ -45,7 +46,7 @@ class _Demand(NamedTuple):
 
     @classmethod
     def of(cls, nodes: Sequence[Node], partitions: int, replication: int) -> "_Demand":
-        for fault in size_faults(partitions, replication, len(nodes)):
+        for fault in itertools.chain(size_faults(partitions, replication, len(nodes)), node_faults(nodes)):
             raise RingError(fault)
         weight = np.array([node.weight for node in nodes], dtype=np.float64)
         names, zone = np.unique([node.zone for node in nodes], return_inverse=True)
