@@ -18,10 +18,10 @@ import pytest
 
 from common import metrics, protocol
 from common.protocol import ErrorReply, Message, MetricFamily, ProcessMetrics
-from common.ringstore import FileStore
 from common.series import partition_of
-from tests.support import Children, free_port, free_port_range, wait_until
-from tests.workers.query.fake import FakeNode, Point, make_ring, point
+from tests.support import Children, free_port, wait_until
+from tests.workers.query.fake import FakeNode, Point, point
+from tests.workers.query.running import Worker, start
 
 BEGIN_S = 1_700_000_000
 NS = 1_000_000_000
@@ -46,75 +46,22 @@ def points() -> list[Point]:
     ]
 
 
-class Worker:
-    """A query worker's process over three fake nodes."""
-
-    def __init__(self, children: Children, directory: Path, **environment: str) -> None:
-        self.children = children
-        self.directory = directory
-        self.port = free_port()
-        self.ring = make_ring([free_port_range(3) for _ in range(3)])
-        FileStore(directory / "ring.json").save(self.ring, 0)
-        self.nodes = {node.id: FakeNode(self.ring, node.id, points()) for node in self.ring.nodes}
-        self.environment = environment
-        self.process = self.start()
-        wait_until(self.is_ready, what="ready")
-
-    def start(self, **options: Any) -> subprocess.Popen[str]:
-        return start(self.children, self.directory, self.port, self.environment, **options)
-
-    def is_ready(self) -> bool:
-        try:
-            return self.call("GET", "/readyz")[0] == 200
-        except OSError:
-            return False
-
-    def call(
-        self, method: str, path: str, body: bytes | str | None = None, headers: dict[str, str] | None = None
-    ) -> tuple[int, dict[str, str], Any]:
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
-        try:
-            connection.request(method, path, body, headers or {})
-            response = connection.getresponse()
-            data = response.read()
-            found = {name.lower(): value for name, value in response.getheaders()}
-            return response.status, found, json.loads(data) if "json" in found["content-type"] else data
-        finally:
-            connection.close()
-
-    def query(self, **fields: Any) -> tuple[int, Any]:
-        body = {"device_id": "sensor_1", "metric_name": "temperature", "operation": "avg"} | fields
-        status, _, answer = self.call("POST", "/query", json.dumps(body))
-        return status, answer
-
-
-def start(
-    children: Children, directory: Path, port: int, environment: dict[str, str], **options: Any
-) -> subprocess.Popen[str]:
-    settings = {"MINITRUE__CLUSTER__RING_STORE": f"file:{directory}/ring.json", "MINITRUE__CLUSTER__RING_POLL_S": "0.1"}
-    return children.start(
-        sys.executable, "-m", "workers.query", "--port", str(port), env=os.environ | settings | environment, **options
-    )
-
-
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Worker]:
     """A worker that tests only ask."""
     children = Children()
-    worker = Worker(children, tmp_path_factory.mktemp("query"), MINITRUE__QUERY__MAX_BODY_BYTES="2000")
+    worker = Worker(children, tmp_path_factory.mktemp("query"), points(), MINITRUE__QUERY__MAX_BODY_BYTES="2000")
     yield worker
     children.stop_all()
-    for node in worker.nodes.values():
-        node.stop()
+    worker.stop()
 
 
 @pytest.fixture
 def own(children: Children, tmp_path: Path) -> Iterator[Worker]:
     """A worker that the test may harm."""
-    worker = Worker(children, tmp_path, MINITRUE__QUERY__TIMEOUT_S="1")
+    worker = Worker(children, tmp_path, points(), MINITRUE__QUERY__TIMEOUT_S="1")
     yield worker
-    for node in worker.nodes.values():
-        node.stop()
+    worker.stop()
 
 
 # POST /query
@@ -148,9 +95,9 @@ def test_an_answer_repeats_the_request_and_says_what_it_covers(shared: Worker) -
 
 
 def test_both_ends_of_a_range_belong_to_it(shared: Worker) -> None:
-    for start, end, count in ((3, 5, 9), (3, 3, 3), (2.5, 3, 3), (0.0000004, 1, 6), (99, 100, 3), (100, 200, 0)):
-        status, answer = shared.query(operation="count", start_time=BEGIN_S + start, end_time=BEGIN_S + end)
-        assert (status, answer["result"]) == (200, count), (start, end)
+    for begin, end, count in ((3, 5, 9), (3, 3, 3), (2.5, 3, 3), (0.0000004, 1, 6), (99, 100, 3), (100, 200, 0)):
+        status, answer = shared.query(operation="count", start_time=BEGIN_S + begin, end_time=BEGIN_S + end)
+        assert (status, answer["result"]) == (200, count), (begin, end)
 
 
 def test_tags_choose_one_series_and_one_node_is_asked(shared: Worker) -> None:
