@@ -138,15 +138,21 @@ def open_directory(directory: Path, cluster: str, node: str) -> Layout:
         _refuse_other_content(directory)
         lock = files.DirectoryLock(directory)
     except OSError as error:
-        raise StorageError(f"data directory {directory} cannot be used: {error.strerror}") from error
+        raise unusable(directory, error) from error
     try:
         return Layout(directory, _identity(directory, cluster, node), lock)
     except OSError as error:
         lock.release()
-        raise StorageError(f"data directory {directory} cannot be used: {error.strerror}") from error
+        raise unusable(directory, error) from error
     except StorageError:
         lock.release()
         raise
+
+
+def unusable(directory: Path, error: OSError) -> StorageError:
+    """What to say when the operating system refuses something in a data directory."""
+    where = f" ({error.filename})" if error.filename else ""
+    return StorageError(f"data directory {directory} cannot be used: {error.strerror}{where}")
 
 
 def pack_header(magic: bytes, version: int, body: bytes) -> bytes:

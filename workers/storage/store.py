@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from common import clock, config, files, log, metrics, protocol
-from common.errors import ProtocolError, StorageError
+from common.errors import ProtocolError
 from common.points import PointBatch
 from workers.storage import kernels, layout, seal, segment, wal
 from workers.storage.aggregate import EARLIEST, AggregatePlan, SegmentSet, View
@@ -107,7 +107,7 @@ class Store:
             store._load(disk or wal.Disk())
         except OSError as error:
             place.lock.release()
-            raise StorageError(f"data directory {directory} cannot be used: {error}") from error
+            raise layout.unusable(directory, error) from error
         except BaseException:
             place.lock.release()
             raise

@@ -11,7 +11,7 @@ import msgpack
 import numpy as np
 import pytest
 
-from common import files, series
+from common import codec, files, series
 from common.points import PointBatch
 from tests import naive
 from tests.support import ROOT
@@ -181,5 +181,5 @@ def test_ids_on_the_page_are_those_of_the_program(name: str) -> None:
     if name == "kind":
         assert f"`kind` {wal.BATCH} is a batch" in DOC
     else:
-        for codec in segment.codec.CodecId:
-            assert re.search(rf"\| {codec.value} \| {codec.name} \|", DOC, re.IGNORECASE)
+        for each in codec.CodecId:
+            assert re.search(rf"\| {each.value} \| {each.name} \|", DOC, re.IGNORECASE)

@@ -1,0 +1,185 @@
+"""A disk that fails: nothing acked is lost, nothing is lied about, and ingest goes on when the disk does."""
+
+import errno
+import os
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from common import files
+from common.errors import StorageError
+from tests.support import wait_until
+from tests.workers.storage.support import EVERYWHERE, batch_of, copy_as_if_killed, key, open_store, rows_of
+from workers.storage import sealer, wal
+from workers.storage.store import Store
+
+
+class BadDisk(wal.Disk):
+    """Fails the calls named in `failing`; a write that fails has written half of its bytes."""
+
+    def __init__(self) -> None:
+        self.failing: set[str] = set()
+        self.error = errno.ENOSPC
+        self.created: list[Path] = []
+        self.written: dict[int, int] = {}
+
+    def create(self, path: Path) -> int:
+        self._fail("create")
+        self.created.append(path)
+        return super().create(path)
+
+    def write(self, descriptor: int, data: bytes) -> None:
+        if "write" in self.failing or ("records" in self.failing and len(data) > wal.HEADER_BYTES):
+            os.write(descriptor, data[: len(data) // 2])
+            raise OSError(self.error, os.strerror(self.error))
+        super().write(descriptor, data)
+
+    def sync(self, descriptor: int) -> None:
+        self._fail("sync")
+        super().sync(descriptor)
+
+    def _fail(self, name: str) -> None:
+        if name in self.failing:
+            raise OSError(self.error, os.strerror(self.error))
+
+
+def append(store: Store, time: int) -> None:
+    store.append([batch_of(rows_of(key("a"), [time]))])
+
+
+def times_of(store: Store) -> tuple[int, int, int]:
+    reply = store.aggregate("a", "temperature", None, EVERYWHERE, None, None)
+    return reply.count, reply.first_time, reply.last_time
+
+
+@pytest.mark.parametrize("call", ["create", "write", "records", "sync"])
+@pytest.mark.parametrize("error", [errno.ENOSPC, errno.EIO])
+def test_failed_group_is_not_acked_and_the_next_one_after_it_is_kept(tmp_path: Path, call: str, error: int) -> None:
+    disk = BadDisk()
+    disk.error = error
+    store = open_store(tmp_path / "s", disk)
+    append(store, 1)
+    if call in ("create", "write"):
+        store.seal()  # so that a new file is needed
+    disk.failing = {call}
+    for _ in range(3):
+        with pytest.raises(StorageError, match=os.strerror(error)):
+            append(store, 2)
+    assert times_of(store) == (1, 1, 1)
+    disk.failing = set()
+    append(store, 3)
+    assert times_of(store) == (2, 1, 3)
+    left = copy_as_if_killed(tmp_path / "s", tmp_path / "killed")
+    store.close()
+    again = open_store(left)
+    assert times_of(again) == (2, 1, 3)
+    assert again.status()["damaged"] == []
+    again.close()
+
+
+def test_file_that_failed_is_never_written_again(tmp_path: Path) -> None:
+    disk = BadDisk()
+    store = open_store(tmp_path / "s", disk)
+    append(store, 1)
+    disk.failing = {"sync"}
+    with pytest.raises(StorageError):
+        append(store, 2)
+    disk.failing = set()
+    failed = disk.created[-1]
+    size = failed.stat().st_size
+    append(store, 3)
+    assert disk.created[-1] != failed
+    assert failed.stat().st_size == size
+    store.close()
+
+
+def test_retries_on_a_full_disk_leave_no_files_behind(tmp_path: Path) -> None:
+    disk = BadDisk()
+    store = open_store(tmp_path / "s", disk)
+    append(store, 1)
+    disk.failing = {"records"}
+    for _ in range(20):
+        with pytest.raises(StorageError):
+            append(store, 2)
+    assert len(list((tmp_path / "s" / "wal").iterdir())) == 1
+    assert store.status()["wal_failures"] == 20
+    store.close()
+
+
+def fail_replacing(monkeypatch: pytest.MonkeyPatch, broken: threading.Event) -> None:
+    """While `broken` is set, segments cannot be written."""
+    replace: Callable[..., None] = files.replace_file
+
+    def maybe(path: Path, chunks: object, mode: int = 0o644) -> None:
+        if broken.is_set() and path.suffix == ".mts":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        replace(path, chunks, mode)
+
+    monkeypatch.setattr(files, "replace_file", maybe)
+
+
+def test_sealing_that_fails_is_reported_and_succeeds_when_the_disk_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken = threading.Event()
+    broken.set()
+    fail_replacing(monkeypatch, broken)
+    store = open_store(tmp_path / "s", head_rows=1000)
+    append(store, 1)
+    with pytest.raises(StorageError, match="No space left"):
+        store.seal()
+    assert store.status()["sealing_backlog"] == 1
+    assert times_of(store) == (1, 1, 1)
+    broken.clear()
+    wait_until(lambda: store.status()["sealing_backlog"] == 0)
+    assert times_of(store) == (1, 1, 1)
+    assert store.status()["segments"] == 1
+    store.close()
+
+
+def test_writer_is_told_when_heads_cannot_be_sealed_any_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken = threading.Event()
+    broken.set()
+    fail_replacing(monkeypatch, broken)
+    store = open_store(tmp_path / "s", head_rows=1000)
+    groups = 0
+    with pytest.raises(StorageError, match=f"{sealer.BACKLOG} heads wait to be sealed, and sealing fails"):
+        for groups in range(10):
+            store.append([batch_of(rows_of(key("a"), range(groups * 1000, (groups + 1) * 1000)))])
+    assert groups == sealer.BACKLOG + 1
+    assert times_of(store)[0] == 1000 * groups
+    left = copy_as_if_killed(tmp_path / "s", tmp_path / "killed")
+    broken.clear()
+    wait_until(lambda: store.status()["sealing_backlog"] == 0)
+    store.append([batch_of(rows_of(key("a"), range(groups * 1000, (groups + 1) * 1000)))])
+    assert times_of(store)[0] == 1000 * (groups + 1)
+    store.close()
+    again = open_store(left)
+    assert times_of(again)[0] == 1000 * groups
+    again.close()
+
+
+def test_wal_files_that_cannot_be_removed_after_sealing_are_not_applied_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = open_store(tmp_path / "s")
+    append(store, 1)
+    remove = files.remove_files
+
+    def refuse(paths: object) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(files, "remove_files", refuse)
+    store.seal()
+    assert store.status()["wal_files"] == 1
+    monkeypatch.setattr(files, "remove_files", remove)
+    append(store, 2)
+    store.close()
+    again = open_store(tmp_path / "s")
+    assert times_of(again) == (2, 1, 2)
+    assert (again.status()["replayed_rows"], again.status()["wal_files"]) == (1, 1)
+    again.close()
