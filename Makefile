@@ -35,12 +35,13 @@ demo: env  ## a throw-away cluster with simulated sensors and live answers; Ctrl
 run: env  ## all workers in the foreground; Ctrl-C stops them
 	exec $(BIN)/supervisord -n -c supervisord.conf
 
-stop:  ## stop the workers that supervisord runs
-	$(SUPERVISORCTL) shutdown
+stop:  ## stop the workers that supervisord runs, and wait for their end
+	@$(SUPERVISORCTL) shutdown
+	@while $(SUPERVISORCTL) pid >/dev/null 2>&1; do sleep 0.2; done
 
 status:  ## what runs, and the ring
-	-$(SUPERVISORCTL) status
-	tools/ringctl status
+	@$(SUPERVISORCTL) status || true
+	@tools/ringctl status
 
 test: env lint  ## lint, then all tests
 	$(BIN)/pytest
