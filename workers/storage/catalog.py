@@ -46,28 +46,32 @@ class Catalog:
         return self._hashes[local_ids]
 
     def hashes_of(self, keys: Sequence[bytes]) -> npt.NDArray[np.uint64]:
-        """series_hash of keys, known or not."""
-        ids = list(map(self._ids.get, keys))
-        if None in ids:
+        """series_hash of keys, known or new. Raises ProtocolError as ids_of."""
+        ids = self.ids_of(keys)
+        if ids is None:
             return np.array([series.series_hash(key) for key in keys], np.uint64)
-        return self._hashes[np.array(ids, np.int64)]
+        return self._hashes[ids]
 
     def find(self, key: bytes) -> int | None:
         """The id of a key, or None."""
         return self._ids.get(key)
 
-    def check(self, keys: Sequence[bytes]) -> None:
-        """Raise ProtocolError for a key that is not canonical. Known keys were checked before."""
-        for key in keys:
-            if key not in self._ids:
+    def ids_of(self, keys: Sequence[bytes]) -> npt.NDArray[np.int64] | None:
+        """The ids of keys; None when there are new ones among them.
+
+        Raises ProtocolError for a new one that is not canonical. Known keys were checked when they were new.
+        """
+        ids = list(map(self._ids.get, keys))
+        if None not in ids:
+            return np.array(ids, np.int64)
+        for key, found in zip(keys, ids, strict=True):
+            if found is None:
                 series.parse_key(key)
+        return None
 
     def add(self, keys: Sequence[bytes]) -> npt.NDArray[np.int64]:
-        """The ids of checked keys; new ones are given where needed. Writer thread."""
-        ids = list(map(self._ids.get, keys))
-        if None in ids:
-            ids = [self._add(key) if found is None else found for key, found in zip(keys, ids, strict=True)]
-        return np.array(ids, np.int64)
+        """The ids of checked keys, given where there are none. Writer thread."""
+        return np.array([self._add(key) for key in keys], np.int64)
 
     def matching(self, device: str, metric: str, tags: Mapping[str, str] | None) -> list[int]:
         """The ids of a device's metric: of all its tag sets when tags is None, else of exactly those tags."""

@@ -120,15 +120,14 @@ class Store:
         nothing of any batch counts. The arrays must be as PointBatch.decode made them.
         """
         batches = [logged for logged in batches if len(logged.batch)]
-        for logged in batches:
-            self._catalog.check(logged.batch.keys)
         if not batches:
             return
+        ids = [self._catalog.ids_of(logged.batch.keys) for logged in batches]
         self._make_room(sum(len(logged.batch) for logged in batches))
         number = self._wal.append([(logged.body, logged.born) for logged in batches], _NO_DELETES)
         self._head.cover(number)
-        for logged in batches:
-            self._apply(logged.batch)
+        for logged, known in zip(batches, ids, strict=True):
+            self._apply(logged.batch, known)
         if self._head_since_s is None:
             self._head_since_s = clock.monotonic_s()
 
@@ -203,7 +202,6 @@ class Store:
 
     def partitions_of(self, keys: Sequence[bytes]) -> npt.NDArray[np.int64]:
         """The partition of each key. Raises ProtocolError for one that is not canonical."""
-        self._catalog.check(keys)
         below = np.uint64(64 - self._partitions.bit_length())  # in two steps: a shift by 64 has no meaning
         found: npt.NDArray[np.int64] = (self._catalog.hashes_of(keys) >> below >> np.uint64(1)).astype(np.int64)
         return found
@@ -311,11 +309,12 @@ class Store:
             self._replace_head(rows)
         self._head.cover(replayed.number)
         for batch in replayed.batches:
-            self._apply(batch)
+            self._apply(batch, self._catalog.ids_of(batch.keys))
         self._replayed_rows += rows
 
-    def _apply(self, batch: PointBatch) -> None:
-        ids = self._catalog.add(batch.keys)
+    def _apply(self, batch: PointBatch, known: npt.NDArray[np.int64] | None) -> None:
+        """Put a batch into the head. known: the ids of its keys, None when some are new."""
+        ids = self._catalog.add(batch.keys) if known is None else known
         self._head.append(batch, ids, self._catalog.hashes(ids))
 
     def _make_room(self, rows: int) -> None:

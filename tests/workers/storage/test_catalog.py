@@ -19,7 +19,7 @@ series_lists = st.lists(st.tuples(texts, texts, tags), max_size=30)
 def catalog_of(named: list[tuple[str, str, dict[str, str]]]) -> tuple[Catalog, list[bytes]]:
     catalog = Catalog()
     keys = [series.series_key(*each) for each in named]
-    catalog.check(keys)
+    assert (catalog.ids_of(keys) is None) == bool(keys)
     for key in keys:
         catalog.add([key])
     return catalog, sorted(set(keys))
@@ -67,9 +67,13 @@ def test_ids_are_dense_and_stay() -> None:
     assert catalog.add(keys[::-1]).tolist() == [*range(2000, 3000), *range(1999, -1, -1)]
     assert len(catalog) == 3000
     assert [catalog.hash(at) for at in (0, 1999)] == [series.series_hash(keys[at]) for at in (0, 1999)]
+    new = series.series_key("new", "m")
+    known = catalog.ids_of(keys[:2500])
+    assert known is not None and known.tolist() == [*range(2000), *range(2999, 2499, -1)]
+    assert catalog.ids_of([*keys, new]) is None
     expected = [series.series_hash(key) for key in keys]
     assert catalog.hashes_of(keys).tolist() == expected
-    assert catalog.hashes_of([*keys, b"new"]).tolist() == [*expected, series.series_hash(b"new")]
+    assert catalog.hashes_of([*keys, new]).tolist() == [*expected, series.series_hash(new)]
 
 
 @pytest.mark.parametrize(
@@ -77,6 +81,6 @@ def test_ids_are_dense_and_stay() -> None:
 )
 def test_key_that_is_not_canonical_is_refused(key: bytes) -> None:
     with pytest.raises(ProtocolError, match="series key"):
-        Catalog().check([series.series_key("d", "m"), key])
+        Catalog().ids_of([series.series_key("d", "m"), key])
 
 

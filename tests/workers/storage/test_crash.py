@@ -38,8 +38,8 @@ def test_killed_again_and_again_while_appending_loses_and_doubles_nothing(
     acked = -1
     for _ in range(5):
         child = children.start(
-            sys.executable, "-m", "tests.workers.storage.endless_append", tmp_path / "s", str(acked + 1), str(head_rows),
-            stdout=subprocess.PIPE,
+            sys.executable, "-m", "tests.workers.storage.endless_append",
+            tmp_path / "s", str(acked + 1), str(head_rows), stdout=subprocess.PIPE,
         )  # fmt: skip
         seen = acked_by(child.stdout, acked + chance.randint(20, 150))
         child.kill()
