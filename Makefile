@@ -3,7 +3,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-KERNELS := $(wildcard common/jit.py common/codec/kernels.py workers/storage/kernels.py)
+KERNELS := common/jit.py $(shell find common workers -name '*kernels*.py')
 SUPERVISORCTL := $(BIN)/supervisorctl -c supervisord.conf
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1

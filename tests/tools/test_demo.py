@@ -1,0 +1,49 @@
+"""make demo: answers that grow, an end by itself or on Ctrl-C, nothing left."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.support import Children
+
+DEMO = (sys.executable, "-m", "tools.demo_app")
+ANSWER = re.compile(r"sensor_1 temperature: count (\d+), avg -?[\d.]+, min -?[\d.]+, max -?[\d.]+ ")
+
+
+def _directory(line: str) -> Path:
+    return Path(line.split(" in ")[1].split()[0])
+
+
+def test_it_shows_answers_that_grow_and_ends_after_demo_seconds(children: Children) -> None:
+    demo = children.start(*DEMO, env=os.environ | {"DEMO_SECONDS": "9"}, stdout=subprocess.PIPE)
+    output, _ = demo.communicate(timeout=200)
+    assert demo.returncode == 0
+    counts = [int(count) for count in ANSWER.findall(output)]
+    assert len(counts) >= 2, output
+    assert counts == sorted(set(counts))
+    assert "/query -d '{" in output
+    assert not _directory(output.splitlines()[1]).exists()
+
+
+def test_ctrl_c_ends_it_cleanly(children: Children) -> None:
+    demo = children.start(*DEMO, stdout=subprocess.PIPE)
+    assert demo.stdout is not None
+    first, second = demo.stdout.readline(), demo.stdout.readline()
+    assert first.startswith("Starting a broker")
+    while not ANSWER.match(demo.stdout.readline()):
+        assert demo.poll() is None
+    os.killpg(demo.pid, signal.SIGINT)  # as a terminal does: to the whole group
+    output, _ = demo.communicate(timeout=100)
+    assert demo.returncode == 0
+    assert output.splitlines()[-1].startswith("Ended, and everything removed.")
+    assert not _directory(second).exists()
+
+
+def test_nonsense_as_demo_seconds_is_said(children: Children) -> None:
+    done = subprocess.run(
+        DEMO, env=os.environ | {"DEMO_SECONDS": "soon"}, capture_output=True, text=True, check=False, timeout=60
+    )
+    assert (done.returncode, done.stderr) == (1, "demo: DEMO_SECONDS = 'soon': want a number of seconds\n")
