@@ -1,7 +1,9 @@
 """The write-ahead log: what its files look like, and the writer of them.
 
 Owns the current WAL file. Never reads one (recovery.py does). A file that failed once, in write or fdatasync, is
-never written again: a retried fsync can report success for pages that the kernel has dropped. Writer thread only.
+never written again: a retried fsync can report success for pages that the kernel has dropped. Files are not
+preallocated: writing zeros first writes every byte twice, and fallocate gained less than the noise when measured.
+Writer thread only.
 
 Format (docs/file-formats.md): a header [store id, number of the file, previous file, its length], then records
 [magic, length, CRC32C, payload]. The CRC begins from a seed made of store id and file number, so a record
