@@ -171,8 +171,8 @@ def _scale_for(total: float, amount: Callable[[float], float], demand: _Demand) 
 def _whole_counts(demand: _Demand, present: Ints) -> Ints:
     """The shares rounded down or up to whole numbers with the right sum, within the limits of each zone.
 
-    Nodes that own more than the lower number at present are rounded up first: it saves a move. The totals of zones
-    are rounded in the same way, as far as that allows.
+    Nodes that own more than the lower number at present are rounded up first: it saves a move. As far as that
+    allows, no zone gets more than its own share rounded up.
     """
     shares = _shares(demand)
     low, high = _zone_limits(demand)
@@ -182,7 +182,6 @@ def _whole_counts(demand: _Demand, present: Ints) -> Ints:
     keepers = order[(present > rounding.counts)[order]]
     rounding.up(order, low)
     rounding.up(keepers, high)
-    rounding.up(order, np.floor(zone_shares + SNAP))
     rounding.up(order, np.ceil(zone_shares - SNAP))
     rounding.up(order, high)
     if rounding.spare:

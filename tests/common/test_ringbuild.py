@@ -94,6 +94,13 @@ def test_with_more_owners_than_zones_a_light_zone_still_holds_each_partition_onc
     assert shares.tolist() == pytest.approx([128 / 3] * 3 + [64])
 
 
+def test_rounding_leaves_a_light_zone_a_copy_of_each_partition():
+    # By fractions alone, zones a and c would be rounded up first and leave zone b 63 of the 64 that it must hold.
+    nodes = nodes_of("aabbbccccccc", [1 / 2] * 2 + [0.1] * 3 + [1.01 / 7] * 7)
+    counts = check(nodes, 64, 4, place(nodes, 64, 4))
+    assert sum(counts[2:5]) == 64
+
+
 def test_with_more_owners_than_zones_copies_are_spread_as_evenly_as_they_can():
     zones = np.array([0, 0, 0, 1, 1, 1])
     table = place(nodes_of("aaabbb"), 64, 4)
@@ -192,13 +199,22 @@ def test_a_change_moves_within_1_percent_of_the_bound(change, zones):
     assert moved(ring, after, table) <= 1.01 * bound(ring, after, replication)
 
 
-@pytest.mark.parametrize("zones", [["a"] * 24, EVEN], ids=["one zone", "six zones"])
+@pytest.mark.parametrize("zones", [["a"] * 24, ["a", "b"] * 12, EVEN], ids=["one zone", "two zones", "six zones"])
 def test_lowering_replication_moves_at_most_1_percent_of_the_partitions(zones):
     nodes = nodes_of(zones)
     ring = first_ring("c", nodes, 4096, 3)
     table = rebalance(ring, nodes, 2)
     check(nodes, 4096, 2, table)
     assert moved(ring, nodes, table) <= 0.01 * 4096 * 2
+
+
+def test_nothing_moves_where_counts_are_within_one_already_whoever_has_the_one_more():
+    nodes = nodes_of("aaaaa")  # 64 partitions: each should own 12.8
+    ring = first_ring("c", nodes, 64, 1)
+    for short in range(5):
+        owners = [short] * 12 + [at for at in range(5) if at != short for _ in range(13)]
+        uneven = dataclasses.replace(ring, owner_table=np.array(owners, dtype=np.int32)[:, None])
+        assert rebalance(uneven, nodes, 1).tolist() == uneven.owner_table.tolist()
 
 
 def test_rebalancing_is_deterministic_and_leaves_owners_that_stay_in_their_place():
