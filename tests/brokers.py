@@ -111,13 +111,10 @@ class Subscriber:
         self._held: list[tuple[int, int]] | None = [] if hold else None
         self._lock = threading.Lock()  # guards _held
         self._subscribed = threading.Event()
-        self._client = self._made(client_id, clean, version)
-        if user:
-            self._client.username_pw_set(*user)
-        self._client.on_connect = lambda client, data, flags, reason, rest: self._connected(reason, topic)
-        self._client.on_subscribe = lambda client, data, mid, codes, rest: self._answered(codes)
-        self._client.on_message = self._received
-        self._connect(broker.port, version)
+        self._version = version
+        self._make = lambda: self._made(client_id, topic, clean, user)
+        self._client = self._make()
+        self._connect(broker.port)
 
     def __len__(self) -> int:
         return len(self.got)
@@ -137,22 +134,40 @@ class Subscriber:
         """Cut the connection without a DISCONNECT, as a killed process does."""
         self._client.loop_stop()
         connection = self._client.socket()
-        assert connection is not None
-        connection.close()
+        if connection is not None:  # else the broker was faster
+            connection.close()
+
+    def reconnect(self, port: int) -> None:
+        """Drop the connection and come again under the same client id; `got` goes on."""
+        self.drop()
+        self._subscribed.clear()
+        self._client = self._make()
+        self._connect(port)
 
     def close(self) -> None:
         """Disconnect as one should."""
         self._client.disconnect()
         self._client.loop_stop()
 
-    def _made(self, client_id: str, clean: bool, version: int) -> paho.Client:
-        session = {} if version == paho.MQTTv5 else {"clean_session": clean}
-        made = paho.Client(CallbackAPIVersion.VERSION2, client_id, protocol=version, manual_ack=True, **session)
-        made.reconnect_delay_set(60)  # a test says when
+    def _made(self, client_id: str, topic: str, clean: bool, user: tuple[str, str] | None) -> paho.Client:
+        session = {} if self._version == paho.MQTTv5 else {"clean_session": clean}
+        made = paho.Client(
+            CallbackAPIVersion.VERSION2,
+            client_id,
+            protocol=self._version,
+            manual_ack=True,
+            reconnect_on_failure=False,  # a test says when
+            **session,
+        )
+        if user:
+            made.username_pw_set(*user)
+        made.on_connect = lambda client, data, flags, reason, rest: self._connected(reason, topic)
+        made.on_subscribe = lambda client, data, mid, codes, rest: self._answered(codes)
+        made.on_message = self._received
         return made
 
-    def _connect(self, port: int, version: int) -> None:
-        if version == paho.MQTTv5:
+    def _connect(self, port: int) -> None:
+        if self._version == paho.MQTTv5:
             properties = Properties(PacketTypes.CONNECT)
             properties.ReceiveMaximum = 65535
             properties.SessionExpiryInterval = 3600

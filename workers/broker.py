@@ -49,7 +49,6 @@ max_inflight_bytes 0
 # Whatever MQTT can carry. A payload that is too long is the bridge's to judge: it keeps it in the dead letter,
 # where a limit here would make its sender try again for ever.
 max_packet_size 268435455
-message_size_limit 0
 
 set_tcp_nodelay true
 log_dest stdout

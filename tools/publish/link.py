@@ -276,7 +276,8 @@ class Link:
 
     def _write(self, stream: socket.socket) -> None:
         try:
-            del self._unsent[: stream.send(self._unsent)]
+            while self._unsent:  # TLS takes 16 KB at a time
+                del self._unsent[: stream.send(self._unsent)]
         except (BlockingIOError, ssl.SSLWantWriteError, ssl.SSLWantReadError):
             return
 

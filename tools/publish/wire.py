@@ -136,6 +136,8 @@ def _properties(data: bytes) -> Iterator[tuple[int, int]]:
         else:
             for _ in range(_STRINGS[kind]):
                 start += 2 + struct.unpack_from(">H", data, start)[0]
+    if start != end:
+        raise IndexError("a property goes beyond the list")
 
 
 def _property_span(data: bytes) -> tuple[int, int]:
