@@ -24,11 +24,12 @@ NEVER_S: Final = float("-inf")  # as "until": a failure that waiting does not cu
 
 @dataclass(slots=True, eq=False)
 class Ask:
-    """One request to one node. expires_s: monotonic. alone: it must not travel with others."""
+    """One request to one node. wait_s: for its reply; expires_s: monotonic. alone: it must not travel with others."""
 
     node: str
     partitions: Partitions
     question: "Question"
+    wait_s: float
     expires_s: float
     alone: bool = False
 
@@ -84,10 +85,10 @@ class Question(ABC):
     def complete(self) -> bool:
         """Whether nothing is missing."""
 
-    def attempt_s(self, plan: Plan, now_s: float) -> float:
-        """When an ask of this round expires: owners still to be tried share the time that is left."""
-        rounds_left = max(1, plan.ring.replication - len(self.trouble))
-        return now_s + (self.deadline_s - now_s) / rounds_left
+    def attempt_s(self, now_s: float) -> float:
+        """How long this round waits for replies: owners still to be tried share the time that is left."""
+        owners = self.plan.ring.replication if self.plan is not None else 1
+        return (self.deadline_s - now_s) / max(1, owners - len(self.trouble))
 
     def refuse(self, node: str, reason: str, until_s: float) -> None:
         """Note that a node did not answer."""
@@ -202,5 +203,5 @@ class Survey(Question):
     def may_pass(self, now_s: float) -> bool:
         return False
 
-    def attempt_s(self, plan: Plan, now_s: float) -> float:
-        return self.deadline_s
+    def attempt_s(self, now_s: float) -> float:
+        return self.deadline_s - now_s

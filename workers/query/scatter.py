@@ -14,11 +14,12 @@ import os
 import secrets
 import threading
 from collections import Counter, deque
+from collections.abc import Sequence
 from typing import Any, Final
 
 from common import bus, clock, log, protocol
 from common.errors import MinitrueError, ProtocolError, RingError, RingStoreError
-from common.protocol import AggregateOutcome, Header, Message
+from common.protocol import AggregateReply, ErrorReply, Header, Message
 from common.ring import Node, Ring
 from common.ringstore import RingStore, RingView
 from workers.query.gather import NEVER_S, Ask, Question
@@ -31,6 +32,8 @@ RECONNECT_GRACE_S: Final = 1.0  # a node that restarts is back by then; one that
 HANG_MARGIN_S: Final = 2.0  # beyond a question's deadline, before its HTTP thread takes this thread for dead
 
 BUNDLE_ASKS: Final = 64  # aggregate requests in one message: more would keep the first one waiting
+
+Outcome = bytes | AggregateReply | ErrorReply | None  # body, decoded reply, error, or "ask it alone"
 
 logger = log.get("query.scatter")
 
@@ -167,9 +170,9 @@ class Scatter:
             targets = self._targets(question)
             if not targets:
                 return self._pause(question, now_s)
-            expires_s = question.attempt_s(self.plan, now_s) if self.plan else now_s
+            wait_s = question.attempt_s(now_s)
             for node, partitions in targets.items():
-                self._queue(Ask(node, partitions, question, expires_s))
+                self._queue(Ask(node, partitions, question, wait_s, now_s + wait_s))
         return None
 
     def _targets(self, question: Question) -> dict[str, Partitions]:
@@ -197,13 +200,14 @@ class Scatter:
     def _flush(self, link: Link, now_s: float) -> None:
         """Send what waits for a node, aggregate requests together: that is what makes many clients cheap."""
         asks, link.outbox = link.outbox, []
-        together = [ask for ask in asks if ask.question.kind == protocol.AGGREGATE and not ask.alone]
+        together: list[Ask] = []
+        for ask in asks:
+            if ask.question.kind != protocol.AGGREGATE or ask.alone:
+                self._post(link, [ask], now_s)
+            else:
+                together.append(ask)
         for begin in range(0, len(together), BUNDLE_ASKS):
             self._post(link, together[begin : begin + BUNDLE_ASKS], now_s)
-        if len(together) < len(asks):
-            for ask in asks:
-                if ask not in together:
-                    self._post(link, [ask], now_s)
 
     def _post(self, link: Link, asks: list[Ask], now_s: float) -> None:
         plan = self.plan
@@ -274,32 +278,31 @@ class Scatter:
         for ask in asks:
             ask.question.in_flight -= 1
         try:
-            if message.kind == protocol.ERROR:
-                error = protocol.decode_body(message.body, protocol.ErrorReply)
-                for ask in asks:
-                    ask.question.reject(ask, error)
-            elif len(asks) == 1:
-                asks[0].question.accept(asks[0], message.body)
-            else:
-                self._take_outcomes(asks, protocol.decode_body(message.body, protocol.AggregatesReply).outcomes)
+            for ask, outcome in zip(asks, _outcomes(asks, message), strict=True):
+                self._take_one(link, ask, outcome)
         except ProtocolError as error:
-            self._ignore("garbage", link, str(error))
-            for ask in asks:
-                ask.question.refuse(link.node, f"garbled reply: {error}", NEVER_S)
+            self._refuse_garbled(link, asks, error)
         for ask in asks:
             self._advance(ask.question, now_s)
 
-    def _take_outcomes(self, asks: list[Ask], outcomes: list[AggregateOutcome]) -> None:
-        if len(outcomes) != len(asks):
-            raise ProtocolError(f"AggregatesReply has {len(outcomes)} outcomes, want {len(asks)}")
-        for ask, outcome in zip(asks, outcomes, strict=True):
-            if outcome.reply is not None:
-                ask.question.take(ask, outcome.reply)
-            elif outcome.error is not None:
-                ask.question.reject(ask, outcome.error)
+    def _take_one(self, link: Link, ask: Ask, outcome: Outcome) -> None:
+        try:
+            if isinstance(outcome, ErrorReply):
+                ask.question.reject(ask, outcome)
+            elif isinstance(outcome, bytes):
+                ask.question.accept(ask, outcome)
+            elif outcome is not None:
+                ask.question.take(ask, outcome)
             else:
                 ask.alone = True
                 self._queue(ask)
+        except ProtocolError as error:
+            self._refuse_garbled(link, [ask], error)
+
+    def _refuse_garbled(self, link: Link, asks: list[Ask], error: ProtocolError) -> None:
+        self._ignore("garbage", link, str(error))
+        for ask in asks:
+            ask.question.refuse(link.node, f"garbled reply: {error}", NEVER_S)
 
     def _ignore(self, reason: str, link: Link, detail: str) -> None:
         self.ignored[reason] += 1
@@ -329,7 +332,7 @@ class Scatter:
             return
         del link.in_flight[sequence]
         self.counts["expired"] += len(asks)
-        self._give_up(asks, f"no answer within {asks[0].question.timeout_s:g} s", NEVER_S, now_s)
+        self._give_up(asks, f"no answer within {asks[0].wait_s:g} s", NEVER_S, now_s)
 
     def _give_up(self, asks: list[Ask], reason: str, until_s: float, now_s: float) -> None:
         for ask in asks:
@@ -391,6 +394,18 @@ class Scatter:
             for ask in asks:
                 self._give_up([ask], "left its place in the ring", ask.question.deadline_s, now_s)
         link.outbox = []
+
+
+def _outcomes(asks: list[Ask], message: Message) -> Sequence[Outcome]:
+    """What a message says of each ask that it answers."""
+    if message.kind == protocol.ERROR:
+        return [protocol.decode_body(message.body, ErrorReply)] * len(asks)
+    if len(asks) == 1:
+        return [message.body]
+    outcomes = protocol.decode_body(message.body, protocol.AggregatesReply).outcomes
+    if len(outcomes) != len(asks):
+        raise ProtocolError(f"AggregatesReply has {len(outcomes)} outcomes, want {len(asks)}")
+    return [outcome.error or outcome.reply for outcome in outcomes]
 
 
 class _Wake:

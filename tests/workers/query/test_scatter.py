@@ -5,12 +5,14 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from common import protocol
 from common.protocol import AggregateReply, AggregateRequest, ErrorReply, Message
 from common.ring import Ring
 from common.ringstore import FileStore
+from common.series import partition_of
 from tests.support import free_port_range, wait_until
 from tests.workers.query.fake import FakeNode, Point, Reaction, make_ring, point
 from workers.query import aggregate, scatter
@@ -191,6 +193,30 @@ def test_an_error_of_one_request_is_not_one_of_those_that_travel_with_it(cluster
     ask_in_one_turn(cluster, [everything, other])
     assert is_whole(everything)
     assert is_whole(other)
+
+
+def test_a_garbled_outcome_harms_only_the_request_that_it_answers(cluster: Cluster) -> None:
+    node = cluster.nodes["ing2"]
+    plain = node.outcome
+
+    def outcome(request: AggregateRequest) -> protocol.AggregateOutcome:
+        answered = plain(request)
+        if request.tags == tags and answered.reply is not None:
+            broken = msgspec.structs.replace(answered.reply, partitions=b"\xff" * 8)
+            return protocol.AggregateOutcome(broken, None)
+        return answered
+
+    tags = next({"n": str(n)} for n in range(1, 200) if owner_of(cluster, n) == "ing2")
+    node.outcome = outcome  # type: ignore[method-assign]
+    before, broken, behind = make_gather(), make_gather(tags=tags), make_gather()
+    ask_in_one_turn(cluster, [before, broken, behind])
+    assert is_whole(before)
+    assert is_whole(behind)
+    assert not broken.complete()
+
+
+def owner_of(cluster: Cluster, n: int) -> str:
+    return cluster.ring.owners(partition_of(POINTS[n - 1][0], cluster.ring.partitions))[0].id
 
 
 # Faults of replies
