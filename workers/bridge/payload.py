@@ -106,8 +106,8 @@ class Decoder:
         payload back, or passes timestamps.MAX_NS.
         """
         if len(payload) > self._ingest.max_payload_bytes:
-            limit = f"payload of {len(payload)} bytes, limit {self._ingest.max_payload_bytes}"
-            return [], [Refusal(payload, SIZE, limit)]
+            limit = f"limit {self._ingest.max_payload_bytes} (ingest.max_payload_bytes)"
+            return [], [Refusal(payload, SIZE, f"payload of {len(payload)} bytes, {limit}")]
         try:
             reading = _decode(payload)
             if type(reading) is Reading:
@@ -177,8 +177,8 @@ def _time_ns(time: int | float | str, unit: str, latest_ns: int) -> int:
 
 def _future_text(time: int | float | str, time_ns: int, latest_ns: int, max_future_s: float) -> str:
     ahead_s = (time_ns - latest_ns) / timestamps.NS_PER_S + max_future_s
-    text = f"timestamp {time!r} is {ahead_s:.9g} s ahead of this machine's clock, limit {max_future_s:g} s"
-    return text + _unit_hint(time, latest_ns)
+    text = f"timestamp {time!r} is {ahead_s:.9g} s ahead of this machine's clock"
+    return f"{text}, limit {max_future_s:g} s (ingest.max_future_s)" + _unit_hint(time, latest_ns)
 
 
 def _unit_hint(time: int | float | str, latest_ns: int) -> str:
@@ -204,12 +204,13 @@ def _check_id(field: str, text: str, code: str, max_bytes: int) -> None:
         raise _Refused(code, f"{field} {_shown(text)} has half a surrogate pair, which is no character")
     size = len(text.encode())
     if size > max_bytes:
-        raise _Refused(code, f"{field} {_shown(text)} has {size} bytes of UTF-8, limit {max_bytes}")
+        limit = f"limit {max_bytes} (ingest.max_id_bytes)"
+        raise _Refused(code, f"{field} {_shown(text)} has {size} bytes of UTF-8, {limit}")
 
 
 def _check_tags(tags: Mapping[str, str], max_tags: int, max_bytes: int) -> None:
     if len(tags) > max_tags:
-        raise _Refused(TAGS, f"{len(tags)} tags, limit {max_tags}")
+        raise _Refused(TAGS, f"{len(tags)} tags, limit {max_tags} (ingest.max_tags)")
     for name, value in tags.items():
         _check_id("tag name", name, TAGS, max_bytes)
         _check_id(f"tag {_shown(name)}", value, TAGS, max_bytes)

@@ -243,7 +243,7 @@ def test_a_time_in_a_finer_unit_by_mistake_is_refused_with_a_hint(unit: str, fac
 def test_a_payload_over_the_limit_is_refused_whole_with_both_sizes() -> None:
     body = json.dumps(GOOD).encode().ljust(1025)
     refusal = refusal_of(body, max_payload_bytes=1024)
-    assert refusal == Refusal(body, payload.SIZE, "payload of 1025 bytes, limit 1024")
+    assert refusal == Refusal(body, payload.SIZE, "payload of 1025 bytes, limit 1024 (ingest.max_payload_bytes)")
 
 
 def test_one_bad_element_of_100000_is_refused_by_its_own_bytes_and_the_others_are_points() -> None:
