@@ -10,7 +10,7 @@ that reconnects, a ring that is about to change). Each partition is taken from e
 
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Generic, NamedTuple, TypeVar
 
@@ -66,7 +66,7 @@ class Question(ABC):
         return self.plan.ring.epoch if self.plan is not None else 0
 
     @abstractmethod
-    def targets(self, plan: Plan) -> dict[str, Partitions]:
+    def targets(self, plan: Plan) -> Mapping[str, Partitions]:
         """Whom to ask for what in the next round; empty when nobody is left."""
 
     @abstractmethod
@@ -144,7 +144,7 @@ class Gather(Question, Generic[R]):
         self._request = request
         self._check: Callable[[R], None] = check
 
-    def targets(self, plan: Plan) -> dict[str, Partitions]:
+    def targets(self, plan: Plan) -> Mapping[str, Partitions]:
         self.plan = plan
         self.wanted = self._select(plan)
         return plan.assign(self.wanted & ~self.covered, self.trouble)
@@ -184,7 +184,7 @@ class Survey(Question):
         self.asked: list[str] = []
         self._reply_type = reply_type
 
-    def targets(self, plan: Plan) -> dict[str, Partitions]:
+    def targets(self, plan: Plan) -> Mapping[str, Partitions]:
         self.plan = plan
         if self.asked:
             return {}

@@ -91,10 +91,10 @@ class Timings:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._counts: dict[tuple[str, str], list[int]] = {}
-        self._sums_ns: dict[tuple[str, str], int] = {}
+        self._counts: dict[tuple[str, int], list[int]] = {}
+        self._sums_ns: dict[tuple[str, int], int] = {}
 
-    def add(self, route: str, status: str, spent_ns: int) -> None:
+    def add(self, route: str, status: int, spent_ns: int) -> None:
         """Count one request."""
         key = route, status
         with self._lock:
@@ -112,7 +112,7 @@ class Timings:
         with self._lock:
             taken = [(key, list(counts), self._sums_ns[key]) for key, counts in self._counts.items()]
         for (route, status), counts, sum_ns in taken:
-            labels, total = {"route": route, "status": status}, 0
+            labels, total = {"route": route, "status": str(status)}, 0
             for bound, number in zip((*BUCKETS_S, "+Inf"), counts, strict=True):
                 total += number
                 samples.append((f"{name}_bucket", labels | {"le": str(bound)}, float(total)))
@@ -154,7 +154,7 @@ class Service:
             aggregate.check,
         )
         coverage = self._gather(gather)
-        if not aggregate.count(gather.replies):
+        if not any(reply.series for reply in gather.replies):
             self._check_known(body)
         try:
             result = aggregate.finish(body.operation, gather.replies)
@@ -288,19 +288,15 @@ class Service:
         return coverage
 
     def _coverage(self, gather: Gather[Any]) -> Coverage:
-        missing = gather.wanted & ~gather.covered
+        complete = gather.complete()
         return Coverage(
             gather.wanted.bit_count(),
             gather.covered.bit_count(),
-            gather.complete(),
+            complete,
             gather.epoch,
-            _delete_number(gather.replies),
+            aggregate.delete_number(gather.replies) if gather.kind == protocol.AGGREGATE else 0,
             sorted(gather.nodes),
-            [
-                Missing(node, lacking.bit_count(), trouble.reason)
-                for node, trouble in sorted(gather.trouble.items())
-                if gather.plan is not None and (lacking := missing & gather.plan.owned(node))
-            ],
+            [] if complete else _missing(gather),
         )
 
     def _incomplete(self, gather: Question, coverage: Coverage) -> Incomplete:
@@ -335,8 +331,13 @@ def freshest_bridges(statuses: Mapping[str, Mapping[str, Any]]) -> dict[str, Any
     return heard
 
 
-def _delete_number(replies: list[Any]) -> int:
-    return aggregate.delete_number([reply for reply in replies if isinstance(reply, AggregateReply)])
+def _missing(gather: Gather[Any]) -> list[Missing]:
+    missing = gather.wanted & ~gather.covered
+    return [
+        Missing(node, lacking.bit_count(), trouble.reason)
+        for node, trouble in sorted(gather.trouble.items())
+        if gather.plan is not None and (lacking := missing & gather.plan.owned(node))
+    ]
 
 
 def _up(value: float) -> MetricFamily:
@@ -425,7 +426,7 @@ def _guarded(route: str, handler: Callable[[], bytes], timings: Timings) -> Call
         except Exception as error:
             logger.exception("BUG: request failed", route=route)
             answer = _refused(Refusal(500, "internal", f"BUG: {type(error).__name__}: {error}"))
-        timings.add(route, str(response.status_code), perf_counter_ns() - started_ns)
+        timings.add(route, response.status_code, perf_counter_ns() - started_ns)
         return answer
 
     return guarded

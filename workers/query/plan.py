@@ -20,7 +20,8 @@ Partitions = int  # a set of partitions
 class Plan:
     """One ring as the scatter needs it, computed once per epoch.
 
-    everything: all partitions. ranks: ranks[r] maps a node's id to the partitions whose owner number r it is.
+    everything: all partitions. ranks: ranks[r] maps a node's id to the partitions whose owner number r it is; so
+    ranks[0] is the assignment of everything when nobody is to be avoided.
     """
 
     ring: Ring
@@ -43,11 +44,13 @@ class Plan:
         key = series_key(request.device_id, request.metric_name, request.tags)
         return 1 << partition_of(key, self.ring.partitions)
 
-    def assign(self, wanted: Partitions, avoid: Collection[str] = ()) -> dict[str, Partitions]:
+    def assign(self, wanted: Partitions, avoid: Collection[str] = ()) -> Mapping[str, Partitions]:
         """Each wanted partition given to its first owner that is not to be avoided, grouped by node.
 
         Partitions that have no such owner are in no group.
         """
+        if wanted == self.everything and not avoid:
+            return self.ranks[0]
         groups: dict[str, Partitions] = {}
         for rank in self.ranks:
             for node, owned in rank.items():

@@ -14,7 +14,7 @@ import os
 import secrets
 import threading
 from collections import Counter, deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from common import bus, clock, log, protocol
@@ -31,6 +31,7 @@ RETRY_S: Final = 0.02  # between rounds that ask the same owners again
 RECONNECT_GRACE_S: Final = 1.0  # a node that restarts is back by then; one that stays away fails requests at once
 HANG_MARGIN_S: Final = 2.0  # beyond a question's deadline, before its HTTP thread takes this thread for dead
 
+HOLD_S: Final = 0.002  # while a node has something to answer, further asks gather for so long: fewer messages
 BUNDLE_ASKS: Final = 64  # aggregate requests in one message: more would keep the first one waiting
 
 Outcome = bytes | AggregateReply | ErrorReply | None  # body, decoded reply, error, or "ask it alone"
@@ -51,6 +52,7 @@ class Link:
         self.socket = socket
         self.outbox: list[Ask] = []  # to be sent at the end of this turn
         self.in_flight: dict[int, list[Ask]] = {}  # by sequence of the message that carries them
+        self.hold_until_s = NEVER_S  # more waits in the outbox until then, or until a reply is here
         self.down_since_s: float | None = clock.monotonic_s()
 
     def watch(self, now_s: float) -> bool:
@@ -94,7 +96,7 @@ class Scatter:
         self._awake = False  # whether the thread will look at the inbox before it sleeps
         self._links: dict[str, Link] = {}
         self._by_socket: dict[bus.Socket, Link] = {}
-        self._to_flush: list[Link] = []  # links with something in their outbox
+        self._to_flush: list[Link] = []  # links with something in their outbox, also those held
         self._resting: list[Question] = []  # between rounds
         self._sequence = itertools.count(1)
         self._next_tick_s = 0.0
@@ -137,12 +139,13 @@ class Scatter:
             self._resume(now_s)
         if now_s >= self._next_tick_s:
             self._tick(now_s)
-        while self._to_flush:
-            self._flush(self._to_flush.pop(), now_s)
+        self._flush_all(now_s)
 
     def _wait(self) -> list[Any]:
         """The sources with something to do."""
         timeout_s = max(0.0, self._next_tick_s - clock.monotonic_s())
+        if self._to_flush:
+            timeout_s = min(timeout_s, HOLD_S)
         if self._resting:
             timeout_s = min(timeout_s, RETRY_S)
         self._awake = False
@@ -175,7 +178,7 @@ class Scatter:
                 self._queue(Ask(node, partitions, question, wait_s, now_s + wait_s))
         return None
 
-    def _targets(self, question: Question) -> dict[str, Partitions]:
+    def _targets(self, question: Question) -> Mapping[str, Partitions]:
         if self.plan is None or question.error or question.complete():
             return {}
         return question.targets(self.plan)
@@ -196,6 +199,17 @@ class Scatter:
         link.outbox.append(ask)
         ask.question.in_flight += 1
         return None
+
+    def _flush_all(self, now_s: float) -> None:
+        """Send what waits, but for links that carry something and were given it just now: those are held."""
+        held: list[Link] = []
+        while self._to_flush:
+            link = self._to_flush.pop()
+            if link.in_flight and now_s < link.hold_until_s:
+                held.append(link)
+            else:
+                self._flush(link, now_s)
+        self._to_flush = held
 
     def _flush(self, link: Link, now_s: float) -> None:
         """Send what waits for a node, aggregate requests together: that is what makes many clients cheap."""
@@ -222,6 +236,7 @@ class Scatter:
             self.counts["messages"] += 1
             self.counts["sent"] += len(asks)
             link.in_flight[sequence] = asks
+            link.hold_until_s = now_s + HOLD_S
         else:
             self._not_sent(link, asks, now_s)
 

@@ -170,6 +170,33 @@ def ask_in_one_turn(cluster: Cluster, asked: list[Gather[AggregateReply]]) -> No
         assert each.done.acquire(timeout=5.0)
 
 
+def test_what_comes_while_a_node_is_busy_gathers_until_it_has_answered(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scatter, "HOLD_S", 30.0)
+    reached, release = threading.Event(), threading.Event()
+
+    def hold(node: FakeNode, route: list[bytes], message: Message) -> None:
+        reached.set()
+        release.wait(5.0)
+        node.answer(route, message)
+
+    node = cluster.nodes["ing1"]
+    node.reaction = once(hold)
+    asked = [make_gather(10.0) for _ in range(4)]
+    threads = [threading.Thread(target=cluster.scatter.ask, args=(each,)) for each in asked]
+    threads[0].start()
+    assert reached.wait(5.0)
+    for thread in threads[1:]:
+        thread.start()
+    wait_until(lambda: sum(len(link.outbox) for link in cluster.scatter._links.values()) >= 3)
+    release.set()
+    for thread in threads:
+        thread.join()
+    assert all(is_whole(each) for each in asked)
+    assert [message.kind for message in node.requests] == [protocol.AGGREGATE, protocol.AGGREGATES]
+
+
 def test_a_request_that_is_handed_back_is_asked_alone(cluster: Cluster) -> None:
     node = cluster.nodes["ing2"]
     node.outcome = lambda request: protocol.AggregateOutcome(None, None)  # type: ignore[method-assign]
