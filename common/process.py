@@ -18,7 +18,7 @@ from common.errors import ConfigError, MinitrueError
 MODE_VARIABLE = "MINITRUE_MODE"
 MODES = ("ingestion", "query", "all")
 NOT_HERE = 78  # exit code of a worker that this machine's mode leaves out; supervisord expects it
-_PAST_STARTSECS_S = 10.5  # supervisord takes an earlier exit for a failed start, whatever its code
+_PAST_STARTSECS_S = 5.5  # supervisord takes an earlier exit for a failed start, whatever its code
 
 Role = Literal["ingestion", "query"]
 

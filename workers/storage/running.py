@@ -1,0 +1,92 @@
+"""A storage node at work: its store, its two threads, its metrics.
+
+Owns the threads: the writer (ingest.py) and the server (serve.py) beside the main one, which waits for SIGTERM.
+When either ends on its own the process ends too, so that supervisord starts it anew. Importing this loads the
+compiled kernels.
+"""
+
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+from common import bus, config, log, metrics, process
+from common.ringstore import RingView
+from workers.storage.ingest import Ingest
+from workers.storage.node import Node, Ownership
+from workers.storage.serve import Server
+from workers.storage.store import Store
+
+logger = log.get("storage")
+
+
+def run(
+    settings: config.Settings,
+    stop: process.Stop,
+    node_id: str,
+    directory: Path,
+    view: RingView,
+    sockets: tuple[bus.Bus, bus.Socket, bus.Router],
+) -> None:
+    """Serve on bound sockets (their bus, PULL, ROUTER) from a data directory until `stop`."""
+    node_bus, pull, router = sockets
+    store = Store.open(directory, view.ring.cluster, node_id, view.ring.partitions, settings.storage)
+    try:
+        node = Node(view.ring.cluster, node_id, Ownership.of(view.ring, node_id))
+        ingest = Ingest(node_bus, pull, node, store, view, settings.storage.group_bytes)
+        server = Server(node_bus, router, node, store, settings.storage.read_threads)
+        _export(node, ingest, server, store)
+        logger.info("ready", directory=str(directory), epoch=view.ring.epoch)
+        _run_threads(stop, {"writer": ingest.run, "server": server.run})
+    finally:
+        store.close()
+    logger.info("stopped")
+
+
+def _run_threads(stop: process.Stop, bodies: dict[str, Callable[[process.Stop], None]]) -> None:
+    """Run each body in a thread until `stop`, or until one fails; then exit non-zero."""
+    failed: list[str] = []
+
+    def guarded(name: str, body: Callable[[process.Stop], None]) -> None:
+        try:
+            body(stop)
+        except Exception:
+            logger.exception("BUG: thread failed", thread=name)
+            failed.append(name)
+        finally:
+            stop.set()
+
+    threads = [threading.Thread(target=guarded, args=item, name=item[0], daemon=True) for item in bodies.items()]
+    for thread in threads:
+        thread.start()
+    stop.wait(None)
+    for thread in threads:
+        thread.join()
+    if failed:
+        sys.exit(1)
+
+
+def _export(node: Node, ingest: Ingest, server: Server, store: Store) -> None:
+    """Everything is counted in plain ints where it happens and read here when asked."""
+    metrics.counter_from("minitrue_storage_points_total", "Points stored and acked.", lambda: ingest.counts.points)
+    metrics.counter_from("minitrue_storage_batches_total", "Batches stored and acked.", lambda: ingest.counts.batches)
+    metrics.counter_from(
+        "minitrue_storage_groups_total", "Group commits, one fdatasync each.", lambda: ingest.counts.groups
+    )
+    metrics.counter_from(
+        "minitrue_storage_batches_refused_total", "Batches refused whole.", lambda: ingest.counts.refused
+    )
+    metrics.counter_from(
+        "minitrue_storage_acks_dropped_total", "Acks that no bridge took.", lambda: ingest.counts.acks_dropped
+    )
+    metrics.counter_from("minitrue_storage_requests_total", "Requests answered.", lambda: server.counts.requests)
+    metrics.counter_from(
+        "minitrue_storage_request_errors_total", "Requests answered with an error.", lambda: server.counts.errors
+    )
+    metrics.counter_from(
+        "minitrue_frames_ignored_total",
+        "Frames that were not for this process, by reason.",
+        lambda: {(reason,): count for reason, count in node.ignored.items()},
+        labels=("reason",),
+    )
+    store.export_metrics()
