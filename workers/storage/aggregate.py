@@ -212,6 +212,8 @@ class AggregatePlan:
         kernels.absorb_rows(*joined, self._start, self._end, self._sum)
 
     def _reply(self) -> protocol.AggregateReply:
+        if not self._sum[kernels.COUNT]:
+            return self._nothing()  # most answers, where every node is asked for a series that one of them has
         fields = self._sum.tolist()
         sums = self._sum.view(np.float64)
         hi = float(sums[kernels.HI]) + float(sums[kernels.LO])
@@ -236,6 +238,12 @@ class AggregatePlan:
             blocks_decoded=self._decoded,
             rows_decoded=self._rows_decoded,
         )
+
+    def _nothing(self) -> protocol.AggregateReply:
+        return protocol.AggregateReply(
+            self._partitions, 0, self._series, 0, 0.0, 0.0, 0.0, 0.0, 0, 0.0, 0, 0.0,
+            self._summarized, self._decoded, self._rows_decoded,
+        )  # fmt: skip
 
 
 def _collect(segments: Sequence[Segment], key: bytes, hash_: np.uint64) -> SeriesBlocks:
