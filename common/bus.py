@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 import zmq
 
-from common import clock, protocol
+from common import clock, config, protocol
 from common.errors import MinitrueError, ProtocolError
 
 HEARTBEAT_MS: Final = 1000
@@ -164,7 +164,10 @@ class Bus:
         self._context.destroy(linger=0)
 
     def _socket(self, kind: int) -> "zmq.Socket[bytes]":
-        raw = self._context.socket(kind)
+        try:
+            raw = self._context.socket(kind)
+        except zmq.ZMQError as error:
+            raise BusError(f"cannot open one more socket: {error.strerror}") from error
         raw.setsockopt(zmq.LINGER, 0)
         raw.setsockopt(zmq.HEARTBEAT_IVL, HEARTBEAT_MS)
         raw.setsockopt(zmq.HEARTBEAT_TIMEOUT, HEARTBEAT_MISSES * HEARTBEAT_MS)
@@ -243,8 +246,11 @@ def request(endpoint: str, kind: bytes, header: protocol.Header, body: Any, time
 
 
 def _require_loopback(endpoint: str) -> None:
+    try:
+        host = urlsplit(endpoint.replace("*", "0")).hostname or ""
+    except ValueError as error:
+        raise BusError(f"endpoint {endpoint!r}: {error}, want tcp://HOST:PORT") from error
     if not endpoint.startswith("tcp://"):
         raise BusError(f"endpoint {endpoint!r}: want tcp://HOST:PORT")
-    host = urlsplit(endpoint.replace("*", "0")).hostname or ""
-    if host != "localhost" and host != "::1" and not host.startswith("127."):
+    if not config.is_loopback(host):
         raise BusError(f"endpoint {endpoint}: off loopback the bus needs CURVE keys, which this version does not have")

@@ -97,7 +97,6 @@ class Query(Struct, frozen=True, forbid_unknown_fields=True):
 
 class Bus(Struct, frozen=True, forbid_unknown_fields=True):
     heartbeat_s: Seconds = 1.0
-    max_message_bytes: Annotated[int, Meta(ge=1 << 20)] = 256 << 20
 
 
 class Log(Struct, frozen=True, forbid_unknown_fields=True):

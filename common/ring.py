@@ -155,7 +155,7 @@ class Ring:
         """The ring in the bytes of a document. Raises RingError."""
         try:
             document = msgspec.json.decode(data)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise RingError(f"ring document is not JSON: {error}") from error
         return cls.from_document(document)
 

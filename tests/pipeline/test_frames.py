@@ -67,6 +67,15 @@ def _wait_for_ignored(cluster: Sandbox, reason: str, more_than: int) -> None:
         time.sleep(0.05)
 
 
+@pytest.mark.parametrize("reply_to", ["", "tcp://[", "tcp://127.0.0.1\u2100:1", "tcp://127.evil.example:1", "ipc:///tmp/x"])
+def test_a_beat_that_cannot_be_answered_is_counted_and_the_node_lives(cluster: Sandbox, reply_to: str) -> None:
+    before = _status(cluster)
+    header = _header(cluster=before["cluster"], reply_to=reply_to)
+    _push(_endpoint(cluster, 0), [protocol.pack(protocol.BEAT, header, protocol.Beat(0.0, {}, []))])
+    _wait_for_ignored(cluster, "reply_to", before["ignored"].get("reply_to", 0))
+    assert _status(cluster)["incarnation"] == before["incarnation"]
+
+
 @pytest.mark.parametrize("offset", [0, 1], ids=["ingest", "requests"])
 def test_garbage_is_counted_and_ignored(cluster: Sandbox, offset: int) -> None:
     before = _status(cluster)["ignored"].get("garbage", 0)
