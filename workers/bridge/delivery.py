@@ -3,7 +3,8 @@
 Owns a Lane for each node of the ring: its open batch, batches that wait, batches in flight, and what is known of
 the node's process. Batches are split by one ring and say so; a node that disagrees refuses the batch whole, and it
 is split again by a newer ring, its parts keeping `born`. A point is stored when every owner of its partition has
-acked it. Nothing is ever dropped: a batch leaves only by an ack, or row by row into the dead letter.
+acked it. Nothing is ever dropped: a batch leaves only by an ack, or into the dead letter: row by row where its
+node refused rows, whole where its node cannot decode it.
 
 While an owner is down its points stay in memory and their messages unacknowledged; the others go on. `memory_bytes`
 tells the worker when to stop reading.
@@ -59,6 +60,9 @@ class Link(Protocol):
 
 # (batch, [(row, reason)]): keep these rows in the dead letter, hold the batch's release for each.
 RefuseRows = Callable[[Batch, Sequence[tuple[int, str]]], None]
+
+# (batch, reason): keep its body in the dead letter as it is, hold its release for that.
+RefuseBatch = Callable[[Batch, str], None]
 
 
 class Flight:
@@ -137,6 +141,7 @@ class Delivery:
         ring: Ring,
         connect: Callable[[str], Link],
         refuse_rows: RefuseRows,
+        refuse_batch: RefuseBatch,
         on_stored: Callable[[float], None] = lambda seconds: None,
     ) -> None:
         """incarnation: this process's random id. connect: opens a link to an ingest endpoint. on_stored: seconds
@@ -151,6 +156,7 @@ class Delivery:
         self._beat_s = settings.bus.heartbeat_s
         self._connect = connect
         self._refuse_rows = refuse_rows
+        self._refuse_batch = refuse_batch
         self._on_stored = on_stored
         self._sequence = 0
         self._now = 0.0  # of the present turn
@@ -354,8 +360,7 @@ class Delivery:
             self._misrouted.append((now + RESPLIT_S, flight.batch))
         elif ack.error == protocol.ERR_BAD_BATCH:
             logger.error("BUG: a node cannot decode our batch, kept in the dead letter", node=lane.node.id)
-            reason = f"{lane.node.id}: {ack.detail}"
-            self._refuse_rows(flight.batch, [(row, reason) for row in range(flight.batch.rows)])
+            self._refuse_batch(flight.batch, f"{lane.node.id}: {ack.detail}")
             self._settle(lane, flight)
         else:
             lane.back_off(now, f"{ack.error}: {ack.detail}")

@@ -33,7 +33,7 @@ from workers.bridge.delivery import COUNTED, Delivery
 from workers.bridge.mqtt import Link
 
 STORAGE: Final = "storage"  # code of rows that a node refused
-BUG: Final = "bug"  # code of payloads that our decoder broke down on
+BUG: Final = "bug"  # code of payloads that our decoder broke down on, and of batches that no node can decode
 IDLE_S: Final = 0.1  # longest wait of a turn: half of the time between beats to a node that is away
 BLOCKED_S: Final = 0.002  # a turn's wait while a socket or window is full; acks end it earlier
 STOP_S: Final = 3.0  # for acks after the last point was taken in; supervisord waits longer
@@ -102,7 +102,13 @@ class Bridge:
         self._bus = bus.Bus()
         self._acks, reply_to = self._bus.pull(settings.bridge.ack_endpoint)
         self._delivery = Delivery(
-            settings, random.getrandbits(63) | 1, ring, self._bus.push, self._refuse_rows, _latency.observe
+            settings,
+            random.getrandbits(63) | 1,
+            ring,
+            self._bus.push,
+            self._refuse_rows,
+            self._refuse_batch,
+            _latency.observe,
         )
         self._delivery.reply_to = reply_to
         self._decoder = payload.Decoder(settings.ingest, ring.partitions, self._arrival_ns)
@@ -231,6 +237,10 @@ class Bridge:
                 "tags": dict(series.tags),
             }
             self._refuse(batch.origin.message(row), msgspec.json.encode(body), STORAGE, reason, batch.release)
+
+    def _refuse_batch(self, batch: Batch, reason: str) -> None:
+        """A batch that its owner cannot decode goes to the dead letter as it is: we could not decode it either."""
+        self._refuse(batch.origin.message(0), batch.body, BUG, reason, batch.release)
 
     def _refuse(
         self, message: Message, body: bytes, code: str, reason: str, waiter: deadletter.Holdable | None = None

@@ -69,9 +69,12 @@ class World:
         self.now = 1000.0
         self.owners: dict[str, Owner] = {}
         self.refused: list[tuple[bytes, str]] = []
+        self.refused_whole: list[tuple[bytes, str]] = []
         self.latencies: list[float] = []
         settings = config.Settings(bridge=config.Bridge(**({"linger_ms": 0.0} | bridge)))
-        self.delivery = Delivery(settings, ME, first, self._connect, self._refuse, self.latencies.append)
+        self.delivery = Delivery(
+            settings, ME, first, self._connect, self._refuse, self._refuse_whole, self.latencies.append
+        )
         self.delivery.reply_to = "tcp://127.0.0.1:9"
 
     def _connect(self, endpoint: str) -> Owner:
@@ -80,6 +83,9 @@ class World:
 
     def _refuse(self, batch: Batch, rows: Sequence[tuple[int, str]]) -> None:
         self.refused += [(batch.origin.message(row).topic, reason) for row, reason in rows]
+
+    def _refuse_whole(self, batch: Batch, reason: str) -> None:
+        self.refused_whole.append((batch.body, reason))
 
     def tick(self, seconds: float = 0.0) -> None:
         self.now += seconds
@@ -416,8 +422,9 @@ def test_a_batch_that_a_node_cannot_decode_goes_whole_to_the_dead_letter() -> No
     world = World(ring(1, [[0]], nodes=1)).start()
     message = world.publish(0, 1)
     world.tick()
-    world.ack("n0", world.batches("n0")[0], rows=0, error=protocol.ERR_BAD_BATCH, detail="columns differ")
-    assert world.refused == [(b"t0", "n0: columns differ")] * 2
+    (batch,) = world.batches("n0")
+    world.ack("n0", batch, rows=0, error=protocol.ERR_BAD_BATCH, detail="columns differ")
+    assert (world.refused, world.refused_whole) == ([], [(batch.body, "n0: columns differ")])
     assert (message.waiting, world.delivery.is_idle) == (0, True)
 
 

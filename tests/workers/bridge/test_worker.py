@@ -1,20 +1,22 @@
 """The bridge's loop in this process, where a test needs to reach inside."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from common import config, metrics
+from common import clock, config, metrics, protocol
 from common.ring import Node
 from common.ringbuild import first_ring
 from common.ringstore import FileStore, RingView
+from common.series import series_key
 from tests.support import ROOT, free_port, free_port_range
 from workers.bridge import deadletter, payload, worker
 from workers.bridge.batch import Message
 from workers.bridge.deadletter import DeadLetter
+from workers.bridge.payload import Place
 from workers.bridge.worker import Bridge
 
 
@@ -49,6 +51,57 @@ def test_a_payload_that_breaks_the_decoder_is_kept_and_acknowledged_not_met_agai
     assert message.waiting == 0
     assert [(record.payload, record.code) for record in dead(tmp_path)] == [(b"poison", "bug")]
     assert "ZeroDivisionError" in caplog.text
+
+
+class RecordingLink:
+    """Takes every frame and keeps it."""
+
+    def __init__(self) -> None:
+        self.sent: list[protocol.Message] = []
+
+    def send(self, frames: Sequence[bytes]) -> bool:
+        self.sent.append(protocol.unpack(frames))
+        return True
+
+    def close(self) -> None:
+        pass
+
+    def last(self, kind: bytes) -> protocol.Message:
+        return [message for message in self.sent if message.kind == kind][-1]
+
+
+def answer(bridge: Bridge, to: protocol.Header, kind: bytes, body: Any) -> None:
+    header = protocol.Header(
+        1, to.cluster, to.sender, to.destination, 100, 1, to.epoch, to.ring_hash,
+        re=to.sequence, re_incarnation=to.incarnation,
+    )  # fmt: skip
+    bridge._delivery.receive(protocol.pack(kind, header, body), clock.monotonic_s())
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [(series_key("d", "m"), float("nan")), (b"no series key", 1.0)], ids=["not-finite", "key"]
+)
+def test_a_batch_that_cannot_be_decoded_here_either_is_kept_as_it_is_and_not_sent_again(
+    bridge: Bridge, tmp_path: Path, key: bytes, value: float
+) -> None:
+    (lane,) = bridge._delivery._lanes.values()
+    lane.link.close()
+    link = lane.link = RecordingLink()
+    messages = [Message(0x32, b"\0\1", topic) for topic in (b"sensors/first", b"sensors/second")]
+    bridge._push(0.0, force=True)
+    answer(bridge, link.last(protocol.BEAT).header, protocol.BEAT_ACK, {})
+    for message in messages:
+        bridge._delivery.add(message, [(Place(key, 0), 1, value)])
+    bridge._push(clock.monotonic_s(), force=True)
+    batch = link.last(protocol.BATCH)
+    answer(bridge, batch.header, protocol.ACK, protocol.Ack(0, error=protocol.ERR_BAD_BATCH, detail="no good"))
+    assert [message.waiting for message in messages] == [1, 1], "not released before it is durable"
+    assert bridge._delivery.is_idle
+    bridge._push(clock.monotonic_s(), force=True)
+    assert [message.waiting for message in messages] == [0, 0]
+    assert bridge._delivery.mismatches == {}
+    kept = [(record.topic, record.payload, record.code, record.reason) for record in dead(tmp_path)]
+    assert kept == [(b"sensors/first", batch.body, "bug", "n0: no good")]
 
 
 def test_times_of_arrival_differ_though_the_clock_stands_still_or_goes_back(
