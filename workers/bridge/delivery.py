@@ -226,7 +226,8 @@ class Delivery:
         if not overdue:
             return
         again = sum(flight.sends > 1 and now - flight.sent_s <= timeout_s for flight in lane.in_flight.values())
-        for flight in sorted(overdue, key=lambda flight: flight.sequence)[: max(0, RESEND_BURST - again)]:
+        overdue.sort(key=lambda flight: flight.sent_s)  # those sent lately had their turn, answered or not
+        for flight in overdue[: max(0, RESEND_BURST - again)]:
             self.counts["timeouts"] += 1
             if not self._send(lane, flight, now):
                 return

@@ -361,6 +361,20 @@ def test_an_overdue_owner_is_not_buried_under_copies() -> None:
     assert len(world.batches("n0")) == RESEND_BURST
 
 
+def test_batches_whose_answers_never_settle_them_do_not_keep_others_from_being_sent_again() -> None:
+    world = World(ring(1, [[0]], nodes=1), batch_rows=1).start()
+    for number in range(RESEND_BURST):
+        world.publish(number)
+    lost = world.publish(RESEND_BURST)
+    world.tick()
+    world.batches("n0")
+    for _ in range(30):
+        world.keep_up(0.5)
+        for batch in world.batches("n0"):
+            world.ack("n0", batch, rows=int(keys_in(batch) == {KEYS[RESEND_BURST]}))
+    assert lost.waiting == 0
+
+
 def test_a_restarted_node_gets_everything_in_flight_at_once_addressed_to_its_new_process() -> None:
     world = World(ring(1, [[0]], nodes=1), batch_rows=1).start()
     messages = [world.publish(number) for number in range(5)]
