@@ -13,6 +13,7 @@ Pure but for the links: time comes in as an argument (monotonic seconds), frames
 Belongs to the loop's thread.
 """
 
+from bisect import insort
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -83,7 +84,7 @@ class Lane:
     """What is on its way to one node.
 
     incarnation: the node's process as last heard, 0 before. heard_s: when it last answered. answered: sequence of
-    the latest beat that was answered. waiting: to be sent, in this order; in_flight: sent, by sequence;
+    the latest beat that was answered. waiting: to be sent, in order of sequence; in_flight: sent, by sequence;
     flight_bytes: their bodies. not_before_s: no sends until then; trouble: why.
     """
 
@@ -120,13 +121,20 @@ class Lane:
         self.flight_bytes -= len(flight.batch.body)
         return flight
 
+    def put_back(self, sequence: int) -> None:
+        """A flight has to be sent again."""
+        insort(self.waiting, self.land(sequence), key=_by_sequence)
+
     def recall(self) -> None:
-        """Everything in the air has to be sent again, before what waits."""
-        self.waiting.extendleft(reversed([self.land(sequence) for sequence in sorted(self.in_flight)]))
+        """Everything in the air has to be sent again."""
+        landed = [self.land(sequence) for sequence in list(self.in_flight)]
+        self.waiting = deque(sorted([*landed, *self.waiting], key=_by_sequence))
 
     def back_off(self, now: float, trouble: str) -> None:
-        """Send nothing for a while, longer each time."""
+        """Send nothing for a while, longer after each failure. Of a node's one failure every batch of it tells."""
         self.trouble = trouble
+        if now < self.not_before_s:
+            return
         self.not_before_s = now + self.retry_s
         self.retry_s = min(RETRY_MAX_S, self.retry_s * 2)
 
@@ -365,7 +373,7 @@ class Delivery:
             self._settle(lane, flight)
         else:
             lane.back_off(now, f"{ack.error}: {ack.detail}")
-            lane.waiting.appendleft(lane.land(flight.sequence))
+            lane.put_back(flight.sequence)
 
     # Ring changes.
 
@@ -466,6 +474,10 @@ class Delivery:
         """Close the links."""
         for lane in self._lanes.values():
             lane.link.close()
+
+
+def _by_sequence(flight: Flight) -> int:
+    return flight.sequence
 
 
 def _rows_exist(ack: Ack, batch: Batch) -> bool:

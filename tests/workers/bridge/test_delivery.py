@@ -17,7 +17,7 @@ from common.protocol import Ack, Header
 from common.ring import Node, Ring
 from common.series import partition_of, series_key
 from workers.bridge.batch import Batch, Message
-from workers.bridge.delivery import RESEND_BURST, RESPLIT_S, Delivery
+from workers.bridge.delivery import RESEND_BURST, RESPLIT_S, RETRY_MIN_S, Delivery
 from workers.bridge.payload import Place
 
 PARTITIONS = 8
@@ -460,6 +460,35 @@ def test_a_node_that_cannot_write_now_is_left_alone_for_a_while_and_then_asked_a
     world.ack_all()
     assert message.waiting == 0
     assert world.delivery.status(world.now)["n0"]["trouble"] == ""
+
+
+def test_one_failure_that_fails_many_batches_is_backed_off_from_once_and_they_go_again_in_order() -> None:
+    world = World(ring(1, [[0]], nodes=1), batch_rows=1).start()
+    messages = [world.publish(number) for number in range(6)]
+    world.tick()
+    first = world.batches("n0")
+    for number in (3, 0, 5, 1, 4):
+        world.ack("n0", first[number], rows=0, error=protocol.ERR_DISK, detail="full")
+    world.ack("n0", first[2])
+    messages.append(world.publish(6))
+    world.tick(RETRY_MIN_S + 0.01)
+    again = [batch.header.sequence for batch in world.batches("n0")]
+    assert again[:5] == [first[number].header.sequence for number in (0, 1, 3, 4, 5)]
+    assert len(again) == 6
+
+
+def test_what_is_recalled_goes_in_order_with_what_waited_to_be_sent_again() -> None:
+    world = World(ring(1, [[0]], nodes=1), batch_rows=1).start()
+    for number in range(4):
+        world.publish(number)
+    world.tick(1.0 - RETRY_MIN_S / 2)
+    first = world.batches("n0")
+    world.ack("n0", first[1], rows=0, error=protocol.ERR_DISK)
+    world.owners["n0"].incarnation = 101
+    world.tick(RETRY_MIN_S * 0.75)  # a beat is due, the batch not yet
+    world.beat()
+    world.tick()
+    assert [batch.header.sequence for batch in world.batches("n0")] == [batch.header.sequence for batch in first]
 
 
 @pytest.mark.parametrize("error", [protocol.ERR_STALE_EPOCH, protocol.ERR_NOT_MINE])
