@@ -6,13 +6,15 @@ integers little-endian:
     offset  size
     0       4     magic "MTDL"
     4       4     length of the body, u32
-    8       4     crc32c of the body, u32
+    8       4     crc32c of the file's number as a u64, then the body, u32
     12      n     body: msgpack array [version = 1, time_ns, topic, payload, code, reason, flags]
 
 time_ns: arrival. topic, payload: bytes as received (payload may be one element of an array). code: what the
 refusal is counted by; reason: in words. flags: the PUBLISH frame's first byte (bit 0 retain, bits 1-2 QoS, bit 3
-dup). A reader looks for the next magic behind anything that is no whole, checksummed record. A torn tail is cut
-at start, so that new records follow whole ones.
+dup). A reader looks for the next magic behind anything that is no whole, checksummed record; there a payload may
+pose as a record. The file's number in the checksum keeps copies of records in other files from being taken for
+records, and a version that is not ours counts only where a record has to begin: at offset 0 or right behind
+another. A torn tail is cut at start, so that new records follow whole ones.
 
 Durable in groups: `append` only gathers; `flush` writes, fsyncs once and then releases what waited. While the
 disk fails, records stay in memory and wait (no PUBACK goes out for them), and flush tries again.
@@ -75,11 +77,16 @@ _decoder = msgspec.msgpack.Decoder(Record)
 
 
 class _Gathered(NamedTuple):
-    """A record on its way to the disk."""
+    """A record on its way to the disk. body: encoded; its checksum waits for the file that it will lie in."""
 
-    packed: bytes
+    body: bytes
     code: str
     waiter: Holdable
+
+    @property
+    def size(self) -> int:
+        """Bytes in the file."""
+        return _HEAD.size + len(self.body)
 
 
 class DeadLetter:
@@ -113,9 +120,9 @@ class DeadLetter:
     def append(self, record: Record, waiter: Holdable) -> None:
         """Gather a record; the waiter is held until it is durable."""
         waiter.hold()
-        packed = _pack(record)
-        self._gathered.append(_Gathered(packed, record.code, waiter))
-        self.gathered_bytes += len(packed)
+        gathered = _Gathered(_encoder.encode(record), record.code, waiter)
+        self._gathered.append(gathered)
+        self.gathered_bytes += gathered.size
 
     def flush(self) -> None:
         """Make what was gathered durable and release its waiters, or keep it and note why not."""
@@ -140,12 +147,13 @@ class DeadLetter:
         if self._descriptor is None or self._size >= self._file_bytes:
             self._begin_file()
         taken: list[bytes] = []
+        seed = _seed(self._number)
         size = self._size
         for record in self._gathered:
             if taken and size >= self._file_bytes:
                 break
-            taken.append(record.packed)
-            size += len(record.packed)
+            taken.append(_HEAD.pack(MAGIC, len(record.body), crc32c(record.body, seed)) + record.body)
+            size += record.size
         assert self._descriptor is not None, "BUG: no dead letter file is open"
         write_all(self._descriptor, b"".join(taken))
         os.fsync(self._descriptor)
@@ -154,7 +162,7 @@ class DeadLetter:
             self._release(self._gathered.popleft())
 
     def _release(self, record: _Gathered) -> None:
-        self.gathered_bytes -= len(record.packed)
+        self.gathered_bytes -= record.size
         self.counts[record.code] += 1
         record.waiter.release()
 
@@ -211,33 +219,43 @@ def files(directory: Path) -> list[Path]:
 
 
 def read(path: Path) -> Iterator[Found]:
-    """The records of a file, oldest first; damage is passed over. Raises StorageError for a newer version."""
-    data = path.read_bytes()
+    """The records of a file, oldest first; damage is passed over. Raises StorageError for a newer version.
+
+    path: under the name that the bridge gave it, whose number is part of the checksums.
+    """
+    data, seed = path.read_bytes(), _seed(int(path.stem))
+    expected = 0
     at = data.find(MAGIC)
     while at >= 0:
-        found = _record_at(data, at)
+        found = _record_at(data, at, seed, at == expected)
         if found is not None:
             yield found
+            expected = found.end
         at = data.find(MAGIC, found.end if found else at + 1)
 
 
-def _record_at(data: bytes, at: int) -> Found | None:
+def _record_at(data: bytes, at: int, seed: int, expected: bool) -> Found | None:
+    """expected: a record has to begin here, so what cannot be read is one by other rules, not bytes of a payload."""
     if at + _HEAD.size > len(data):
         return None
     _, length, checksum = _HEAD.unpack_from(data, at)
     end = at + _HEAD.size + length
     body = memoryview(data)[at + _HEAD.size : end]
-    if end > len(data) or crc32c(body) != checksum:
+    if end > len(data) or crc32c(body, seed) != checksum:
         return None
     try:
         record = _decoder.decode(body)
     except msgspec.MsgspecError as error:
+        if not expected:
+            return None
         raise StorageError(f"dead letter record at offset {at}: {error}") from error
-    if record.version != VERSION:
-        raise StorageError(f"dead letter record at offset {at} has version {record.version}, want {VERSION}")
-    return Found(record, end)
+    if record.version == VERSION:
+        return Found(record, end)
+    if not expected:
+        return None
+    raise StorageError(f"dead letter record at offset {at} has version {record.version}, want {VERSION}")
 
 
-def _pack(record: Record) -> bytes:
-    body = _encoder.encode(record)
-    return _HEAD.pack(MAGIC, len(body), crc32c(body)) + body
+def _seed(number: int) -> int:
+    """Where the CRC of each record of a file begins."""
+    return crc32c(number.to_bytes(8, "little"))

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from common import clock
@@ -104,12 +105,53 @@ def test_a_payload_that_looks_like_a_record_is_not_taken_for_one(tmp_path: Path)
     assert stored(tmp_path) == [nested, record(8)]
 
 
-def test_a_newer_version_is_refused_in_words(tmp_path: Path) -> None:
-    body = bytes([0x97, 2, 1, 0xC4, 0, 0xC4, 0, 0xA0, 0xA0, 0])
+def packed(body: bytes, number: int = 1) -> bytes:
+    """A record as the format's text has it, in the file of that number."""
+    checksum = crc32c(struct.pack("<Q", number) + body)
+    return struct.pack("<4sII", MAGIC, len(body), checksum) + body
+
+
+NEWER = bytes([0x97, 2, 1, 0xC4, 0, 0xC4, 0, 0xA0, 0xA0, 0])
+STRANGE = bytes([0x92, 2, 0xA1, 0x78])  # an array of other types
+
+
+@pytest.mark.parametrize(("body", "text"), [(NEWER, "has version 2, want 1"), (STRANGE, "Expected `array`")])
+def test_a_newer_version_is_refused_in_words_where_a_record_has_to_begin(
+    tmp_path: Path, body: bytes, text: str
+) -> None:
     path = tmp_path / "00000001.dead"
-    path.write_bytes(struct.pack("<4sII", MAGIC, len(body), crc32c(body)) + body)
-    with pytest.raises(StorageError, match="at offset 0 has version 2, want 1"):
+    path.write_bytes(packed(body))
+    with pytest.raises(StorageError, match=f"at offset 0.*{text}"):
         list(read(path))
+    path.unlink()
+    write(tmp_path, [record(1)])
+    end = path.stat().st_size
+    path.write_bytes(path.read_bytes() + packed(body))
+    with pytest.raises(StorageError, match=f"at offset {end}.*{text}"):
+        DeadLetter(tmp_path, 4096)
+
+
+@pytest.mark.parametrize("body", [NEWER, STRANGE])
+def test_a_payload_that_poses_as_a_newer_record_in_a_torn_one_does_not_stop_the_bridge(
+    tmp_path: Path, body: bytes
+) -> None:
+    torn = Record(1, 1, b"t", b"posing " + packed(body) + b" more", "value", "why", 0)
+    write(tmp_path, [record(1), torn])
+    (path,) = files(tmp_path)
+    os.truncate(path, path.stat().st_size - 8)
+    write(tmp_path, [record(2)])
+    assert stored(tmp_path) == [record(1), record(2)]
+
+
+@pytest.mark.parametrize("number", [None, 2])
+def test_a_copy_of_another_files_record_in_a_torn_one_is_no_record(tmp_path: Path, number: int | None) -> None:
+    body = msgspec.msgpack.encode(record(9))
+    copy = packed(body, number) if number else struct.pack("<4sII", MAGIC, len(body), crc32c(body)) + body
+    write(tmp_path, [record(1), Record(1, 1, b"t", copy + b" more", "value", "why", 0)])
+    (path,) = files(tmp_path)
+    os.truncate(path, path.stat().st_size - 8)
+    write(tmp_path, [record(2)])
+    assert stored(tmp_path) == [record(1), record(2)]
 
 
 class FailingDisk:
