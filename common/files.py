@@ -80,8 +80,11 @@ class DirectoryLock:
     """Holds a directory for one process: an exclusive flock on its LOCK file, gone when the process dies."""
 
     def __init__(self, directory: Path) -> None:
-        """Raises StorageError when another process holds the directory."""
-        self._descriptor = os.open(directory / "LOCK", os.O_RDWR | os.O_CREAT, 0o644)
+        """Raises StorageError when another process holds the directory, or LOCK cannot be opened."""
+        try:
+            self._descriptor = os.open(directory / "LOCK", os.O_RDWR | os.O_CREAT, 0o644)
+        except OSError as error:
+            raise StorageError(f"{directory / 'LOCK'}: {error.strerror}") from error
         try:
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:

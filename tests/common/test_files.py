@@ -77,6 +77,14 @@ def test_short_writes_are_continued(monkeypatch):
     assert written == b"0123456789"
 
 
+def test_a_lock_that_cannot_be_opened_is_an_error_in_words(tmp_path):
+    (tmp_path / "LOCK").mkdir()
+    with pytest.raises(StorageError, match="/LOCK: Is a directory"):
+        files.DirectoryLock(tmp_path)
+    with pytest.raises(StorageError, match="missing/LOCK: No such file or directory"):
+        files.DirectoryLock(tmp_path / "missing")
+
+
 def test_a_directory_is_held_by_one_process_until_it_dies(tmp_path):
     hold = "import sys; from pathlib import Path; from common.files import DirectoryLock;"
     hold += "lock = DirectoryLock(Path(sys.argv[1])); print('held', flush=True); sys.stdin.read()"

@@ -19,6 +19,7 @@ import msgspec
 from prometheus_client import Histogram
 
 from common import bus, clock, config, metrics, process
+from common.errors import StorageError
 from common.files import DirectoryLock, make_directory
 from common.log import get as get_logger
 from common.points import PointBatch
@@ -65,7 +66,10 @@ def main(broker: str | None, bridge_id: str | None, config_file: str | None) -> 
 
 def _run(settings: config.Settings, stop: process.Stop) -> None:
     directory = settings.data_dir / "bridge" / settings.bridge.id
-    make_directory(directory)
+    try:
+        make_directory(directory)
+    except OSError as error:
+        raise StorageError(f"bridge directory {directory}: {error.strerror}: {error.filename}") from error
     lock = DirectoryLock(directory)
     try:
         store = open_store(settings.cluster.ring_store, settings)

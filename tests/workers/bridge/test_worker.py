@@ -1,6 +1,8 @@
 """The bridge's loop in this process, where a test needs to reach inside."""
 
 import logging
+import subprocess
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -110,6 +112,32 @@ def test_times_of_arrival_differ_though_the_clock_stands_still_or_goes_back(
     readings = iter([1000, 1000, 900, 2000])
     monkeypatch.setattr("common.clock.wall_ns", lambda: next(readings))
     assert [bridge._arrival_ns() for _ in range(4)] == [1000, 1001, 1002, 2000]
+
+
+@pytest.mark.parametrize(
+    ("file", "directory", "text"),
+    [
+        ("bridge", "", "bridge directory {data}/bridge/bridge1: File exists: {data}/bridge"),
+        ("", "bridge/bridge1/LOCK", "{data}/bridge/bridge1/LOCK: Is a directory"),
+        ("bridge/bridge1/deadletter", "", "dead letter {data}/bridge/bridge1/deadletter: File exists"),
+    ],
+)
+def test_a_directory_that_cannot_be_used_ends_the_start_in_one_line(
+    tmp_path: Path, file: str, directory: str, text: str
+) -> None:
+    (tmp_path / directory).mkdir(parents=True, exist_ok=True)
+    if file:
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / file).touch()
+    node = Node("n0", "", "tcp://127.0.0.1:5710", "z", 1.0, "active")
+    FileStore(tmp_path / "ring.json").save(first_ring("test", [node], 16, 1), 0)
+    conf = tmp_path / "minitrue.toml"
+    conf.write_text(f'[paths]\ndata = "{tmp_path}"\n[cluster]\nring_store = "file:{tmp_path}/ring.json"\n')
+    command = [sys.executable, "-m", "workers.bridge", "--config", str(conf)]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=30, check=False)
+    assert ended.returncode == 1
+    assert ended.stderr.splitlines()[-1:] == [f"minitrue bridge: {text.format(data=tmp_path)}"]
+    assert "Traceback" not in ended.stderr
 
 
 def test_its_metrics_are_a_valid_snapshot_and_its_status_plain(bridge: Bridge) -> None:
