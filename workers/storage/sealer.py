@@ -102,6 +102,10 @@ class Sealer:
             logger.error("sealing failed, will try again", segment=frozen.number, reason=str(error))
             self._settle(str(error), done=False)
             return False
+        except Exception as error:  # a bug must not end the thread: without it the node would refuse everything
+            logger.exception("BUG: sealing failed, will try again", segment=frozen.number)
+            self._settle(f"BUG: {error!r}", done=False)
+            return False
         self._settle(None, done=True)
         return True
 

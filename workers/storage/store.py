@@ -370,11 +370,11 @@ class Store:
 
     def _drop_wal(self, head: Head) -> None:
         """Remove the WAL files whose rows are in a segment now. Should that fail, the next start does it."""
-        covered = [each for each in self._layout.wal_numbers() if head.wal_first <= each <= head.wal_last]
         try:
+            covered = [each for each in self._layout.wal_numbers() if head.wal_first <= each <= head.wal_last]
             files.remove_files([self._layout.wal_path(number) for number in covered])
         except OSError as error:
-            logger.warning("sealed WAL files not removed", files=len(covered), error=str(error))
+            logger.warning("sealed WAL files not removed", first=head.wal_first, last=head.wal_last, error=str(error))
 
     def _grow_frontiers(self) -> None:
         missing = len(self._catalog) - len(self._frontiers)

@@ -5,6 +5,7 @@ import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,7 +13,7 @@ from common import files
 from common.errors import StorageError
 from tests.support import wait_until
 from tests.workers.storage.support import EVERYWHERE, batch_of, copy_as_if_killed, key, open_store, rows_of
-from workers.storage import sealer, wal
+from workers.storage import layout, seal, sealer, wal
 from workers.storage.store import Store
 
 
@@ -136,6 +137,44 @@ def test_sealing_that_fails_is_reported_and_succeeds_when_the_disk_does(
     wait_until(lambda: store.status()["sealing_backlog"] == 0)
     assert times_of(store) == (1, 1, 1)
     assert store.status()["segments"] == 1
+    store.close()
+
+
+def test_sealing_that_meets_a_bug_is_counted_and_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = open_store(tmp_path / "s")
+    append(store, 1)
+    write = seal.write_segment
+
+    def stumble(*given: Any) -> None:
+        monkeypatch.setattr(seal, "write_segment", write)
+        raise ValueError("a bug, once")
+
+    monkeypatch.setattr(seal, "write_segment", stumble)
+    with pytest.raises(StorageError, match=r"sealing fails: BUG: ValueError\('a bug, once'\)"):
+        store.seal()
+    wait_until(lambda: store.status()["sealing_backlog"] == 0)
+    assert (store.status()["sealing_failures"], store.status()["segments"]) == (1, 1)
+    append(store, 2)
+    store.seal()
+    assert times_of(store) == (2, 1, 2)
+    store.close()
+
+
+def test_wal_directory_that_cannot_be_listed_after_sealing_changes_no_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = open_store(tmp_path / "s")
+    append(store, 1)
+    numbers = layout.Layout.wal_numbers
+
+    def refuse(place: layout.Layout) -> list[int]:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr(layout.Layout, "wal_numbers", refuse)
+    store.seal()
+    monkeypatch.setattr(layout.Layout, "wal_numbers", numbers)
+    status = store.status()
+    assert (status["segments"], status["points"], status["sealing_failures"], status["wal_files"]) == (1, 1, 0, 1)
     store.close()
 
 
