@@ -118,8 +118,8 @@ class Layout:
         self._write_note(name, note)
 
     def damaged(self) -> list[dict[str, Any]]:
-        """The notes of everything set aside, in order of their names."""
-        return [json.loads(path.read_bytes()) for path in sorted((self.directory / DAMAGED).glob("*.json"))]
+        """The notes of everything set aside, in order of their names; of a note that is damaged itself, its name."""
+        return [_read_note(path) for path in sorted((self.directory / DAMAGED).glob("*.json"))]
 
     def _write_note(self, name: str, note: dict[str, Any]) -> None:
         logger.error("damage found and set aside", **note)
@@ -188,6 +188,13 @@ def read_header(data: Any, magic: bytes, version: int, where: Path) -> memoryvie
 def _numbers(folder: Path, suffix: str) -> list[int]:
     found = (_NAME.fullmatch(path.stem) for path in folder.iterdir() if path.suffix == suffix)
     return sorted(int(match[2]) for match in found if match)
+
+
+def _read_note(path: Path) -> dict[str, Any]:
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
+    except (ValueError, RecursionError) as error:  # msgspec's errors and those of UTF-8 are ValueErrors
+        return {"file": path.name, "reason": f"note cannot be read: {error}"}
 
 
 def _refuse_other_content(directory: Path) -> None:

@@ -95,6 +95,17 @@ def test_path_that_cannot_be_a_directory_is_one_clear_line(tmp_path: Path) -> No
         open_store(tmp_path / "file" / "s")
 
 
+@pytest.mark.parametrize("text", [b"", b"{", b"[1]", b'{"file": "\xff"}', b"[" * 5000])
+def test_note_that_cannot_be_read_is_reported_by_its_name(tmp_path: Path, text: bytes) -> None:
+    open_store(tmp_path).close()
+    (tmp_path / "damaged" / "wal-1.json").write_bytes(text)
+    store = open_store(tmp_path)
+    (note,) = store.status()["damaged"]
+    assert note["file"] == "wal-1.json"
+    assert note["reason"].startswith("note cannot be read: ")
+    store.close()
+
+
 def test_failed_open_lets_the_directory_go(tmp_path: Path) -> None:
     store = open_store(tmp_path / "s")
     store.append([batch_of(rows_of(key("a"), [1]))])
