@@ -40,10 +40,8 @@ class StorageError(MinitrueError):
 class QueryError(MinitrueError):
     """A question that cannot be answered as asked.
 
-    field: the request's field at fault, or None. code: what it is called on the bus (protocol.ERR_...).
+    field: the request's field at fault, or None.
     """
-
-    code = "bad-request"
 
     def __init__(self, message: str, field: str | None = None) -> None:
         super().__init__(message)

@@ -80,7 +80,6 @@ ERR_NOT_MINE: Final = "not-mine"  # this node owns no such partition: reload, re
 ERR_BAD_BATCH: Final = "bad-batch"  # the body cannot be decoded; resending will not help
 ERR_DISK: Final = "disk"  # WAL cannot be written now: back off, resend
 ERR_BAD_REQUEST: Final = "bad-request"  # a request that cannot be understood
-ERR_OVERFLOW: Final = "overflow"  # a sum left the range of float64
 ERR_INTERNAL: Final = "internal"  # a bug; the text says more
 
 
@@ -121,7 +120,8 @@ class AggregateReply(msgspec.Struct, frozen=True):
 
     partitions: bitmap of those it answers for, a subset of those asked; delete_number: deletes applied. series: how
     many matched, with points in the range or not.
-    sum is the unevaluated pair sum_hi + sum_lo. With count 0 the other figures mean nothing and are 0.
+    sum is the unevaluated pair sum_hi + sum_lo; sum_hi is infinite or NaN when the sum left the range of float64.
+    With count 0 the other figures mean nothing and are 0.
     blocks_summarized, blocks_decoded, rows_decoded: what the answer cost.
     """
 

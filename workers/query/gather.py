@@ -100,7 +100,7 @@ class Question(ABC):
             self.refuse(ask.node, f"{error.error}: {error.message}", self.deadline_s)
             return
         self.refuse(ask.node, f"{error.error}: {error.message}", NEVER_S)
-        if error.error in (protocol.ERR_OVERFLOW, protocol.ERR_BAD_REQUEST):
+        if error.error == protocol.ERR_BAD_REQUEST:
             self.error = error
 
     def may_pass(self, now_s: float) -> bool:

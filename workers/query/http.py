@@ -367,8 +367,6 @@ def _unknown_series(body: request.QueryBody, of_device: list[Series]) -> Refusal
 
 
 def _raise_error(error: protocol.ErrorReply) -> None:
-    if error.error == protocol.ERR_OVERFLOW:
-        raise Refusal(422, "overflow", error.message, "operation")
     raise Refusal(500, "internal", f"BUG: a storage node refused our request: {error.message}")
 
 

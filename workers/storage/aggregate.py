@@ -16,7 +16,6 @@ import numpy as np
 import numpy.typing as npt
 
 from common import protocol
-from common.errors import QueryError
 from workers.storage import kernels
 from workers.storage.head import Head, Part, Times, Values, join
 from workers.storage.segment import COUNT, Segment
@@ -29,12 +28,6 @@ _CACHED_SERIES: Final = 16_384
 _CACHED_BLOCKS: Final = 500_000
 
 _LOW_63: Final = 0x7FFF_FFFF_FFFF_FFFF
-
-
-class SumOverflow(QueryError):
-    """A sum that left the range of float64."""
-
-    code = protocol.ERR_OVERFLOW
 
 
 class SeriesBlocks(NamedTuple):
@@ -97,7 +90,7 @@ class _Open(NamedTuple):
 class AggregatePlan:
     """One aggregate request over a view, its summaries absorbed; `run` decodes the rest.
 
-    rows_to_decode: about how many rows that are, 0 when the answer needs no decoding.
+    rows_to_decode: how many rows that are at most, 0 when the answer needs no decoding.
     """
 
     def __init__(self, view: View, partitions: bytes, start: int | None, end: int | None) -> None:
@@ -119,7 +112,9 @@ class AggregatePlan:
         recent = self._absorb_heads(local_id, blocks)
         undecided = None
         rows = sum(int(part.summary[kernels.COUNT]) for _, part in recent)
-        if not recent:
+        if recent:
+            rows += self._rows_exposed(blocks, recent)
+        else:
             undecided = self._absorb_blocks(blocks, kernels.NO_TIMES)
             rows = int(blocks.counts[undecided].sum()) if len(undecided) else 0
         self._series += 1
@@ -128,7 +123,7 @@ class AggregatePlan:
             self.rows_to_decode += rows
 
     def run(self) -> protocol.AggregateReply:
-        """Decode what is open, and the answer. Raises SumOverflow, and StorageError for a damaged block."""
+        """Decode what is open, and the answer. Raises StorageError for a damaged block."""
         for series in self._open:
             self._close_series(series)
         self._open = []
@@ -156,6 +151,16 @@ class AggregatePlan:
             else:
                 others.append((head, part))
         return others
+
+    def _rows_exposed(self, blocks: SeriesBlocks, recent: list[tuple[Head, Part]]) -> int:
+        """How many rows at most must be decoded of blocks, when the rows of heads are known by their spans alone."""
+        inside = (blocks.t_min >= self._start) & (blocks.t_max <= self._end)
+        exposed = ~(inside & (blocks.alone != 0))
+        for _, part in recent:
+            first, last = part.summary[kernels.FIRST_TIME], part.summary[kernels.LAST_TIME]
+            exposed |= (blocks.t_min <= last) & (blocks.t_max >= first)
+        touching = (blocks.t_min <= self._end) & (blocks.t_max >= self._start)
+        return int(blocks.counts[touching & exposed].sum())
 
     def _absorb_blocks(self, blocks: SeriesBlocks, recent: Times) -> npt.NDArray[np.int32]:
         if not len(blocks.t_min):
@@ -217,9 +222,7 @@ class AggregatePlan:
         fields = self._sum.tolist()
         sums = self._sum.view(np.float64)
         hi = float(sums[kernels.HI]) + float(sums[kernels.LO])
-        if not math.isfinite(hi):
-            raise SumOverflow(f"the sum of {fields[kernels.COUNT]} points lies outside the range of float64")
-        lo = (float(sums[kernels.HI]) - hi) + float(sums[kernels.LO])
+        lo = (float(sums[kernels.HI]) - hi) + float(sums[kernels.LO]) if math.isfinite(hi) else 0.0
         least, most, first, last = _from_ordered(self._sum[kernels.MIN : kernels.LAST + 1])
         return protocol.AggregateReply(
             partitions=self._partitions,
@@ -250,8 +253,9 @@ def _collect(segments: Sequence[Segment], key: bytes, hash_: np.uint64) -> Serie
     found: list[tuple[int, Segment, slice]] = []
     for place, segment in enumerate(segments):
         ordinal = segment.find(key, hash_)
-        if ordinal >= 0:
-            found.append((place, segment, slice(*segment.block_range(ordinal))))
+        begin, end = segment.block_range(ordinal) if ordinal >= 0 else (0, 0)
+        if begin < end:
+            found.append((place, segment, slice(begin, end)))
     if not found:
         return _NONE
     ints = np.concatenate([segment.ints[:2, span] for _, segment, span in found], axis=1)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from common import bus, clock, log, metrics, protocol
-from common.errors import MinitrueError, ProtocolError, QueryError
+from common.errors import MinitrueError, ProtocolError
 from common.protocol import ErrorReply, Header, Message
 from workers.storage.aggregate import AggregatePlan
 from workers.storage.node import Node
@@ -205,8 +205,6 @@ class Server:
     def _error(self, ask: Ask, error: Exception) -> ErrorReply:
         """What to say of a request that failed; one bad request never ends the node."""
         self.counts.errors += 1
-        if isinstance(error, QueryError):
-            return ErrorReply(error.code, str(error))
         if isinstance(error, ProtocolError):
             return ErrorReply(protocol.ERR_BAD_REQUEST, str(error))
         if isinstance(error, MinitrueError):

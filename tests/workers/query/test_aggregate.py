@@ -109,6 +109,16 @@ def test_a_sum_outside_float64_is_an_error_and_so_is_the_average_of_it(operation
             finish(operation, partials)
 
 
+@pytest.mark.parametrize("hi", [math.inf, -math.inf, math.nan])
+def test_a_sum_that_overflowed_in_a_node_spoils_no_other_operation(hi: float) -> None:
+    partials = [pair(hi, 0.0, 2), pair(1.0, 0.0)]
+    check(partials[0])
+    assert finish("count", partials) == 3
+    assert [finish(operation, partials) for operation in ("min", "max", "first", "last")] == [0.0] * 4
+    with pytest.raises(Overflow):
+        finish("sum", partials)
+
+
 def test_the_largest_float_itself_is_no_overflow() -> None:
     largest = 1.7976931348623157e308
     assert finish("sum", [pair(largest, 0.0), pair(largest, 0.0), pair(-largest, 0.0)]) == largest

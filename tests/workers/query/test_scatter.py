@@ -212,7 +212,7 @@ def test_an_error_of_one_request_is_not_one_of_those_that_travel_with_it(cluster
 
     def outcome(request: AggregateRequest) -> protocol.AggregateOutcome:
         if request.tags == {"n": "1"}:
-            return protocol.AggregateOutcome(None, ErrorReply(protocol.ERR_OVERFLOW, "too large"))
+            return protocol.AggregateOutcome(None, ErrorReply(protocol.ERR_BAD_REQUEST, "too large"))
         return plain(request)
 
     node.outcome = outcome  # type: ignore[method-assign]
@@ -431,14 +431,14 @@ def test_a_failing_node_is_named_with_its_error(cluster: Cluster) -> None:
     assert asked.trouble["ing3"].reason == "internal: a damaged block"
 
 
-def test_an_overflow_is_the_answer_whatever_other_nodes_say(cluster: Cluster) -> None:
-    def overflow(node: FakeNode, route: list[bytes], message: Message) -> bool:
-        node.send(route, protocol.pack(protocol.ERROR, node.header(message), ErrorReply("overflow", "too large")))
+def test_a_refused_request_is_the_answer_whatever_other_nodes_say(cluster: Cluster) -> None:
+    def refuse(node: FakeNode, route: list[bytes], message: Message) -> bool:
+        node.send(route, protocol.pack(protocol.ERROR, node.header(message), ErrorReply("bad-request", "too large")))
         return True
 
-    cluster.nodes["ing3"].reaction = overflow
+    cluster.nodes["ing3"].reaction = refuse
     asked = gather(cluster.scatter)
-    assert asked.error == ErrorReply("overflow", "too large")
+    assert asked.error == ErrorReply("bad-request", "too large")
 
 
 # The ring

@@ -1,5 +1,6 @@
 """The query worker as it runs: real processes, real HTTP, fake storage nodes."""
 
+import functools
 import http.client
 import json
 import math
@@ -14,10 +15,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
-from common import metrics, protocol
-from common.protocol import ErrorReply, Message, MetricFamily, ProcessMetrics
+from common import metrics
+from common.protocol import AggregateReply, AggregateRequest, MetricFamily, ProcessMetrics
 from common.series import partition_of
 from tests.support import Children, free_port, wait_until
 from tests.workers.query.fake import FakeNode, Point, point
@@ -251,15 +253,16 @@ def test_a_node_that_is_killed_is_503_until_it_is_back(own: Worker, children: Ch
         assert (status, answer["coverage"]["missing"][0]["node"]) == (503, "ing1")
 
 
-def test_an_overflow_is_422(own: Worker) -> None:
-    def overflow(node: FakeNode, route: list[bytes], message: Message) -> bool:
-        error = ErrorReply("overflow", "the sum is large")
-        node.send(route, protocol.pack(protocol.ERROR, node.header(message), error))
-        return True
+def test_a_sum_that_overflowed_in_a_node_is_422_and_no_other_operation_suffers(own: Worker) -> None:
+    def overflow(node: FakeNode, request: AggregateRequest) -> AggregateReply:
+        return msgspec.structs.replace(FakeNode.aggregate(node, request), sum_hi=math.inf)
 
-    own.nodes["ing2"].reaction = overflow
-    status, answer = own.query()
-    assert (status, answer) == (422, {"error": "overflow", "message": "the sum is large", "field": "operation"})
+    for node in own.nodes.values():
+        node.aggregate = functools.partial(overflow, node)  # type: ignore[method-assign]
+    for operation in ("sum", "avg"):
+        status, answer = own.query(operation=operation)
+        assert (status, answer["error"], answer["field"]) == (422, "overflow", "operation")
+    assert {own.query(operation=operation)[0] for operation in ("count", "min", "max", "first", "last")} == {200}
 
 
 def test_a_sum_that_overflows_only_across_nodes_is_422_too(own: Worker) -> None:
