@@ -65,7 +65,7 @@ class PointBatch:
         """The batch in a body. The arrays are read-only views of it.
 
         Raises ProtocolError when columns differ in length, an index lies outside the table, the table repeats
-        a key, or a value is not finite.
+        a key or holds one without rows, or a value is not finite.
         """
         try:
             raw = _decoder.decode(body)
@@ -82,6 +82,9 @@ class PointBatch:
             raise ProtocolError(f"batch index {int(index.max())} lies outside its {len(raw.keys)} keys")
         if len(set(raw.keys)) != len(raw.keys):
             raise ProtocolError("batch repeats a series key")
+        unused = len(raw.keys) - np.count_nonzero(np.bincount(index, minlength=len(raw.keys)))
+        if unused:
+            raise ProtocolError(f"batch has no row for {unused} of its {len(raw.keys)} keys")
         if not np.isfinite(values).all():
             raise ProtocolError("batch holds a value that is not finite")
         return cls(raw.keys, index, times, values)

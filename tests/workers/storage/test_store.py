@@ -1,5 +1,6 @@
 """What a store answers, what the answer costs, and that readers and writer do not disturb one another."""
 
+import math
 import threading
 from pathlib import Path
 
@@ -20,7 +21,6 @@ from tests.workers.storage.support import (
     rows_of,
 )
 from workers.storage import sealer, wal
-from workers.storage.aggregate import SumOverflow
 from workers.storage.segment import BLOCK_ROWS
 from workers.storage.store import LoggedBatch, Store
 
@@ -89,6 +89,22 @@ def test_plan_tells_beforehand_what_must_be_decoded(tmp_path: Path) -> None:
     store.close()
 
 
+def test_plan_counts_the_blocks_that_recent_rows_may_reach(tmp_path: Path) -> None:
+    store = open_store(tmp_path)
+    store.append([batch_of(rows_of(key("a"), range(0, 40 * BLOCK_ROWS, 10)))])
+    store.seal()
+    for late in (5, 3 * 10 * BLOCK_ROWS + 5):  # a row in the first block; then the head reaches over all four
+        store.append([batch_of(rows_of(key("a"), [late]))])
+        plan = store.plan("a", "temperature", None, EVERYWHERE, None, None)
+        reply = store.aggregate("a", "temperature", None, EVERYWHERE, None, None)
+        assert plan.rows_to_decode == (BLOCK_ROWS + 1 if late == 5 else 4 * BLOCK_ROWS + 2)
+        assert plan.rows_to_decode >= reply.rows_decoded >= BLOCK_ROWS
+    edge = store.plan("a", "temperature", None, EVERYWHERE, None, 7)
+    assert edge.rows_to_decode == BLOCK_ROWS + 2
+    assert edge.run().rows_decoded == BLOCK_ROWS
+    store.close()
+
+
 def test_same_batch_again_changes_nothing(tmp_path: Path) -> None:
     store = open_store(tmp_path)
     batch = batch_of(rows_of(key("a"), range(100)))
@@ -128,14 +144,15 @@ def test_sums_are_exact_where_plain_addition_is_not(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("sealed", [False, True])
-def test_sum_beyond_float64_is_an_error_and_not_infinity(tmp_path: Path, sealed: bool) -> None:
+def test_sum_beyond_float64_is_not_finite_and_spoils_no_other_figure(tmp_path: Path, sealed: bool) -> None:
     store = open_store(tmp_path)
-    store.append([batch_of([(key("a"), 1, 1.7e308), (key("a"), 2, 1.7e308)])])
+    store.append([batch_of([(key("a"), 1, 1.7e308), (key("a"), 2, 1.6e308)])])
     if sealed:
         store.seal()
-    with pytest.raises(SumOverflow, match="sum of 2 points lies outside the range of float64"):
-        ask(store)
-    assert ask(store, 2, 2).sum_hi == 1.7e308
+    reply = ask(store)
+    assert not math.isfinite(reply.sum_hi)
+    assert (reply.count, reply.min, reply.max, reply.first, reply.last_time) == (2, 1.6e308, 1.7e308, 1.7e308, 2)
+    assert ask(store, 2, 2).sum_hi == 1.6e308
     store.close()
 
 
@@ -185,6 +202,26 @@ def test_group_larger_than_a_head_is_taken(tmp_path: Path) -> None:
     store.close()
     store = open_store(tmp_path, head_rows=1000)
     assert ask(store).count == 15_000
+    store.close()
+
+
+@pytest.mark.parametrize(
+    ("keys", "index", "text"),
+    [([key("x"), key("y")], [1], "no row for 1 of its 2 keys"), ([key("x")], [], "no row for 1 of its 1 keys")],
+)
+def test_batch_with_a_key_without_rows_is_refused(keys: list[bytes], index: list[int], text: str) -> None:
+    rows = len(index)
+    body = PointBatch(keys, np.array(index, np.uint32), np.zeros(rows, np.int64), np.zeros(rows)).encode()
+    with pytest.raises(ProtocolError, match=text):
+        PointBatch.decode(body)
+
+
+def test_series_without_rows_in_a_segment_has_no_points_there(tmp_path: Path) -> None:
+    store = open_store(tmp_path)
+    batch = PointBatch([key("x"), key("y")], np.array([1], np.uint32), np.array([5]), np.array([1.0]))
+    store.append([LoggedBatch(batch.encode(), 1, batch)])
+    store.seal()
+    assert [ask(store, device=device).count for device in ("x", "y")] == [0, 1]
     store.close()
 
 
