@@ -85,7 +85,7 @@ class Lane:
 
     incarnation: the node's process as last heard, 0 before. heard_s: when it last answered. answered: sequence of
     the latest beat that was answered. waiting: to be sent, in order of sequence; in_flight: sent, by sequence;
-    flight_bytes: their bodies. not_before_s: no sends until then; trouble: why.
+    flight_bytes: their bodies. not_before_s: no sends until then; trouble: why. stuck: the link took no more batches.
     """
 
     node: Node
@@ -101,6 +101,7 @@ class Lane:
     not_before_s: float = 0.0
     retry_s: float = RETRY_MIN_S
     trouble: str = ""
+    stuck: bool = False
 
     def is_up(self, now: float, beat_s: float) -> bool:
         """Whether the node answered one of its last beats."""
@@ -216,6 +217,7 @@ class Delivery:
             self._beat(lane, now, beat)
         self._split_misrouted(now)
         for lane in self._lanes.values():
+            lane.stuck = False
             if lane.incarnation and now >= lane.not_before_s and lane.is_up(now, self._beat_s):
                 self._resend_overdue(lane, now)
                 self._send_waiting(lane, now)
@@ -256,6 +258,7 @@ class Delivery:
             lane, flight.sequence, batch.epoch, batch.ring_hash, lane.incarnation, batch.born
         )
         if not lane.link.send(protocol.pack(protocol.BATCH, header, batch.body)):
+            lane.stuck = True
             return False
         self.counts["resends" if flight.sends else "batches"] += 1
         lane.take_off(flight, now)
@@ -452,8 +455,10 @@ class Delivery:
 
     @property
     def is_blocked(self) -> bool:
-        """Whether a batch waits although its node could be sent it: the socket or the window was full."""
-        return any(lane.waiting and lane.incarnation for lane in self._lanes.values())
+        """Whether a batch waits for nothing but room in its link, which no poll announces. All else that a batch
+        may wait for is an answer, or as far away as a beat.
+        """
+        return any(lane.stuck for lane in self._lanes.values())
 
     def status(self, now: float) -> dict[str, Any]:
         """What a person wants to know of each owner."""

@@ -36,7 +36,7 @@ from workers.bridge.mqtt import Link
 STORAGE: Final = "storage"  # code of rows that a node refused
 BUG: Final = "bug"  # code of payloads that our decoder broke down on, and of batches that no node can decode
 IDLE_S: Final = 0.1  # longest wait of a turn: half of the time between beats to a node that is away
-BLOCKED_S: Final = 0.002  # a turn's wait while a socket or window is full; acks end it earlier
+BLOCKED_S: Final = 0.002  # a turn's wait while the socket to a node that is up is full; acks end it earlier
 STOP_S: Final = 3.0  # for acks after the last point was taken in; supervisord waits longer
 RESUME_AT: Final = 0.8  # of pending_bytes: reading goes on there
 ACKS_PER_TURN: Final = 1000

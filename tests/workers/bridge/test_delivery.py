@@ -231,7 +231,7 @@ def test_the_window_bounds_what_is_in_flight_and_acks_open_it() -> None:
     world.ack("n0", sent[0])
     world.tick()
     assert len(world.batches("n0")) == 1
-    assert world.delivery.is_blocked
+    assert not world.delivery.is_blocked, "an ack will tell"
 
 
 def test_a_batch_larger_than_the_window_goes_alone() -> None:
@@ -247,11 +247,29 @@ def test_a_socket_that_takes_nothing_is_tried_again() -> None:
     world.owners["n0"].accepts = False
     message = world.publish(0)
     world.tick()
+    assert world.delivery.is_blocked
     world.owners["n0"].accepts = True
     world.tick()
+    assert not world.delivery.is_blocked
     world.ack_all()
     assert message.waiting == 0
     assert world.delivery.counts["resends"] == 0
+
+
+def test_points_for_a_node_that_is_away_or_left_alone_do_not_keep_the_loop_turning() -> None:
+    world = World(ring(1, ONE_OWNER)).start()
+    for number in range(40):
+        world.publish(number)
+    world.owners["n0"].accepts = False
+    world.tick()
+    assert world.delivery.is_blocked
+    world.ack("n1", world.batches("n1")[0], rows=0, error=protocol.ERR_DISK)
+    for _ in range(8):
+        world.tick(0.5)
+        world.beat("n1", "n2")
+        world.batches("n2")
+    assert not world.delivery.is_blocked
+    assert {node: lane["waiting_batches"] for node, lane in world.delivery.status(world.now).items()}["n0"] == 1
 
 
 # Answers that are not to be believed
