@@ -16,7 +16,8 @@ import numpy.typing as npt
 
 from common.points import PointBatch
 
-MAX_KEY_BYTES: Final = 4 << 20  # of a batch's table: with long tags, rows alone do not bound a batch
+MAX_KEY_BYTES: Final = 4 << 20  # of a batch's table, but for its last key: with long tags, rows alone do not
+# bound a batch, which has to stay far below bus.MAX_MESSAGE_BYTES
 MESSAGE_BYTES: Final = 250  # what a Message costs in memory with its topic; measured 200 to 300
 ROW_BYTES: Final = 20  # u32 index, i64 time, f64 value
 
@@ -125,9 +126,11 @@ class Batch:
 class OpenBatch:
     """The rows that one owner will be sent next. `add` is the hot path."""
 
-    __slots__ = ("_index", "_key_bytes", "_keys", "_messages", "_starts", "_times", "_values", "opened_s")
+    __slots__ = ("_index", "_key_bytes", "_keys", "_messages", "_rows", "_starts", "_times", "_values", "opened_s")
 
-    def __init__(self) -> None:
+    def __init__(self, rows: int) -> None:
+        """rows: so many fill it."""
+        self._rows = rows
         self._keys: dict[bytes, int] = {}
         self._index = array("I")
         self._times = array("q")
@@ -140,8 +143,10 @@ class OpenBatch:
     def __len__(self) -> int:
         return len(self._times)
 
-    def add(self, message: Message, key: bytes, time_ns: int, value: float) -> int:
-        """Append a point of a message; the number of rows then. A message's points come one after another."""
+    def add(self, message: Message, key: bytes, time_ns: int, value: float) -> bool:
+        """Append a point of a message; whether that fills the batch, which then takes no more. A message's points
+        come one after another, in as many batches as they need.
+        """
         times = self._times
         messages = self._messages
         if not messages or messages[-1] is not message:
@@ -152,15 +157,12 @@ class OpenBatch:
         if index is None:
             index = self._keys[key] = len(self._keys)
             self._key_bytes += len(key)
+            if self._key_bytes >= MAX_KEY_BYTES:
+                self._rows = 0
         self._index.append(index)
         times.append(time_ns)
         self._values.append(value)
-        return len(times)
-
-    @property
-    def is_full(self) -> bool:
-        """Whether its keys alone are reason to send it."""
-        return self._key_bytes >= MAX_KEY_BYTES
+        return len(times) >= self._rows
 
     @property
     def memory_bytes(self) -> int:

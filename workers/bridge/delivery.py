@@ -90,7 +90,7 @@ class Lane:
 
     node: Node
     link: Link
-    open: OpenBatch = field(default_factory=OpenBatch)
+    open: OpenBatch
     waiting: deque[Flight] = field(default_factory=deque)
     in_flight: dict[int, Flight] = field(default_factory=dict)
     flight_bytes: int = 0
@@ -180,14 +180,14 @@ class Delivery:
 
     def add(self, message: Message, points: Sequence[Point]) -> None:
         """Append a message's points to the open batches of their owners."""
-        owners, batch_rows = self._owners, self._bridge.batch_rows
+        owners = self._owners
         for (key, partition), time_ns, value in points:
             for lane in owners[partition]:
-                if lane.open.add(message, key, time_ns, value) >= batch_rows:
+                if lane.open.add(message, key, time_ns, value):
                     self._close_open(lane)
 
     def flush(self, now: float, force: bool = False) -> None:
-        """Close the open batches that are old, full, or all of them."""
+        """Close the open batches that are old, or all of them."""
         linger_s = self._bridge.linger_ms / 1000
         for lane in self._lanes.values():
             batch = lane.open
@@ -195,14 +195,17 @@ class Delivery:
                 continue
             if not batch.opened_s:
                 batch.opened_s = now
-            if force or batch.is_full or now - batch.opened_s >= linger_s:
+            if force or now - batch.opened_s >= linger_s:
                 self._close_open(lane)
 
     def _close_open(self, lane: Lane) -> None:
         if len(lane.open):
             lane.open.opened_s = lane.open.opened_s or self._now
             self._enqueue(lane, lane.open.close(self._ring.epoch, self._ring.hash))
-            lane.open = OpenBatch()
+            lane.open = self._open_batch()
+
+    def _open_batch(self) -> OpenBatch:
+        return OpenBatch(self._bridge.batch_rows)
 
     def _enqueue(self, lane: Lane, batch: Batch) -> None:
         self._closed_bytes += batch.memory_bytes
@@ -394,7 +397,7 @@ class Delivery:
         for node in ring.nodes:
             lane = self._lanes.get(node.id)
             if lane is None:
-                self._lanes[node.id] = Lane(node, self._connect(node.ingest_endpoint))
+                self._lanes[node.id] = Lane(node, self._connect(node.ingest_endpoint), self._open_batch())
             elif lane.node.ingest_endpoint != node.ingest_endpoint:
                 self._move_lane(lane, node)
         lanes = {node.id: self._lanes[node.id] for node in ring.nodes}

@@ -19,7 +19,7 @@ def rows_of(batch: Batch) -> list[tuple[bytes, int, float]]:
 
 
 def test_a_batch_holds_what_was_added_and_says_when_and_by_which_ring() -> None:
-    opened = OpenBatch()
+    opened = OpenBatch(1000)
     added = [(b"k1", 1, 1.0), (b"k2", 2, -0.0), (b"k1", 3, 5e-324)]
     for row in added:
         opened.add(message(), *row)
@@ -30,7 +30,7 @@ def test_a_batch_holds_what_was_added_and_says_when_and_by_which_ring() -> None:
 
 
 def test_a_message_waits_once_for_each_batch_that_holds_a_part_of_it() -> None:
-    one, two = OpenBatch(), OpenBatch()
+    one, two = OpenBatch(1000), OpenBatch(1000)
     first, second = message(), message()
     one.add(first, b"a", 1, 1.0)
     one.add(first, b"b", 1, 1.0)
@@ -55,7 +55,7 @@ def test_a_release_waits_for_every_part() -> None:
 
 
 def test_every_row_knows_its_message_before_and_after_splits() -> None:
-    opened = OpenBatch()
+    opened = OpenBatch(1000)
     topics = [b"t%d" % n for n in range(4)]
     for number, topic in enumerate(topics):
         source = message(topic)
@@ -69,12 +69,15 @@ def test_every_row_knows_its_message_before_and_after_splits() -> None:
             assert batch.origin.message(row).topic == topics[time_ns]
 
 
+def test_so_many_rows_fill_a_batch() -> None:
+    opened = OpenBatch(3)
+    assert [opened.add(message(), b"k", n, 1.0) for n in range(3)] == [False, False, True]
+
+
 def test_long_keys_alone_fill_a_batch() -> None:
-    opened = OpenBatch()
-    opened.add(message(), bytes(batches.MAX_KEY_BYTES - 1), 1, 1.0)
-    assert not opened.is_full
-    opened.add(message(), b"k", 1, 1.0)
-    assert opened.is_full
+    opened = OpenBatch(1000)
+    assert not opened.add(message(), bytes(batches.MAX_KEY_BYTES - 1), 1, 1.0)
+    assert opened.add(message(), b"k", 1, 1.0)
 
 
 _rows = st.lists(
@@ -91,7 +94,7 @@ _rows = st.lists(
 def test_a_split_sends_every_row_to_every_owner_and_nothing_else(
     rows: list[tuple[bytes, int, float]], owners: list[list[str]]
 ) -> None:
-    opened = OpenBatch()
+    opened = OpenBatch(1000)
     source = message()
     for row in rows:
         opened.add(source, *row)

@@ -16,7 +16,7 @@ from common.points import PointBatch
 from common.protocol import Ack, Header
 from common.ring import Node, Ring
 from common.series import partition_of, series_key
-from workers.bridge.batch import Batch, Message
+from workers.bridge.batch import MAX_KEY_BYTES, Batch, Message
 from workers.bridge.delivery import RESEND_BURST, RESPLIT_S, RETRY_MIN_S, Delivery
 from workers.bridge.payload import Place
 
@@ -193,6 +193,21 @@ def test_points_wait_for_the_linger_and_a_full_batch_does_not() -> None:
     world.publish(*range(7))
     world.tick()
     assert [len(PointBatch.decode(batch.body)) for batch in world.batches("n0")] == [3, 3]
+
+
+def test_one_message_with_long_keys_is_sent_in_batches_far_below_the_limit_of_the_bus() -> None:
+    world = World(ring(1, [[0]], nodes=1), window_bytes=1 << 30).start()
+    message = Message(0x32, b"\0\1", b"t")
+    keys = [series_key("d", "m", {"tag": f"{n:08}".ljust(60_000)}) for n in range(300)]
+    world.delivery.add(message, [(Place(key, 0), 1, float(n)) for n, key in enumerate(keys)])
+    world.tick()
+    sent = world.batches("n0")
+    assert [key for batch in sent for key in PointBatch.decode(batch.body).keys] == keys
+    assert max(len(batch.body) for batch in sent) < MAX_KEY_BYTES + 70_000
+    assert message.waiting == len(sent) == 5
+    for batch in sent:
+        world.ack("n0", batch)
+    assert message.waiting == 0
 
 
 def test_nothing_is_sent_to_a_node_before_it_has_answered_a_beat() -> None:
