@@ -81,6 +81,7 @@ class Ingest(Struct, frozen=True, forbid_unknown_fields=True):
 
 class Storage(Struct, frozen=True, forbid_unknown_fields=True):
     head_rows: Annotated[int, Meta(ge=1000, le=1 << 30)] = 1_000_000
+    head_wal_bytes: Annotated[int, Meta(ge=4096)] = 64 << 20
     seal_interval_s: Seconds = 3600.0
     group_bytes: Annotated[int, Meta(ge=4096)] = 16 << 20
     read_threads: Annotated[int, Meta(ge=1, le=256)] = 2

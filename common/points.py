@@ -67,10 +67,7 @@ class PointBatch:
         Raises ProtocolError when columns differ in length, an index lies outside the table, the table repeats
         a key or holds one without rows, or a value is not finite.
         """
-        try:
-            raw = _decoder.decode(body)
-        except msgspec.MsgspecError as error:
-            raise ProtocolError(f"batch body: {error}") from error
+        raw = _unpack(body)
         index = _column(raw.index, "<u4", "index")
         times = _column(raw.times, "<i8", "times")
         values = _column(raw.values, "<f8", "values")
@@ -88,6 +85,39 @@ class PointBatch:
         if not np.isfinite(values).all():
             raise ProtocolError("batch holds a value that is not finite")
         return cls(raw.keys, index, times, values)
+
+    @classmethod
+    def decode_joined(cls, bodies: Sequence[bytes]) -> Self:
+        """The points of several bodies, in their order, as one batch: for many small ones far cheaper than one by one.
+
+        Raises ProtocolError when decode would for any of them.
+        """
+        raws = [_unpack(body) for body in bodies]
+        for raw in raws:
+            if not 2 * len(raw.index) == len(raw.times) == len(raw.values) or len(raw.times) % 8:
+                raise ProtocolError("columns of a batch differ in length, or hold no whole items")
+            if len(set(raw.keys)) != len(raw.keys):
+                raise ProtocolError("batch repeats a series key")
+        places: dict[bytes, int] = {}
+        table = np.array([places.setdefault(key, len(places)) for raw in raws for key in raw.keys], np.uint32)
+        keys = np.array([len(raw.keys) for raw in raws], np.int64)  # of each body
+        rows = np.array([len(raw.index) // 4 for raw in raws], np.int64)
+        index = _column(b"".join([raw.index for raw in raws]), "<u4", "index").astype(np.int64)
+        times = _column(b"".join([raw.times for raw in raws]), "<i8", "times")
+        values = _column(b"".join([raw.values for raw in raws]), "<f8", "values")
+        if (index >= np.repeat(keys, rows)).any() or not np.isfinite(values).all():
+            raise ProtocolError("batch with an index outside its keys, or a value that is not finite")
+        index += np.repeat(np.cumsum(keys) - keys, rows)
+        if not np.bincount(index, minlength=len(table)).all():
+            raise ProtocolError("batch has a key without rows")
+        return cls(list(places), table[index], times, values)
+
+
+def _unpack(body: bytes | memoryview) -> _Body:
+    try:
+        return _decoder.decode(body)
+    except msgspec.MsgspecError as error:
+        raise ProtocolError(f"batch body: {error}") from error
 
 
 def _column(data: bytes, dtype: str, name: str) -> Any:

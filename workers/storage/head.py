@@ -42,12 +42,16 @@ _NOTHING: Final = _Settled(0, kernels.NO_TIMES, kernels.NO_VALUES)
 
 
 class Head:
-    """Room for `capacity` rows. wal_first, wal_last: the WAL files covered, 0 before the first."""
+    """Room for `capacity` rows.
+
+    wal_first, wal_last: the WAL files covered, 0 before the first; wal_bytes: what the rows take there, about.
+    """
 
     def __init__(self, capacity: int) -> None:
         self.rows = 0
         self.wal_first = 0
         self.wal_last = 0
+        self.wal_bytes = 0
         self._series = np.empty(capacity, np.uint32)  # local number
         self._times = np.empty(capacity, np.int64)
         self._values = np.empty(capacity, np.float64)
@@ -69,10 +73,11 @@ class Head:
         """How many series have rows here."""
         return len(self._ids)
 
-    def cover(self, wal_number: int) -> None:
-        """Note that rows of this WAL file are here. Numbers ascend."""
+    def cover(self, wal_number: int, size: int) -> None:
+        """Note that rows of this WAL file are here, and how many bytes they take there. Numbers ascend."""
         self.wal_first = self.wal_first or wal_number
         self.wal_last = wal_number
+        self.wal_bytes += size
 
     def append(self, batch: PointBatch, ids: npt.NDArray[np.int64], hashes: npt.NDArray[np.uint64]) -> None:
         """Add a batch that fits. ids, hashes: of the series in its table. Writer thread."""

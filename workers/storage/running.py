@@ -15,7 +15,7 @@ from common.ringstore import RingView
 from workers.storage.ingest import Ingest
 from workers.storage.node import Node, Ownership
 from workers.storage.serve import Server
-from workers.storage.store import Store
+from workers.storage.store import OpeningStopped, Store
 
 logger = log.get("storage")
 
@@ -30,13 +30,18 @@ def run(
 ) -> None:
     """Serve on bound sockets (their bus, PULL, ROUTER) from a data directory until `stop`."""
     node_bus, pull, router = sockets
-    store = Store.open(directory, view.ring.cluster, node_id, view.ring.partitions, settings.storage)
+    ring = view.ring
     try:
-        node = Node(view.ring.cluster, node_id, Ownership.of(view.ring, node_id))
+        store = Store.open(directory, ring.cluster, node_id, ring.partitions, settings.storage, stop=stop.is_set)
+    except OpeningStopped as stopped:
+        logger.info("stopped", reason=str(stopped))
+        return
+    try:
+        node = Node(ring.cluster, node_id, Ownership.of(ring, node_id))
         ingest = Ingest(node_bus, pull, node, store, view, settings.storage.group_bytes)
         server = Server(node_bus, router, node, store, settings.storage.read_threads)
         _export(node, ingest, server, store)
-        logger.info("ready", directory=str(directory), epoch=view.ring.epoch)
+        logger.info("ready", directory=str(directory), epoch=ring.epoch)
         _run_threads(stop, {"writer": ingest.run, "server": server.run})
     finally:
         store.close()

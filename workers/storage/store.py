@@ -12,7 +12,7 @@ import functools
 import itertools
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple, Self
 
@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from common import clock, config, files, log, metrics, protocol
-from common.errors import ProtocolError
+from common.errors import ProtocolError, StorageError
 from common.points import PointBatch
 from workers.storage import kernels, layout, seal, segment, wal
 from workers.storage.aggregate import EARLIEST, AggregatePlan, SegmentSet, View
@@ -31,7 +31,7 @@ from workers.storage.recovery import Recovery, Replayed
 from workers.storage.sealer import Frozen, Sealer
 from workers.storage.segment import Segment
 
-__all__ = ["AggregatePlan", "LoggedBatch", "Store"]
+__all__ = ["AggregatePlan", "LoggedBatch", "OpeningStopped", "Store"]
 
 _NO_DELETES: Final = 0  # the delete number while nothing can be deleted
 
@@ -58,6 +58,10 @@ _METRICS: Final = {
 }
 
 logger = log.get("storage")
+
+
+class OpeningStopped(StorageError):
+    """The opening of a store was given up because the process is to end; nothing is lost by that."""
 
 
 class LoggedBatch(NamedTuple):
@@ -95,16 +99,18 @@ class Store:
         partitions: int,
         settings: config.Storage,
         disk: wal.Disk | None = None,
+        stop: Callable[[], bool] = lambda: False,
     ) -> Self:
         """Open a node's data directory, making it where there is none, and replay its WAL.
 
-        Damaged files are set aside, and listed in `status`. Raises StorageError when the directory belongs to
-        another cluster or node, is in use, of a newer format, or cannot be used.
+        Damaged files are set aside, and listed in `status`. stop: whether to give up, asked before each WAL file.
+        Raises StorageError when the directory belongs to another cluster or node, is in use, of a newer format, or
+        cannot be used; OpeningStopped when it was told to give up.
         """
         place = layout.open_directory(directory, cluster, node)
         store = cls(place, partitions, settings)
         try:
-            store._load(disk or wal.Disk())
+            store._load(disk or wal.Disk(), stop)
         except OSError as error:
             place.lock.release()
             raise layout.unusable(directory, error) from error
@@ -123,9 +129,10 @@ class Store:
         if not batches:
             return
         ids = [self._catalog.ids_of(logged.batch.keys) for logged in batches]
-        self._make_room(sum(len(logged.batch) for logged in batches))
+        size = sum(len(logged.body) + wal.RECORD_BYTES for logged in batches)
+        self._make_room(sum(len(logged.batch) for logged in batches), size)
         number = self._wal.append([(logged.body, logged.born) for logged in batches], _NO_DELETES)
-        self._head.cover(number)
+        self._head.cover(number, size)
         for logged, known in zip(batches, ids, strict=True):
             self._apply(logged.batch, known)
         if self._head_since_s is None:
@@ -261,7 +268,7 @@ class Store:
     def _head(self) -> Head:
         return self._view.heads[-1]
 
-    def _load(self, disk: wal.Disk) -> None:
+    def _load(self, disk: wal.Disk, stop: Callable[[], bool]) -> None:
         self._layout.sweep()
         segments = self._open_segments()
         headers = [each.header for each in segments]
@@ -272,6 +279,8 @@ class Store:
         self._sealer = Sealer(self._seal)
         try:
             for replayed in recovery.replay():
+                if stop():
+                    raise OpeningStopped(f"asked to stop before WAL file {replayed.number} was replayed")
                 self._replay(replayed)
         except BaseException:
             self._sealer.stop()
@@ -302,12 +311,12 @@ class Store:
     def _replay(self, replayed: Replayed) -> None:
         """Put the rows of one WAL file, or none of them, into the head: a head covers whole files."""
         rows = sum(len(batch) for batch in replayed.batches)
-        if self._head.rows and not self._head.fits(rows):
+        if self._is_full(rows, replayed.size):
             self._sealer.wait_for_room()
             self._freeze_head(rows)
         elif not self._head.fits(rows):
             self._replace_head(rows)
-        self._head.cover(replayed.number)
+        self._head.cover(replayed.number, replayed.size)
         for batch in replayed.batches:
             self._apply(batch, self._catalog.ids_of(batch.keys))
         self._replayed_rows += rows
@@ -317,14 +326,18 @@ class Store:
         ids = self._catalog.add(batch.keys) if known is None else known
         self._head.append(batch, ids, self._catalog.hashes(ids))
 
-    def _make_room(self, rows: int) -> None:
+    def _is_full(self, rows: int, size: int) -> bool:
+        """Whether the head must be frozen before it takes so many more rows, and bytes of WAL."""
+        if not self._head.rows:
+            return False
+        return not self._head.fits(rows) or self._head.wal_bytes + size > self._settings.head_wal_bytes
+
+    def _make_room(self, rows: int, size: int) -> None:
         """See that the head takes so many more rows, at the price of freezing it. Raises StorageError."""
-        if self._head.fits(rows):
-            return
-        if self._head.rows:
+        if self._is_full(rows, size):
             self._sealer.wait_for_room()
             self._freeze(rows)
-        else:
+        elif not self._head.fits(rows):
             self._replace_head(rows)
 
     def _freeze(self, rows: int) -> None:
@@ -344,6 +357,7 @@ class Store:
         """Begin a larger head in place of one without rows, for a group that is larger than a head."""
         fresh = Head(rows)
         fresh.wal_first, fresh.wal_last = self._head.wal_first, self._head.wal_last
+        fresh.wal_bytes = self._head.wal_bytes
         with self._swap:
             self._view = View(self._view.stored, (*self._view.heads[:-1], fresh))
 

@@ -29,11 +29,14 @@ VERSION: Final = 1
 RECORD_MAGIC: Final = b"\xf5MTR"  # 0xf5 is in no UTF-8 text, so ids and tags never look like one
 BATCH: Final = 1  # kind of record: the body of a point batch as it was received
 
+ROLL_BYTES: Final = 8 << 20  # a file this long is followed by a new one: what replay holds in memory at once
+
 _ARRAY_OF_4, _BIN_32 = b"\x94", b"\xc6"  # as msgpack writes them
 
 _HEADER: Final = struct.Struct(f"<{layout.STORE_ID_BYTES}sQQQ")
 HEADER_BYTES: Final = layout.PREAMBLE_BYTES + _HEADER.size
 FRAME: Final = struct.Struct("<4sII")  # magic, length, CRC32C; then the payload
+RECORD_BYTES: Final = FRAME.size + 25  # of a record beside its body, at most: three integers, two prefixes
 
 logger = log.get("storage.wal")
 
@@ -147,6 +150,8 @@ class WalWriter:
         Raises StorageError when the disk fails: then none of them counts, and the next call begins a new file.
         """
         try:
+            if self._length >= ROLL_BYTES:
+                self.roll()
             if self._descriptor < 0:
                 self._begin_file()
             self._write_group(batches, delete_number)

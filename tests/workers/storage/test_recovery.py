@@ -5,13 +5,17 @@ import os
 import struct
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from common import files
+from common import config, files
 from common.errors import StorageError
+from common.points import PointBatch
 from tests import naive
+from tests.support import wait_until
 from tests.workers.storage.support import (
     EVERYWHERE,
+    PARTITIONS,
     assert_answers,
     batch_of,
     copy_as_if_killed,
@@ -19,8 +23,8 @@ from tests.workers.storage.support import (
     open_store,
     rows_of,
 )
-from workers.storage import wal
-from workers.storage.store import Store
+from workers.storage import recovery, wal
+from workers.storage.store import LoggedBatch, OpeningStopped, Store
 
 HEADER = wal.HEADER_BYTES
 
@@ -267,6 +271,91 @@ def test_replay_of_more_rows_than_a_head_takes_keeps_all(tmp_path: Path) -> None
         store = open_store(tmp_path / "s", head_rows=head_rows)
         assert_answers(store, oracle, "a")
         store.close()
+
+
+def test_tiny_records_of_many_series_come_back_in_full(tmp_path: Path) -> None:
+    oracle = naive.PointSet()
+    store = open_store(tmp_path / "s")
+    for group in range(4):
+        rows = [(key(f"d{at % 7}"), at // 3, float(at * 37 % 100)) for at in range(group * 2000, group * 2000 + 2000)]
+        store.append([batch_of([row]) for row in rows])
+        for each, time, value in rows:
+            oracle.add(each, time, value)
+    store.close()
+    assert wal_file(tmp_path / "s").stat().st_size > 1.2 * recovery.JOINED_BYTES
+    store = open_store(tmp_path / "s")
+    for device in range(7):
+        assert_answers(store, oracle, f"d{device}")
+    assert store.status()["replayed_rows"] == 8000
+    store.close()
+
+
+def test_record_that_is_no_batch_is_set_aside_and_those_around_it_come_back(tmp_path: Path) -> None:
+    store = open_store(tmp_path / "s")
+    good = [batch_of(rows_of(key("a"), [time])).body for time in range(3)]
+    bad = PointBatch([key("a")], np.array([1], np.uint32), np.array([9]), np.array([1.0])).encode()
+    store._wal.append([(body, 1) for body in (good[0], bad, good[1], b"\xc1", good[2])], 0)
+    store.close()
+    store = open_store(tmp_path / "s")
+    assert count(store) == 3
+    spans = record_spans(wal_file(tmp_path / "s").read_bytes())
+    assert sorted(int(str(note["offset"])) for note in damage_of(store)) == [spans[1][0], spans[3][0]]
+    assert all("record cannot be decoded" in str(note["reason"]) for note in damage_of(store))
+    store.close()
+
+
+def fill(store: Store, groups: int, rows: int = 20_000) -> None:
+    for group in range(groups):
+        times = np.arange(group * rows, (group + 1) * rows)
+        body = PointBatch([key("a")], np.zeros(rows, np.uint32), times, np.ones(rows)).encode()
+        store.append([LoggedBatch(body, 1, PointBatch.decode(body))])
+
+
+def test_wal_file_has_a_bound_and_a_head_covers_several(tmp_path: Path) -> None:
+    store = open_store(tmp_path / "s")
+    fill(store, 45)
+    sizes = [path.stat().st_size for path in sorted((tmp_path / "s" / "wal").iterdir())]
+    assert len(sizes) == 3
+    assert all(wal.ROLL_BYTES <= size < wal.ROLL_BYTES + 500_000 for size in sizes[:-1])
+    left = copy_as_if_killed(tmp_path / "s", tmp_path / "killed")
+    store.seal()
+    status = store.status()
+    assert (status["segments"], status["wal_files"]) == (1, 0)
+    store.close()
+    store = open_store(left)
+    assert (count(store), store.status()["head_rows"], damage_of(store)) == (900_000, 900_000, [])
+    store.close()
+
+
+def test_head_is_frozen_when_its_wal_reaches_the_limit(tmp_path: Path) -> None:
+    store = open_store(tmp_path / "s", head_wal_bytes=2_000_000)
+    fill(store, 4)  # 400 KB each
+    assert (store.status()["head_rows"], store.status()["sealed_rows"]) == (80_000, 0)
+    fill(store, 1)
+    wait_until(lambda: store.status()["sealed_rows"] == 80_000)
+    assert store.status()["head_rows"] == 20_000
+    assert sum(path.stat().st_size for path in (tmp_path / "s" / "wal").iterdir()) < 500_000
+    assert count(store) == 80_000
+    store.close()
+
+
+def test_replay_freezes_heads_by_their_wal_too(tmp_path: Path) -> None:
+    store = open_store(tmp_path / "s")
+    fill(store, 45)
+    store.close()
+    store = open_store(tmp_path / "s", head_wal_bytes=9_000_000)
+    wait_until(lambda: store.status()["segments"] == 2)
+    assert (count(store), store.status()["replayed_rows"]) == (900_000, 900_000)
+    store.close()
+
+
+def test_opening_that_is_told_to_stop_gives_up_and_loses_nothing(tmp_path: Path) -> None:
+    written(tmp_path / "s")
+    with pytest.raises(OpeningStopped, match="before WAL file 1 was replayed"):
+        Store.open(tmp_path / "s", "cluster", "ing1", PARTITIONS, config.Storage(), stop=lambda: True)
+    store = open_store(tmp_path / "s")
+    assert count(store) == 15
+    store.close()
 
 
 def test_numbers_never_restart(tmp_path: Path) -> None:
