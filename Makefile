@@ -36,8 +36,8 @@ run: env  ## all workers in the foreground; Ctrl-C stops them
 	exec $(BIN)/supervisord -n -c supervisord.conf
 
 stop:  ## stop the workers that supervisord runs, and wait for their end
-	@$(SUPERVISORCTL) shutdown
-	@while $(SUPERVISORCTL) pid >/dev/null 2>&1; do sleep 0.2; done
+	@pid=$$(cat data/run/supervisord.pid 2>/dev/null); $(SUPERVISORCTL) shutdown; \
+	while [ -n "$$pid" ] && kill -0 $$pid 2>/dev/null; do sleep 0.2; done
 
 status:  ## what runs, and the ring
 	@$(SUPERVISORCTL) status || true

@@ -233,7 +233,7 @@ def request(endpoint: str, kind: bytes, header: protocol.Header, body: Any, time
         dealer = bus.dealer(endpoint)
         deadline = clock.monotonic_s() + timeout_s
         if not dealer.raw.poll(math.ceil(timeout_s * 1000), zmq.POLLOUT):
-            raise BusTimeout(f"nothing listens at {endpoint} (waited {timeout_s:g} s)")
+            raise BusTimeout(f"no connection to {endpoint} within {timeout_s:g} s")
         dealer.send(protocol.pack(kind, header, body))
         if not Poller([dealer]).poll(deadline - clock.monotonic_s()):
             raise BusTimeout(f"{endpoint} did not answer {kind.decode()} within {timeout_s:g} s")

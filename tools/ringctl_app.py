@@ -300,7 +300,8 @@ def _advice(nodes: Sequence[NodeStatus], amiss: Sequence[NodeStatus]) -> list[st
         return ["No node answers. next: supervisord -c supervisord.conf (or: make run)"]
     silent = [node.id for node in amiss if not node.reachable]
     if silent:
-        return [escape(f"next: supervisorctl -c supervisord.conf status {' '.join(silent)}")]
+        programs = " ".join(f"ingestion:{node}" for node in silent)
+        return [escape(f"next: supervisorctl -c supervisord.conf status {programs}")]
     return ["next: tools/ringctl status, once more: a node takes over a new ring within cluster.ring_poll_s"]
 
 

@@ -51,7 +51,7 @@ max_inflight_bytes 0
 max_packet_size 268435455
 
 set_tcp_nodelay true
-log_dest stdout
+log_dest stderr
 log_type error
 log_type warning
 log_type notice

@@ -293,9 +293,10 @@ def test_status_names_the_node_that_does_not_answer_and_ends_with_1(place, ring)
         done = ringctl(place, "status")
     silent = result["nodes"][1]
     assert (result["ok"], silent["id"], silent["reachable"]) == (False, "ing1", False)
-    assert f"nothing listens at {ring.nodes[1].request_endpoint}" in silent["fault"]
+    assert f"no connection to {ring.nodes[1].request_endpoint}" in silent["fault"]
     assert done.returncode == 1
-    assert "unreachable" in done.stdout and "next: supervisorctl -c supervisord.conf status ing1" in done.stdout
+    assert "unreachable" in done.stdout
+    assert "next: supervisorctl -c supervisord.conf status ingestion:ing1" in done.stdout
 
 
 AMISS = [

@@ -72,7 +72,7 @@ def test_the_generated_configuration_drops_nothing_and_is_reachable_as_the_url_s
         "max_queued_bytes 0",
         "max_inflight_messages 65535",
         "set_tcp_nodelay true",
-        "log_dest stdout",
+        "log_dest stderr",
     ):
         assert wanted in lines
     assert ("user root" in lines) == (os.geteuid() == 0)

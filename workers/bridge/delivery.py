@@ -102,6 +102,7 @@ class Lane:
     retry_s: float = RETRY_MIN_S
     trouble: str = ""
     stuck: bool = False
+    said_down: bool = False
 
     def is_up(self, now: float, beat_s: float) -> bool:
         """Whether the node answered one of its last beats."""
@@ -229,9 +230,19 @@ class Delivery:
         if now < lane.beat_due_s:
             return
         up = lane.is_up(now, self._beat_s)
+        if lane.incarnation and up is lane.said_down:
+            self._say_up_or_down(lane, up)
         lane.beat_due_s = now + (self._beat_s if up else min(PROBE_S, self._beat_s))
         header = self._header(lane, self._next_sequence(), self._ring.epoch, self._ring.hash, 0, 0)
         lane.link.send(protocol.pack(protocol.BEAT, header, beat()))
+
+    def _say_up_or_down(self, lane: Lane, up: bool) -> None:
+        """Once per change; a node never heard yet is only starting."""
+        lane.said_down = not up
+        if up:
+            logger.info("storage node is back", node=lane.node.id)
+        else:
+            logger.warning("storage node does not answer, its points wait", node=lane.node.id)
 
     def _resend_overdue(self, lane: Lane, now: float) -> None:
         timeout_s = self._bridge.ack_timeout_s

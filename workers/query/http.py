@@ -386,7 +386,7 @@ class App(bottle.Bottle):  # type: ignore[misc]
 
 _ERROR_TEXTS: Final = {
     404: f"nothing is here; there are {', '.join(ROUTES_SHOWN)}",
-    405: "this path takes another method, see the header Allow",
+    405: "this path takes another method: POST for /query, GET for the others",
 }
 
 

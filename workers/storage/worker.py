@@ -56,6 +56,10 @@ def _serve(settings: config.Settings, stop: process.Stop, node_id: str, data_dir
 def _place(ring: Ring, node_id: str, port: int | None) -> RingNode:
     """Where this node listens: by the ring, or on the port given."""
     if port is not None:
+        if not ring.has(node_id):
+            logger.warning("not in the ring: owns nothing until it is added", node=node_id, epoch=ring.epoch)
+        elif not ring.node(node_id).endpoint.endswith(f":{port}"):
+            logger.warning("not where the ring says: nobody will find it", port=port, ring=ring.node(node_id).endpoint)
         return RingNode(node_id, "", f"tcp://127.0.0.1:{port}", "", 1.0, "active")
     if not ring.has(node_id):
         raise RingError(

@@ -718,3 +718,14 @@ class AnyOrder(RuleBasedStateMachine):
 
 TestAnyOrder = AnyOrder.TestCase
 TestAnyOrder.settings = hypothesis_settings(max_examples=60, stateful_step_count=60)
+
+
+def test_the_log_says_once_that_a_node_is_silent_and_once_that_it_is_back(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    world = World(ring(1, [[0], [1]], nodes=2)).start()
+    for _ in range(20):
+        world.tick(0.5)
+        world.beat("n1")
+    world.keep_up(2.0)
+    said = [(record.message, record.__dict__["fields"]["node"]) for record in caplog.records]
+    assert said == [("storage node does not answer, its points wait", "n0"), ("storage node is back", "n0")]
