@@ -241,3 +241,8 @@ def test_owners_of_a_batch_of_20000_points_are_found_in_a_fraction_of_a_millisec
     hashes = np.random.default_rng(1).integers(0, 1 << 64, 20_000, dtype=np.uint64)
     best_s = min(timeit.repeat(lambda: ring.owner_table[ring.partition_of_hash(hashes), 0], number=10, repeat=20)) / 10
     assert best_s < 1e-3
+
+
+def test_a_document_nested_too_deeply_is_refused_like_any_other():
+    with pytest.raises(RingError, match="ring document is not JSON"):
+        Ring.loads(b"[" * 5000)
