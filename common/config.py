@@ -83,8 +83,17 @@ class Storage(Struct, frozen=True, forbid_unknown_fields=True):
     head_rows: Annotated[int, Meta(ge=1000, le=1 << 30)] = 1_000_000
     head_wal_bytes: Annotated[int, Meta(ge=4096)] = 64 << 20
     seal_interval_s: Seconds = 3600.0
+    head_bytes: Annotated[int, Meta(ge=1 << 20)] = 64 << 20
     group_bytes: Annotated[int, Meta(ge=4096)] = 16 << 20
     read_threads: Annotated[int, Meta(ge=1, le=256)] = 2
+    codec: Literal["auto", "gorilla"] = "auto"
+    retention_days: Annotated[int, Meta(ge=0, le=36_500)] = 0
+    max_series: PositiveInt = 1_000_000
+    disk_floor_bytes: Annotated[int, Meta(ge=0)] = 256 << 20
+    memory_bytes: Annotated[int, Meta(ge=256 << 20)] = 1 << 30
+    cache_bytes: Annotated[int, Meta(ge=1 << 20)] = 64 << 20
+    compaction_bytes: Annotated[int, Meta(ge=4 << 20)] = 64 << 20
+    compaction_share: Annotated[float, Meta(gt=0, le=1)] = 0.5
 
 
 class Query(Struct, frozen=True, forbid_unknown_fields=True):
