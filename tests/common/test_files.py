@@ -4,6 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -61,13 +62,81 @@ def _failing_fsync(_descriptor):
     raise OSError(5, "Input/output error")
 
 
-def test_new_names_are_made_durable_in_their_directories(tmp_path, monkeypatch):
-    synced: list[Path] = []
-    monkeypatch.setattr(files, "fsync_directory", synced.append)
-    files.make_directory(tmp_path / "a" / "b")
-    files.replace_file(tmp_path / "a" / "b" / "file", [b"x"])
-    files.remove_files([tmp_path / "a" / "b" / "file", tmp_path / "a" / "b" / "never there"])
-    assert synced == [tmp_path, tmp_path / "a", tmp_path / "a" / "b", tmp_path / "a" / "b"]
+class Recorder(files.Disk):
+    """Notes the calls that touch names or make something durable; `failing` raises."""
+
+    def __init__(self, failing=""):
+        self.calls = []
+        self._failing = failing
+
+    def __getattribute__(self, name):
+        if name.startswith("_") or name == "calls":
+            return super().__getattribute__(name)
+
+        def call(*given):
+            self.calls.append((name, *(each for each in given if isinstance(each, Path))))
+            if name == self._failing:
+                raise OSError(5, "Input/output error")
+            return getattr(files.DISK, name)(*given)
+
+        return call
+
+
+def test_new_names_are_made_durable_in_their_directories(tmp_path):
+    disk = Recorder()
+    below = tmp_path / "a" / "b"
+    files.make_directory(below, disk)
+    files.replace_file(below / "file", [b"x"], disk=disk)
+    files.remove_files([below / "file", below / "never there"], disk)
+    assert disk.calls == [
+        ("make_directory", tmp_path / "a"), ("sync_directory", tmp_path),
+        ("make_directory", below), ("sync_directory", tmp_path / "a"),
+        ("create", below / "file.tmp"), ("write",), ("sync",), ("close",),
+        ("rename", below / "file.tmp", below / "file"), ("sync_directory", below),
+        ("remove", below / "file"), ("remove", below / "never there"), ("sync_directory", below),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("call", ["write", "sync", "close", "rename"])
+def test_a_new_file_that_fails_leaves_the_old_one_and_no_temporary(tmp_path, call):
+    path = tmp_path / "a"
+    path.write_bytes(b"old")
+    with pytest.raises(OSError, match="Input/output error"), files.NewFile(path, Recorder(call)) as file:
+        file.write(b"new")
+        file.commit()
+    assert path.read_bytes() == b"old"
+    assert [each.name for each in tmp_path.iterdir()] == ["a"]
+
+
+def test_a_new_file_is_not_there_before_its_commit_nor_after_an_abort(tmp_path):
+    with files.NewFile(tmp_path / "a") as file:
+        file.write(b"some")
+        file.write(np.arange(2))
+        assert file.length == 20
+        assert not (tmp_path / "a").exists()
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(ValueError, match="a bug"), files.NewFile(tmp_path / "a") as file:
+        raise ValueError("a bug")
+    assert list(tmp_path.iterdir()) == []
+    with files.NewFile(tmp_path / "a") as file:
+        file.write(b"some")
+        file.commit()
+        file.abort()
+    assert (tmp_path / "a").read_bytes() == b"some"
+
+
+def test_files_are_cut_and_made_exclusively(tmp_path):
+    path = tmp_path / "a"
+    descriptor = files.DISK.create(path, exclusive=True)
+    files.DISK.write(descriptor, b"0123456789")
+    files.DISK.close(descriptor)
+    with pytest.raises(FileExistsError):
+        files.DISK.create(path, exclusive=True)
+    descriptor = files.DISK.open(path)
+    files.DISK.truncate(descriptor, 4)
+    files.DISK.sync_data(descriptor)
+    files.DISK.close(descriptor)
+    assert path.read_bytes() == b"0123"
 
 
 def test_short_writes_are_continued(monkeypatch):

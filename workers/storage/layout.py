@@ -28,10 +28,9 @@ from common.errors import StorageError
 NODE_FORMAT: Final = 1
 STORE_ID_BYTES: Final = 16
 NODE, LOCK, WAL, SEGMENTS, DAMAGED = "NODE", "LOCK", "wal", "segments", "damaged"
-TEMPORARY: Final = ".tmp"  # what files.replace_file adds to a name; a leftover is garbage
 
 # What a directory may hold and still count as empty: our lock, and what a file system puts in its own root.
-_NOT_DATA: Final = frozenset({LOCK, NODE + TEMPORARY, "lost+found"})
+_NOT_DATA: Final = frozenset({LOCK, NODE + files.TEMPORARY, "lost+found"})
 _NAME: Final = re.compile(r"(wal|seg)-(\d{16})")
 
 # The first 16 bytes of every WAL file and segment, in this and all later versions: magic, version, reserved,
@@ -58,11 +57,15 @@ class _NodeFile(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """An open data directory. store_id: 16 random bytes, drawn when the directory was first used."""
+    """An open data directory. store_id: 16 random bytes, drawn when the directory was first used.
+
+    disk: what everything that is changed in the directory goes through.
+    """
 
     directory: Path
     store_id: bytes
     lock: files.DirectoryLock
+    disk: files.Disk = files.DISK
 
     def wal_path(self, number: int) -> Path:
         """Where the WAL file of this number lies."""
@@ -96,21 +99,22 @@ class Layout:
 
     def sweep(self) -> None:
         """Remove what a crash left half written."""
-        leftovers = [path for name in (SEGMENTS, DAMAGED) for path in (self.directory / name).glob("*" + TEMPORARY)]
+        folders = [self.directory / name for name in (SEGMENTS, DAMAGED)]
+        leftovers = [path for folder in folders for path in folder.glob("*" + files.TEMPORARY)]
         if leftovers:
             logger.info("removing files left half written", count=len(leftovers))
-            files.remove_files(leftovers)
+            files.remove_files(leftovers, self.disk)
 
     def set_aside_file(self, path: Path, note: dict[str, Any]) -> None:
         """Move a damaged file out of the way. note: what is known of it; `file` and `reason` at least."""
         self._write_note(path.name, note)
-        path.rename(self.directory / DAMAGED / path.name)
-        files.fsync_directory(self.directory / DAMAGED)
-        files.fsync_directory(path.parent)
+        self.disk.rename(path, self.directory / DAMAGED / path.name)
+        self.disk.sync_directory(self.directory / DAMAGED)
+        self.disk.sync_directory(path.parent)
 
     def set_aside_bytes(self, name: str, data: Any, note: dict[str, Any]) -> None:
         """Keep a copy of a file's damaged part. The same part found again changes nothing."""
-        files.replace_file(self.directory / DAMAGED / name, [data])
+        files.replace_file(self.directory / DAMAGED / name, [data], disk=self.disk)
         self._write_note(name, note)
 
     def note_missing(self, name: str, note: dict[str, Any]) -> None:
@@ -124,23 +128,23 @@ class Layout:
     def _write_note(self, name: str, note: dict[str, Any]) -> None:
         logger.error("damage found and set aside", **note)
         text = json.dumps(note, sort_keys=True).encode() + b"\n"
-        files.replace_file(self.directory / DAMAGED / (name + ".json"), [text])
+        files.replace_file(self.directory / DAMAGED / (name + ".json"), [text], disk=self.disk)
 
 
-def open_directory(directory: Path, cluster: str, node: str) -> Layout:
+def open_directory(directory: Path, cluster: str, node: str, disk: files.Disk = files.DISK) -> Layout:
     """Make or open the data directory of a node, and hold it until `lock.release()`.
 
     Raises StorageError when it belongs to another cluster or node, is of a newer format, holds something else,
     is in use, or cannot be written.
     """
     try:
-        files.make_directory(directory)
+        files.make_directory(directory, disk)
         _refuse_other_content(directory)
         lock = files.DirectoryLock(directory)
     except OSError as error:
         raise unusable(directory, error) from error
     try:
-        return Layout(directory, _identity(directory, cluster, node), lock)
+        return Layout(directory, _identity(directory, cluster, node, disk), lock, disk)
     except OSError as error:
         lock.release()
         raise unusable(directory, error) from error
@@ -207,18 +211,18 @@ def _refuse_other_content(directory: Path) -> None:
         )
 
 
-def _identity(directory: Path, cluster: str, node: str) -> bytes:
+def _identity(directory: Path, cluster: str, node: str, disk: files.Disk) -> bytes:
     path = directory / NODE
     if not path.exists():
         store_id = secrets.token_bytes(STORE_ID_BYTES)
         mine = _NodeFile(NODE_FORMAT, cluster, node, store_id.hex())
-        files.replace_file(path, [msgspec.json.encode(mine) + b"\n"])
+        files.replace_file(path, [msgspec.json.encode(mine) + b"\n"], disk=disk)
     read = _read_node(path)
     for name, got, want in (("cluster", read.cluster, cluster), ("node", read.node, node)):
         if got != want:
             raise StorageError(f"{directory} belongs to {name} {got!r}, this is {name} {want!r}")
     for name in (WAL, SEGMENTS, DAMAGED):
-        files.make_directory(directory / name)
+        files.make_directory(directory / name, disk)
     return bytes.fromhex(read.store_id)
 
 

@@ -88,7 +88,8 @@ class Recovery:
     def replay(self) -> Iterator[Replayed]:
         """The files whose rows lie in no segment, ascending. Files whose rows do are removed first."""
         numbers = self._layout.wal_numbers()
-        files.remove_files([self._layout.wal_path(number) for number in numbers if self._covered(number)])
+        covered = [number for number in numbers if self._covered(number)]
+        files.remove_files([self._layout.wal_path(number) for number in covered], self._layout.disk)
         found = [self._examine(number) for number in numbers if not self._covered(number)]
         present = [file for file in found if file is not None]
         self._link(present)
@@ -105,7 +106,7 @@ class Recovery:
             header = wal.unpack_header(start, path)
         except DamagedError as error:
             if size <= wal.HEADER_BYTES:  # the header is durable before the first record is written
-                files.remove_files([path])
+                files.remove_files([path], self._layout.disk)
                 return None
             note = {"file": path.name, "offset": 0, "length": wal.HEADER_BYTES, "reason": str(error)}
             self._layout.set_aside_bytes(f"{path.stem}-at-0.bytes", start, note)
@@ -196,12 +197,13 @@ class Recovery:
         """Take the torn tail off, so that it never lies between good records."""
         self.cut_bytes = tail.end - tail.begin
         logger.info("torn WAL tail cut off", file=file.path.name, offset=tail.begin, bytes=self.cut_bytes)
-        descriptor = os.open(file.path, os.O_WRONLY)
+        disk = self._layout.disk
+        descriptor = disk.open(file.path)
         try:
-            os.ftruncate(descriptor, tail.begin)
-            os.fsync(descriptor)
+            disk.truncate(descriptor, tail.begin)
+            disk.sync(descriptor)
         finally:
-            os.close(descriptor)
+            disk.close(descriptor)
 
 
 def _pieces(data: mmap.mmap, end: int, crc_seed: int) -> Iterator[_Piece]:

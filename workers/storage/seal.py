@@ -25,6 +25,7 @@ def write_segment(
     grouped: Grouped,
     keys: Sequence[bytes],
     frontiers: npt.NDArray[np.int64],
+    disk: files.Disk = files.DISK,
 ) -> None:
     """Write a segment so that it is there whole or not at all. Raises OSError.
 
@@ -34,7 +35,7 @@ def write_segment(
     ends = np.empty(len(grouped.times) // segment.BLOCK_ROWS + 2 * len(keys), np.int64)
     owners = np.empty(len(ends), np.uint32)
     blocks = kernels.cut(grouped.times, grouped.offsets, frontiers, segment.BLOCK_ROWS, ends, owners)
-    files.replace_file(path, _chunks(header.pack(), grouped, keys, ends[:blocks], owners[:blocks]))
+    files.replace_file(path, _chunks(header.pack(), grouped, keys, ends[:blocks], owners[:blocks]), disk=disk)
 
 
 def _by_key(

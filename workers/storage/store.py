@@ -98,7 +98,7 @@ class Store:
         node: str,
         partitions: int,
         settings: config.Storage,
-        disk: wal.Disk | None = None,
+        disk: files.Disk = files.DISK,
         stop: Callable[[], bool] = lambda: False,
     ) -> Self:
         """Open a node's data directory, making it where there is none, and replay its WAL.
@@ -107,10 +107,10 @@ class Store:
         Raises StorageError when the directory belongs to another cluster or node, is in use, of a newer format, or
         cannot be used; OpeningStopped when it was told to give up.
         """
-        place = layout.open_directory(directory, cluster, node)
+        place = layout.open_directory(directory, cluster, node, disk)
         store = cls(place, partitions, settings)
         try:
-            store._load(disk or wal.Disk(), stop)
+            store._load(stop)
         except OSError as error:
             place.lock.release()
             raise layout.unusable(directory, error) from error
@@ -268,7 +268,7 @@ class Store:
     def _head(self) -> Head:
         return self._view.heads[-1]
 
-    def _load(self, disk: wal.Disk, stop: Callable[[], bool]) -> None:
+    def _load(self, stop: Callable[[], bool]) -> None:
         self._layout.sweep()
         segments = self._open_segments()
         headers = [each.header for each in segments]
@@ -285,7 +285,7 @@ class Store:
         except BaseException:
             self._sealer.stop()
             raise
-        self._wal = wal.WalWriter(self._layout, self._numbers.__next__, recovery.newest, disk)
+        self._wal = wal.WalWriter(self._layout, self._numbers.__next__, recovery.newest)
         self._wal_cut_bytes = recovery.cut_bytes
         self._damaged = self._layout.damaged()
         self._head_since_s = clock.monotonic_s() if self._head.rows else None
@@ -371,7 +371,7 @@ class Store:
         keys = [self._catalog.key(local_id) for local_id in grouped.ids.tolist()]
         path = self._layout.segment_path(number)
         self._grow_frontiers()
-        seal.write_segment(path, header, grouped, keys, self._frontiers[grouped.ids])
+        seal.write_segment(path, header, grouped, keys, self._frontiers[grouped.ids], self._layout.disk)
         written = Segment(path, number)
         with self._swap:
             stored = SegmentSet([*self._view.stored.segments, written])
@@ -386,7 +386,7 @@ class Store:
         """Remove the WAL files whose rows are in a segment now. Should that fail, the next start does it."""
         try:
             covered = [each for each in self._layout.wal_numbers() if head.wal_first <= each <= head.wal_last]
-            files.remove_files([self._layout.wal_path(number) for number in covered])
+            files.remove_files([self._layout.wal_path(number) for number in covered], self._layout.disk)
         except OSError as error:
             logger.warning("sealed WAL files not removed", first=head.wal_first, last=head.wal_last, error=str(error))
 

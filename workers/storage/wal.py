@@ -10,7 +10,6 @@ Format (docs/file-formats.md): a header [store id, number of the file, previous 
 that strays here from another file is not taken for one of this file.
 """
 
-import os
 import struct
 import time
 from collections.abc import Callable, Sequence
@@ -88,22 +87,6 @@ def record_crc(crc_seed: int, length: int, *payload: Any) -> int:
     return checksum
 
 
-class Disk:
-    """The system calls of the writer, in one place so that tests can make them fail."""
-
-    def create(self, path: Path) -> int:
-        """Make a new file for writing; its descriptor."""
-        return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
-
-    def write(self, descriptor: int, data: bytes) -> None:
-        """Write every byte."""
-        files.write_all(descriptor, data)
-
-    def sync(self, descriptor: int) -> None:
-        """Make what was written, and the length that it needs, durable."""
-        os.fdatasync(descriptor)
-
-
 @dataclass(slots=True)
 class WalCounts:
     """What the writer did since the process began. Written by the writer thread, read by any."""
@@ -131,12 +114,10 @@ class WalWriter:
     that recovery found, and how far it is good.
     """
 
-    def __init__(
-        self, place: layout.Layout, next_number: Callable[[], int], previous: tuple[int, int], disk: Disk
-    ) -> None:
+    def __init__(self, place: layout.Layout, next_number: Callable[[], int], previous: tuple[int, int]) -> None:
         self._layout = place
+        self._disk = place.disk
         self._next_number = next_number
-        self._disk = disk
         self._previous = previous
         self._descriptor = -1  # of the current file; -1 when there is none
         self._number = 0
@@ -164,20 +145,20 @@ class WalWriter:
     def roll(self) -> None:
         """Finish the current file: the next group goes to a new one."""
         if self._descriptor >= 0:
-            os.close(self._descriptor)
-            self._descriptor = -1
+            descriptor, self._descriptor = self._descriptor, -1
             self._previous = (self._number, self._length)
+            self._disk.close(descriptor)
 
     def _begin_file(self) -> None:
         """The header is durable before the first record: a file whose header is torn never acked anything."""
         number = self._next_number()
         path = self._layout.wal_path(number)
-        self._descriptor = self._disk.create(path)
+        self._descriptor = self._disk.create(path, exclusive=True)
         self._number, self._length = number, 0
         header = Header(self._layout.store_id, number, *self._previous).pack()
         self._disk.write(self._descriptor, header)
-        self._disk.sync(self._descriptor)
-        files.fsync_directory(path.parent)
+        self._disk.sync_data(self._descriptor)
+        self._disk.sync_directory(path.parent)
         self._seed = seed(self._layout.store_id, number)
         self._length = len(header)
 
@@ -188,7 +169,7 @@ class WalWriter:
         data = b"".join(parts)
         self._disk.write(self._descriptor, data)
         begin_ns = time.perf_counter_ns()
-        self._disk.sync(self._descriptor)
+        self._disk.sync_data(self._descriptor)
         self.counts.synced(time.perf_counter_ns() - begin_ns, len(data))
         self._length += len(data)
 
@@ -201,8 +182,8 @@ class WalWriter:
         if acked:
             self._previous = (self._number, self._length)
         try:
-            os.close(descriptor)
+            self._disk.close(descriptor)
             if not acked:
-                files.remove_files([self._layout.wal_path(self._number)])
+                files.remove_files([self._layout.wal_path(self._number)], self._disk)
         except OSError as error:
             logger.warning("cannot put away a WAL file that failed", number=self._number, error=error.strerror)

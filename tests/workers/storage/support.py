@@ -9,10 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-from common import config, protocol, series
+from common import config, files, protocol, series
 from common.points import PointBatch
 from tests import naive
-from workers.storage import wal
 from workers.storage.store import LoggedBatch, Store
 
 PARTITIONS = 16
@@ -26,7 +25,7 @@ def key(device: str, metric: str = "temperature", **tags: str) -> bytes:
     return series.series_key(device, metric, tags)
 
 
-def open_store(directory: Path, disk: wal.Disk | None = None, node: str = "ing1", **settings: float) -> Store:
+def open_store(directory: Path, disk: files.Disk = files.DISK, node: str = "ing1", **settings: float) -> Store:
     return Store.open(directory, "cluster", node, PARTITIONS, config.Storage(**settings), disk)  # type: ignore[arg-type]
 
 

@@ -2,8 +2,6 @@
 
 import errno
 import os
-import threading
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,29 +15,52 @@ from workers.storage import layout, seal, sealer, wal
 from workers.storage.store import Store
 
 
-class BadDisk(wal.Disk):
-    """Fails the calls named in `failing`; a write that fails has written half of its bytes."""
+class BadDisk(files.Disk):
+    """Fails the calls named in `failing`, on files of the kind in `suffix`; a write that fails has written half."""
 
-    def __init__(self) -> None:
+    def __init__(self, suffix: str = ".log") -> None:
         self.failing: set[str] = set()
         self.error = errno.ENOSPC
         self.created: list[Path] = []
-        self.written: dict[int, int] = {}
+        self._suffix = suffix
+        self._concerned: set[int] = set()  # descriptors
 
-    def create(self, path: Path) -> int:
+    def create(self, path: Path, mode: int = 0o644, exclusive: bool = False) -> int:
+        if not path.name.removesuffix(files.TEMPORARY).endswith(self._suffix):
+            return super().create(path, mode, exclusive)
         self._fail("create")
         self.created.append(path)
-        return super().create(path)
+        descriptor = super().create(path, mode, exclusive)
+        self._concerned.add(descriptor)
+        return descriptor
 
-    def write(self, descriptor: int, data: bytes) -> None:
-        if "write" in self.failing or ("records" in self.failing and len(data) > wal.HEADER_BYTES):
-            os.write(descriptor, data[: len(data) // 2])
-            raise OSError(self.error, os.strerror(self.error))
+    def write(self, descriptor: int, data: Any) -> None:
+        if descriptor in self._concerned:
+            call = "records" if len(data) > wal.HEADER_BYTES else "header"
+            if self.failing & {"write", call}:
+                os.write(descriptor, data[: len(data) // 2])
+            self._fail("write")
+            self._fail(call)
         super().write(descriptor, data)
 
     def sync(self, descriptor: int) -> None:
-        self._fail("sync")
+        if descriptor in self._concerned:
+            self._fail("sync")
         super().sync(descriptor)
+
+    def sync_data(self, descriptor: int) -> None:
+        if descriptor in self._concerned:
+            self._fail("sync")
+        super().sync_data(descriptor)
+
+    def close(self, descriptor: int) -> None:
+        self._concerned.discard(descriptor)
+        super().close(descriptor)
+
+    def remove(self, path: Path) -> None:
+        if path.suffix == self._suffix:
+            self._fail("remove")
+        super().remove(path)
 
     def _fail(self, name: str) -> None:
         if name in self.failing:
@@ -109,31 +130,18 @@ def test_retries_on_a_full_disk_leave_no_files_behind(tmp_path: Path) -> None:
     store.close()
 
 
-def fail_replacing(monkeypatch: pytest.MonkeyPatch, broken: threading.Event) -> None:
-    """While `broken` is set, segments cannot be written."""
-    replace: Callable[..., None] = files.replace_file
-
-    def maybe(path: Path, chunks: object, mode: int = 0o644) -> None:
-        if broken.is_set() and path.suffix == ".mts":
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        replace(path, chunks, mode)
-
-    monkeypatch.setattr(files, "replace_file", maybe)
-
-
-def test_sealing_that_fails_is_reported_and_succeeds_when_the_disk_does(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    broken = threading.Event()
-    broken.set()
-    fail_replacing(monkeypatch, broken)
-    store = open_store(tmp_path / "s", head_rows=1000)
+@pytest.mark.parametrize("call", ["create", "write", "sync"])
+def test_sealing_that_fails_is_reported_and_succeeds_when_the_disk_does(tmp_path: Path, call: str) -> None:
+    disk = BadDisk(".mts")
+    disk.failing = {call}
+    store = open_store(tmp_path / "s", disk, head_rows=1000)
     append(store, 1)
     with pytest.raises(StorageError, match="No space left"):
         store.seal()
     assert store.status()["sealing_backlog"] == 1
     assert times_of(store) == (1, 1, 1)
-    broken.clear()
+    assert list((tmp_path / "s" / "segments").iterdir()) == []
+    disk.failing = set()
     wait_until(lambda: store.status()["sealing_backlog"] == 0)
     assert times_of(store) == (1, 1, 1)
     assert store.status()["segments"] == 1
@@ -178,13 +186,10 @@ def test_wal_directory_that_cannot_be_listed_after_sealing_changes_no_answer(
     store.close()
 
 
-def test_writer_is_told_when_heads_cannot_be_sealed_any_more(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    broken = threading.Event()
-    broken.set()
-    fail_replacing(monkeypatch, broken)
-    store = open_store(tmp_path / "s", head_rows=1000)
+def test_writer_is_told_when_heads_cannot_be_sealed_any_more(tmp_path: Path) -> None:
+    disk = BadDisk(".mts")
+    disk.failing = {"write"}
+    store = open_store(tmp_path / "s", disk, head_rows=1000)
     groups = 0
     with pytest.raises(StorageError, match=f"{sealer.BACKLOG} heads wait to be sealed, and sealing fails"):
         for groups in range(10):
@@ -192,7 +197,7 @@ def test_writer_is_told_when_heads_cannot_be_sealed_any_more(
     assert groups == sealer.BACKLOG + 1
     assert times_of(store)[0] == 1000 * groups
     left = copy_as_if_killed(tmp_path / "s", tmp_path / "killed")
-    broken.clear()
+    disk.failing = set()
     wait_until(lambda: store.status()["sealing_backlog"] == 0)
     store.append([batch_of(rows_of(key("a"), range(groups * 1000, (groups + 1) * 1000)))])
     assert times_of(store)[0] == 1000 * (groups + 1)
@@ -202,20 +207,14 @@ def test_writer_is_told_when_heads_cannot_be_sealed_any_more(
     again.close()
 
 
-def test_wal_files_that_cannot_be_removed_after_sealing_are_not_applied_twice(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    store = open_store(tmp_path / "s")
+def test_wal_files_that_cannot_be_removed_after_sealing_are_not_applied_twice(tmp_path: Path) -> None:
+    disk = BadDisk()
+    store = open_store(tmp_path / "s", disk)
     append(store, 1)
-    remove = files.remove_files
-
-    def refuse(paths: object) -> None:
-        raise OSError(errno.EIO, os.strerror(errno.EIO))
-
-    monkeypatch.setattr(files, "remove_files", refuse)
+    disk.failing = {"remove"}
     store.seal()
     assert store.status()["wal_files"] == 1
-    monkeypatch.setattr(files, "remove_files", remove)
+    disk.failing = set()
     append(store, 2)
     store.close()
     again = open_store(tmp_path / "s")

@@ -73,22 +73,22 @@ def test_wal_example_reads_as_the_page_says() -> None:
     assert list(struct.unpack("<4d", columns["values"])) == VALUES
 
 
-class CountingDisk(wal.Disk):
+class CountingDisk(files.Disk):
     """Remembers what was written."""
 
     def __init__(self) -> None:
         self.data = b""
 
-    def write(self, descriptor: int, data: bytes) -> None:
+    def write(self, descriptor: int, data: Any) -> None:
         super().write(descriptor, data)
         self.data += data
 
 
 def test_wal_example_is_what_the_writer_writes(tmp_path: Path) -> None:
-    place = layout.Layout(tmp_path, STORE_ID, files.DirectoryLock(tmp_path))
-    (tmp_path / "wal").mkdir()
     disk = CountingDisk()
-    writer = wal.WalWriter(place, itertools.count(7).__next__, (5, 12345), disk)
+    place = layout.Layout(tmp_path, STORE_ID, files.DirectoryLock(tmp_path), disk)
+    (tmp_path / "wal").mkdir()
+    writer = wal.WalWriter(place, itertools.count(7).__next__, (5, 12345))
     assert writer.append([(batch().encode(), 3)], 0) == 7
     assert disk.data == place.wal_path(7).read_bytes() == example("example-wal")
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from common import clock, metrics, protocol, series
+from common import clock, files, metrics, protocol, series
 from common.errors import ProtocolError, StorageError
 from common.points import PointBatch
 from tests import naive
@@ -20,7 +20,7 @@ from tests.workers.storage.support import (
     open_store,
     rows_of,
 )
-from workers.storage import sealer, wal
+from workers.storage import sealer
 from workers.storage.segment import BLOCK_ROWS
 from workers.storage.store import LoggedBatch, Store
 
@@ -341,8 +341,8 @@ def test_status_and_metrics_speak_of_the_same_store(tmp_path: Path) -> None:
     status = store.status()
     assert (status["points"], status["segment_points"], status["head_rows"], status["series"]) == (15, 10, 5, 2)
     assert (status["segments"], status["wal_files"], status["fsyncs"], status["sealing_backlog"]) == (1, 1, 2, 0)
-    files = {path.parent.name: path.stat().st_size for path in tmp_path.rglob("*-*")}
-    assert (status["segment_bytes"], status["wal_bytes"]) == (files["segments"], files["wal"])
+    sizes = {path.parent.name: path.stat().st_size for path in tmp_path.rglob("*-*")}
+    assert (status["segment_bytes"], status["wal_bytes"]) == (sizes["segments"], sizes["wal"])
     assert status["bytes_per_point"] == status["segment_bytes"] / 10
     store.export_metrics()
     shown = {family.name: family for family in metrics.snapshot()}
@@ -363,11 +363,17 @@ def test_closed_store_is_opened_without_sealing(tmp_path: Path) -> None:
 
 
 def test_error_of_the_disk_names_the_directory(tmp_path: Path) -> None:
-    class NoDisk(wal.Disk):
-        def create(self, path: Path) -> int:
-            raise OSError(30, "Read-only file system")
+    class NoDisk(files.Disk):
+        broken = False
 
-    store = open_store(tmp_path / "s", NoDisk())
+        def create(self, path: Path, mode: int = 0o644, exclusive: bool = False) -> int:
+            if self.broken:
+                raise OSError(30, "Read-only file system")
+            return super().create(path, mode, exclusive)
+
+    disk = NoDisk()
+    store = open_store(tmp_path / "s", disk)
+    disk.broken = True
     with pytest.raises(StorageError, match=f"WAL in {tmp_path}/s: Read-only file system"):
         store.append([batch_of(rows_of(key("a"), [1]))])
     store.close()
