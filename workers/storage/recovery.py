@@ -28,8 +28,8 @@ JOINED_BYTES: Final = 512 << 10  # records decoded together: small ones take abo
 logger = log.get("storage.recovery")
 
 
-class _Payload(msgspec.Struct, array_like=True, frozen=True):
-    """A record's payload: docs/file-formats.md."""
+class Payload(msgspec.Struct, array_like=True, frozen=True):
+    """A record's payload: docs/file-formats.md. Of kind wal.BATCH as long as there is no other."""
 
     kind: int
     born: int
@@ -37,7 +37,7 @@ class _Payload(msgspec.Struct, array_like=True, frozen=True):
     body: bytes
 
 
-_payload_decoder = msgspec.msgpack.Decoder(_Payload)
+_payload_decoder = msgspec.msgpack.Decoder(Payload)
 
 
 class Replayed(NamedTuple):
@@ -48,7 +48,7 @@ class Replayed(NamedTuple):
     batches: list[PointBatch]
 
 
-class _Piece(NamedTuple):
+class Piece(NamedTuple):
     """Bytes begin..end of a file: one good record (payload given), or bytes that are none."""
 
     begin: int
@@ -59,7 +59,7 @@ class _Piece(NamedTuple):
 class _Record(NamedTuple):
     """A good record and the batch in it, still bytes."""
 
-    piece: _Piece
+    piece: Piece
     body: bytes
 
 
@@ -141,7 +141,7 @@ class Recovery:
         batches: list[PointBatch] = []
         records: list[_Record] = []
         since = 0  # where the records that are not decoded yet begin
-        for piece in _pieces(data, end, wal.seed(self._layout.store_id, file.number)):
+        for piece in pieces(data, end, wal.seed(self._layout.store_id, file.number)):
             if piece.payload is not None:
                 records += self._unpack(file, piece)
                 if piece.end - since >= JOINED_BYTES:
@@ -157,13 +157,10 @@ class Recovery:
             self.newest = (file.number, end)
         return Replayed(file.number, end, batches)
 
-    def _unpack(self, file: _File, piece: _Piece) -> list[_Record]:
+    def _unpack(self, file: _File, piece: Piece) -> list[_Record]:
         try:
-            payload = _payload_decoder.decode(piece.payload or b"")
-            if payload.kind != wal.BATCH:
-                raise ProtocolError(f"record of kind {payload.kind}, want {wal.BATCH}")
-            return [_Record(piece, payload.body)]
-        except (msgspec.MsgspecError, ProtocolError) as error:
+            return [_Record(piece, unpack_payload(piece.payload or b"").body)]
+        except ProtocolError as error:
             self._set_aside(file, piece.begin, piece.payload, f"record cannot be decoded: {error}")
             return []
 
@@ -193,7 +190,7 @@ class Recovery:
         note = {"file": file.path.name, "offset": begin, "length": len(data), "reason": reason}
         self._layout.set_aside_bytes(f"{file.path.stem}-at-{begin}.bytes", data, note)
 
-    def _cut(self, file: _File, tail: _Piece) -> None:
+    def _cut(self, file: _File, tail: Piece) -> None:
         """Take the torn tail off, so that it never lies between good records."""
         self.cut_bytes = tail.end - tail.begin
         logger.info("torn WAL tail cut off", file=file.path.name, offset=tail.begin, bytes=self.cut_bytes)
@@ -206,7 +203,18 @@ class Recovery:
             disk.close(descriptor)
 
 
-def _pieces(data: mmap.mmap, end: int, crc_seed: int) -> Iterator[_Piece]:
+def unpack_payload(payload: bytes | memoryview) -> Payload:
+    """What a record says. Raises ProtocolError."""
+    try:
+        found = _payload_decoder.decode(payload)
+    except msgspec.MsgspecError as error:
+        raise ProtocolError(f"payload of a record: {error}") from error
+    if found.kind != wal.BATCH:
+        raise ProtocolError(f"record of kind {found.kind}, want {wal.BATCH}")
+    return found
+
+
+def pieces(data: mmap.mmap, end: int, crc_seed: int) -> Iterator[Piece]:
     """Bytes up to `end` of a file, behind its header, as records and what is none."""
     view = memoryview(data)[:end]
     at = min(wal.HEADER_BYTES, end)
@@ -214,7 +222,7 @@ def _pieces(data: mmap.mmap, end: int, crc_seed: int) -> Iterator[_Piece]:
         payload = _payload_at(view, at, crc_seed)
         behind = at + wal.FRAME.size + len(payload or b"")
         stop = _next_record(data, view, at + 1, crc_seed) if payload is None else behind
-        yield _Piece(at, stop, payload)
+        yield Piece(at, stop, payload)
         at = stop
 
 
