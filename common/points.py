@@ -62,6 +62,14 @@ class PointBatch:
             )
         )
 
+    def take(self, keep: npt.NDArray[np.bool_]) -> "PointBatch":
+        """The rows for which `keep`, bool of shape (rows,), holds; keys without rows go."""
+        index = self.index[keep]
+        used = np.bincount(index, minlength=len(self.keys)) > 0
+        places = (np.cumsum(used) - 1).astype(np.uint32)
+        keys = [self.keys[at] for at in np.flatnonzero(used).tolist()]
+        return PointBatch(keys, places[index], self.times[keep], self.values[keep])
+
     @classmethod
     def decode(cls, body: bytes | memoryview) -> Self:
         """The batch in a body. The arrays are read-only views of it.

@@ -21,14 +21,13 @@ from common import files, series
 from common.errors import ProtocolError
 from common.points import PointBatch
 from common.selector import Selector
+from common.timestamps import MAX_NS, MIN_NS
 from workers.storage import layout
 from workers.storage.layout import DamagedError, Layout
 
 MAGIC: Final = b"MTDL"
 VERSION: Final = 1
-
-EARLIEST: Final = -(1 << 63)
-LATEST: Final = (1 << 63) - 1
+MAX_NUMBER: Final = 10**16 - 1  # what the name of a file has digits for
 
 _CACHED_KEYS: Final = 1 << 17  # at about 100 bytes each; more are found anew
 
@@ -42,19 +41,19 @@ class Mask(NamedTuple):
 
 
 class DeleteRecord(msgspec.Struct, frozen=True):
-    """One delete. number: at least 1; start, end: ns, inclusive, start <= end."""
+    """One delete. number: 1 to MAX_NUMBER; start, end: ns, inclusive, start <= end."""
 
     number: int
     selector: Selector
-    start: int = EARLIEST
-    end: int = LATEST
+    start: int = MIN_NS
+    end: int = MAX_NS
 
     def check(self) -> None:
         """Raise ProtocolError for a record that cannot be."""
-        if not 1 <= self.number <= LATEST:
-            raise ProtocolError(f"delete number {self.number}, want 1 to {LATEST}")
-        if not EARLIEST <= self.start <= self.end <= LATEST:
-            raise ProtocolError(f"delete from {self.start} to {self.end} ns: want int64, and the end not before the start")
+        if not 1 <= self.number <= MAX_NUMBER:
+            raise ProtocolError(f"delete number {self.number}, want 1 to {MAX_NUMBER}")
+        if not MIN_NS <= self.start <= self.end <= MAX_NS:
+            raise ProtocolError(f"delete from {self.start} to {self.end} ns: want int64 and in this order")
 
 
 class _Body(msgspec.Struct, array_like=True, frozen=True):
@@ -151,7 +150,7 @@ def outside(times: npt.NDArray[np.int64], masks: Sequence[Mask]) -> npt.NDArray[
 
 def save(place: Layout, record: DeleteRecord) -> None:
     """Make a record durable. Raises OSError."""
-    files.replace_file(place.delete_path(record.number), [pack(record)])
+    files.replace_file(place.delete_path(record.number), [pack(record)], disk=place.disk)
 
 
 def pack(record: DeleteRecord) -> bytes:

@@ -4,11 +4,12 @@
     LOCK                             held while a process uses it
     wal/wal-<16 digits>.log          WAL files
     segments/seg-<16 digits>.mts     segments
+    deletes/del-<16 digits>.mtd      delete records
     damaged/                         damaged files and parts of files, each with a note <name>.json beside it
 
 WAL files and segments draw their numbers from one sequence that never restarts, so the names alone tell which
-numbers were used, also of what was damaged. Never reads what lies inside WAL files and segments, but for the
-16 bytes with which both begin. Called by the thread that opens the store, and by the writer.
+numbers were used, also of what was damaged. Delete records bear numbers given from outside. Never reads what lies
+inside these files, but for the 16 bytes with which all of them begin. Called by any thread of the store.
 """
 
 import contextlib
@@ -27,11 +28,12 @@ from common.errors import StorageError
 
 NODE_FORMAT: Final = 1
 STORE_ID_BYTES: Final = 16
-NODE, LOCK, WAL, SEGMENTS, DAMAGED = "NODE", "LOCK", "wal", "segments", "damaged"
+NODE, LOCK, WAL, SEGMENTS, DELETES, DAMAGED = "NODE", "LOCK", "wal", "segments", "deletes", "damaged"
 
 # What a directory may hold and still count as empty: our lock, and what a file system puts in its own root.
 _NOT_DATA: Final = frozenset({LOCK, NODE + files.TEMPORARY, "lost+found"})
 _NAME: Final = re.compile(r"(wal|seg)-(\d{16})")
+_DELETE_NAME: Final = re.compile(r"(del)-(\d{16})")
 
 # The first 16 bytes of every WAL file and segment, in this and all later versions: magic, version, reserved,
 # length of the whole header, CRC32C over bytes 0..11 and 16..length.
@@ -46,7 +48,7 @@ class DamagedError(StorageError):
     """A file, or a part of one, that is not what was written."""
 
 
-class _NodeFile(msgspec.Struct, frozen=True):
+class NodeFile(msgspec.Struct, frozen=True):
     """What the file NODE says. store_id: 32 hexadecimal digits."""
 
     format: int
@@ -77,7 +79,7 @@ class Layout:
 
     def wal_numbers(self) -> list[int]:
         """The numbers of the WAL files present, ascending."""
-        return _numbers(self.directory / WAL, ".log")
+        return _numbers(self.directory / WAL, ".log", _NAME)
 
     def wal_sizes(self) -> list[int]:
         """The lengths in bytes of the WAL files present; one that goes away meanwhile is left out."""
@@ -89,17 +91,27 @@ class Layout:
 
     def segment_numbers(self) -> list[int]:
         """The numbers of the segments present, ascending."""
-        return _numbers(self.directory / SEGMENTS, ".mts")
+        return _numbers(self.directory / SEGMENTS, ".mts", _NAME)
+
+    def delete_path(self, number: int) -> Path:
+        """Where the delete record of this number lies."""
+        return self.directory / DELETES / f"del-{number:016d}.mtd"
+
+    def delete_numbers(self) -> list[int]:
+        """The numbers of the delete records present, ascending."""
+        return _numbers(self.directory / DELETES, ".mtd", _DELETE_NAME)
+
+    def highest_delete(self) -> int:
+        """The highest number of any delete record here, damaged ones included; 0 for none."""
+        return self._highest(_DELETE_NAME, DELETES, DAMAGED)
 
     def highest_number(self) -> int:
         """The highest number that any file here bears, damaged ones included; 0 for none."""
-        folders = [self.directory / name for name in (WAL, SEGMENTS, DAMAGED)]
-        found = (_NAME.match(path.name) for folder in folders for path in folder.iterdir())
-        return max((int(match[2]) for match in found if match), default=0)
+        return self._highest(_NAME, WAL, SEGMENTS, DAMAGED)
 
     def sweep(self) -> None:
         """Remove what a crash left half written."""
-        folders = [self.directory / name for name in (SEGMENTS, DAMAGED)]
+        folders = [self.directory / name for name in (SEGMENTS, DELETES, DAMAGED)]
         leftovers = [path for folder in folders for path in folder.glob("*" + files.TEMPORARY)]
         if leftovers:
             logger.info("removing files left half written", count=len(leftovers))
@@ -124,6 +136,10 @@ class Layout:
     def damaged(self) -> list[dict[str, Any]]:
         """The notes of everything set aside, in order of their names; of a note that is damaged itself, its name."""
         return [_read_note(path) for path in sorted((self.directory / DAMAGED).glob("*.json"))]
+
+    def _highest(self, name: re.Pattern[str], *folders: str) -> int:
+        found = (name.match(path.name) for folder in folders for path in (self.directory / folder).iterdir())
+        return max((int(match[2]) for match in found if match), default=0)
 
     def _write_note(self, name: str, note: dict[str, Any]) -> None:
         logger.error("damage found and set aside", **note)
@@ -189,8 +205,8 @@ def read_header(data: Any, magic: bytes, version: int, where: Path) -> memoryvie
     return body
 
 
-def _numbers(folder: Path, suffix: str) -> list[int]:
-    found = (_NAME.fullmatch(path.stem) for path in folder.iterdir() if path.suffix == suffix)
+def _numbers(folder: Path, suffix: str, name: re.Pattern[str]) -> list[int]:
+    found = (name.fullmatch(path.stem) for path in folder.iterdir() if path.suffix == suffix)
     return sorted(int(match[2]) for match in found if match)
 
 
@@ -215,20 +231,21 @@ def _identity(directory: Path, cluster: str, node: str, disk: files.Disk) -> byt
     path = directory / NODE
     if not path.exists():
         store_id = secrets.token_bytes(STORE_ID_BYTES)
-        mine = _NodeFile(NODE_FORMAT, cluster, node, store_id.hex())
+        mine = NodeFile(NODE_FORMAT, cluster, node, store_id.hex())
         files.replace_file(path, [msgspec.json.encode(mine) + b"\n"], disk=disk)
-    read = _read_node(path)
+    read = read_node(path)
     for name, got, want in (("cluster", read.cluster, cluster), ("node", read.node, node)):
         if got != want:
             raise StorageError(f"{directory} belongs to {name} {got!r}, this is {name} {want!r}")
-    for name in (WAL, SEGMENTS, DAMAGED):
+    for name in (WAL, SEGMENTS, DELETES, DAMAGED):
         files.make_directory(directory / name, disk)
     return bytes.fromhex(read.store_id)
 
 
-def _read_node(path: Path) -> _NodeFile:
+def read_node(path: Path) -> NodeFile:
+    """What a file NODE says. Raises StorageError where that is nothing usable, or of a newer format."""
     try:
-        read = msgspec.json.decode(path.read_bytes(), type=_NodeFile)
+        read = msgspec.json.decode(path.read_bytes(), type=NodeFile)
     except msgspec.MsgspecError as error:
         raise StorageError(f"{path}: {error}") from error
     if read.format > NODE_FORMAT:

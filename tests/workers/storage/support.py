@@ -50,7 +50,7 @@ def copy_as_if_killed(directory: Path, to: Path) -> Path:
     """What a process that is killed now leaves behind. WAL first: a file gone from there is in a segment by then."""
     to.mkdir()
     shutil.copy(directory / "NODE", to)
-    for part in ("wal", "segments", "damaged"):
+    for part in ("deletes", "wal", "segments", "damaged"):
         (to / part).mkdir()
         for path in (directory / part).iterdir():
             with contextlib.suppress(FileNotFoundError):  # sealed meanwhile
@@ -83,6 +83,15 @@ def assert_sum(hi: float, lo: float, want: Fraction, weight: float | Fraction, n
     error = abs(Fraction(hi) + Fraction(lo) - want)
     assert error <= 2 * Fraction(weight) * Fraction(EPSILON) ** 2 + Fraction(math.ulp(0.0))
     assert not normal or hi + lo == hi, "the pair is not normal"
+
+
+def assert_m2(got: float, values: Sequence[float]) -> None:
+    """The sum of squared distances from the mean, to nine digits."""
+    exact = [Fraction(value) for value in values]
+    mean = sum(exact, Fraction(0)) / (len(exact) or 1)
+    want = sum(((value - mean) ** 2 for value in exact), Fraction(0))
+    error = abs(Fraction(float(got)) - want)
+    assert error <= want / 10**9 + Fraction(1e-300), f"M2 {got}, want {float(want)}"
 
 
 def _matches(each: Hashable, device: str, tags: dict[str, str] | None) -> bool:
