@@ -9,7 +9,9 @@ Two orders of bits run through everything here:
 - `_mix` is the finalizer of splitmix64 (Steele, Lea, Flood, OOPSLA 2014). The digest of a point is
   mix(mix(mix(series hash) ^ timestamp) ^ value bits); a digest of many points is their sum mod 2**64.
 
-Sums are pairs (hi, lo): Knuth's TwoSum keeps the rounding error of each addition in lo.
+Sums are pairs (hi, lo): Knuth's TwoSum keeps the rounding error of each addition in lo. M2, the sum of squared
+distances from the mean, is the corrected two-pass one of Chan, Golub and LeVeque (1983) where all rows are at hand,
+and Welford's (1962) of the distances from the first value where they come one by one.
 """
 
 import numpy as np
@@ -17,19 +19,20 @@ import numpy as np
 from common import jit
 from common.jit import float64, int32, int64, readonly, uint8, uint32, uint64, void
 
-# Fields of a summary row, int64[FIELDS]. MIN, MAX, FIRST, LAST hold ordered bits; HI and LO hold float64 bits.
-COUNT, FIRST_TIME, LAST_TIME, MIN, MAX, FIRST, LAST, HI, LO, DIGEST = range(10)
-# In a head there are two more. LAST_ROW starts the chain of a series' rows. RISING is 1 while its times have
+# Fields of a summary row, int64[FIELDS]. MIN, MAX, FIRST, LAST hold ordered bits; HI, LO and M2 hold float64 bits.
+COUNT, FIRST_TIME, LAST_TIME, MIN, MAX, FIRST, LAST, HI, LO, M2, DIGEST = range(11)
+# In a head there are three more. LAST_ROW starts the chain of a series' rows. RISING is 1 while its times have
 # strictly increased: only then does the rest of the row describe the series, except that COUNT (rows, repeats
-# included), FIRST_TIME (least) and LAST_TIME (greatest) always do.
-LAST_ROW, RISING = 10, 11
+# included), FIRST_TIME (least) and LAST_TIME (greatest) always do. DRIFT is the mean distance from the first value
+# (float64 bits).
+LAST_ROW, RISING, DRIFT = 11, 12, 13
 # In an answer: how many block summaries were absorbed.
-BLOCKS = 10
-FIELDS = 12
+BLOCKS = 11
+FIELDS = 14
 
 # Rows of a block summary matrix, as they lie in a segment's index (docs/file-formats.md).
 T_MIN, T_MAX, BLOCK_DIGEST, OFFSET = range(4)  # int64[4, blocks]
-SUM_HI, SUM_LO, BLOCK_MIN, BLOCK_MAX, BLOCK_FIRST, BLOCK_LAST = range(6)  # float64[6, blocks]
+SUM_HI, SUM_LO, BLOCK_MIN, BLOCK_MAX, BLOCK_FIRST, BLOCK_LAST, BLOCK_M2 = range(7)  # float64[7, blocks]
 
 NO_TIMES = np.empty(0, np.int64)  # empty columns, to be read only
 NO_VALUES = np.empty(0, np.float64)
@@ -69,6 +72,17 @@ def _add(hi, lo, value):  # type: ignore[no-untyped-def]
     return total, lo + ((hi - (total - part)) + (value - part))
 
 
+@jit.helper
+def _m2(values, begin, end, near):  # type: ignore[no-untyped-def]
+    """Of rows begin to end; near: their mean, or close to it, which the correction makes good."""
+    squares, distances = 0.0, 0.0
+    for at in range(begin, end):
+        distance = values[at] - near
+        squares += distance * distance
+        distances += distance
+    return max(squares - distances * distances / (end - begin), 0.0)
+
+
 @jit.kernel(void(uint64[::1], uint64[::1]))
 def mix_hashes(hashes, mixed):  # type: ignore[no-untyped-def]
     """mixed[i] = mix(hashes[i]): the part of a point's digest that its series shares."""
@@ -91,6 +105,8 @@ def append_rows(index, times, values, locals_, mixed, begin, head_series, head_t
     unsigned_times = times.view(np.uint64)
     digests = state.view(np.uint64)
     sums = state.view(np.float64)
+    first_bits = np.empty(1, np.int64)
+    first_value = first_bits.view(np.float64)
     for at in range(len(times)):
         series = locals_[index[at]]
         row = begin + at
@@ -113,6 +129,8 @@ def append_rows(index, times, values, locals_, mixed, begin, head_series, head_t
             state[series, LAST] = key
             sums[series, HI] = value
             sums[series, LO] = 0.0
+            sums[series, M2] = 0.0
+            sums[series, DRIFT] = 0.0
             digests[series, DIGEST] = _point_digest(mixed[series], unsigned_times[at], unsigned_bits[at])
         else:
             previous[row] = state[series, LAST_ROW]
@@ -123,6 +141,11 @@ def append_rows(index, times, values, locals_, mixed, begin, head_series, head_t
                     state[series, MIN] = min(state[series, MIN], key)
                     state[series, MAX] = max(state[series, MAX], key)
                     sums[series, HI], sums[series, LO] = _add(sums[series, HI], sums[series, LO], value)
+                    first_bits[0] = _ordered(state[series, FIRST])
+                    distance = value - first_value[0]
+                    step = distance - sums[series, DRIFT]
+                    sums[series, DRIFT] += step / (rows + 1)
+                    sums[series, M2] += step * (distance - sums[series, DRIFT])
                     digests[series, DIGEST] += _point_digest(
                         mixed[series], unsigned_times[at], unsigned_bits[at]
                     )
@@ -296,6 +319,7 @@ def summarize(times, values, ends, mixed, ints, floats):  # type: ignore[no-unty
         float_bits[BLOCK_MAX, block] = _ordered(most)
         floats[BLOCK_FIRST, block] = values[begin]
         floats[BLOCK_LAST, block] = values[end - 1]
+        floats[BLOCK_M2, block] = _m2(values, begin, end, (hi + lo) / (end - begin))
         begin = end
 
 

@@ -60,7 +60,7 @@ def _chunks(
 ) -> list[bytes]:
     """The whole file, as pieces to be written one after another."""
     ints = np.zeros((segment.INT_ROWS, len(ends)), np.int64)
-    floats = np.zeros((segment.FLOAT_ROWS, len(ends)), np.float64)
+    floats = np.zeros((kernels.BLOCK_M2 + 1, len(ends)), np.float64)
     kernels.summarize(grouped.times, grouped.values, ends, grouped.mixed[owners], ints, floats)
     words = np.zeros((segment.WORD_ROWS, len(ends)), np.uint32)
     words[segment.SERIES] = owners
@@ -68,7 +68,7 @@ def _chunks(
     pieces, length = _encode_blocks(grouped, ends, len(header), ints, words)
     first_block = np.searchsorted(owners, np.arange(len(keys) + 1)).astype(np.uint32)
     codecs = np.full((segment.CODEC_ROWS, len(ends)), int(_CODEC), np.uint8)
-    arrays: list[npt.NDArray[Any]] = [ints, floats, grouped.hashes, words, first_block, _key_offsets(keys), codecs]
+    arrays: list[npt.NDArray[Any]] = [ints, floats[: segment.FLOAT_ROWS], grouped.hashes, words, first_block, _key_offsets(keys), codecs]
     gap = bytes(segment.padding(length))
     index = _pack_index(arrays, keys)
     footer = segment.Footer(

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from common import series
 from common.points import PointBatch
 from tests import naive
-from tests.workers.storage.support import assert_sum, key
+from tests.workers.storage.support import assert_m2, assert_sum, key
 from workers.storage import kernels
 from workers.storage.head import Head, join
 
@@ -100,6 +100,27 @@ def test_join_of_columns_is_the_join_of_sets(pieces: list[list[tuple[int, float]
     assert same(got, oracle.points.get(0, {}))
 
 
+@given(st.lists(st.lists(values.filter(lambda value: abs(value) < 1e150), min_size=1, max_size=30), min_size=1))
+def test_m2_of_blocks_is_right_however_far_the_values_lie_from_zero(blocks: list[list[float]]) -> None:
+    ends = np.cumsum([len(block) for block in blocks])
+    flat = np.array([value for block in blocks for value in block])
+    floats = np.empty((kernels.BLOCK_M2 + 1, len(blocks)))
+    ints = np.empty((4, len(blocks)), np.int64)
+    kernels.summarize(np.arange(len(flat)), flat, ends, np.zeros(len(blocks), np.uint64), ints, floats)
+    for block, got in zip(blocks, floats[kernels.BLOCK_M2].tolist(), strict=True):
+        assert_m2(got, block)
+
+
+def test_m2_of_a_small_scatter_far_from_zero() -> None:
+    block = [1e9 + 0.01 * (at % 7) for at in range(1000)]
+    points = [(0, at, value) for at, value in enumerate([-5.0, *block])]
+    part = head_of([points[1:]]).part(0)
+    late = head_of([points]).part(0)
+    assert part is not None and late is not None
+    assert_m2(part.summary.view(np.float64)[kernels.M2], block)
+    assert_m2(late.summary.view(np.float64)[kernels.M2], [-5.0, *block])
+
+
 @given(st.sets(times, max_size=40), times, times, st.data())
 def test_rows_of_a_range_are_absorbed(chosen: set[int], start: int, end: int, data: st.DataObject) -> None:
     points = [(0, time, data.draw(values)) for time in sorted(chosen)]
@@ -135,6 +156,8 @@ def check_summary(summary: np.ndarray, points: list[Row], with_digest: bool = Tr
     weight = sum(Fraction(abs(value)) for _, _, value in points)
     if weight < Fraction(1.7e308):  # beyond that an addition may overflow on the way
         assert_sum(hi, lo, want.sum, len(points) * weight, normal=False)
+    if with_digest and not any(abs(value) > 1e150 for _, _, value in points):
+        assert_m2(summary.view(np.float64)[kernels.M2], [value for _, _, value in points])
 
 
 def ordered(value: float) -> int:
