@@ -7,6 +7,7 @@ ProtocolError, are counted and ignored. Format and examples: docs/bus-protocol.m
 Pure: no I/O, no state.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any, Final, NamedTuple, TypeVar
 
@@ -121,6 +122,8 @@ class AggregateReply(msgspec.Struct, frozen=True):
     partitions: bitmap of those it answers for, a subset of those asked; delete_number: deletes applied. series: how
     many matched, with points in the range or not.
     sum is the unevaluated pair sum_hi + sum_lo; sum_hi is infinite or NaN when the sum left the range of float64.
+    m2 is the sum of squared distances from the mean, for variances; infinite or NaN when it left that range, NaN
+    from a node too old to know it.
     With count 0 the other figures mean nothing and are 0.
     blocks_summarized, blocks_decoded, rows_decoded: what the answer cost.
     """
@@ -140,6 +143,7 @@ class AggregateReply(msgspec.Struct, frozen=True):
     blocks_summarized: int
     blocks_decoded: int
     rows_decoded: int
+    m2: float = math.nan
 
 
 class ErrorReply(msgspec.Struct, frozen=True):

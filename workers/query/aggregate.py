@@ -8,6 +8,7 @@ Pure: no I/O, no clock, no state.
 
 import math
 from collections.abc import Callable, Sequence
+from fractions import Fraction
 from typing import Final
 
 from common.errors import ProtocolError, QueryError
@@ -17,7 +18,7 @@ Partials = Sequence[AggregateReply]  # those of an answer, each covering partiti
 
 
 class Overflow(QueryError):
-    """The sum of the points leaves the range of float64."""
+    """A sum over the points leaves the range of float64."""
 
 
 def check(partial: AggregateReply) -> None:
@@ -26,6 +27,8 @@ def check(partial: AggregateReply) -> None:
         value = getattr(partial, name)
         if not math.isfinite(value):
             raise ProtocolError(f"AggregateReply.{name} is {value}, want a finite number")
+    if partial.m2 < 0:
+        raise ProtocolError(f"AggregateReply.m2 is {partial.m2}, want none below 0")
     if partial.count < 0 or partial.series < 0:
         raise ProtocolError(f"AggregateReply counts {partial.count} points of {partial.series} series")
 
@@ -46,6 +49,23 @@ def finish(operation: str, partials: Partials) -> float | int | None:
 def count(partials: Partials) -> int:
     """The number of points in all partials."""
     return sum(partial.count for partial in partials)
+
+
+def m2(partials: Partials) -> float:
+    """The sum of squared distances of all points from their mean; 0.0 without points.
+
+    The formula of Chan, Golub and LeVeque (1979) for any number of parts: what each has within, and count * mean**2 of
+    each against that of all; in fractions, so that nothing cancels. Raises Overflow when a part or the whole leaves
+    the range of float64.
+    """
+    filled = [partial for partial in partials if partial.count]
+    try:
+        sums = [Fraction(partial.sum_hi) + Fraction(partial.sum_lo) for partial in filled]
+        within = sum((Fraction(partial.m2) for partial in filled), Fraction(0))
+        between = sum((total**2 / partial.count for total, partial in zip(sums, filled, strict=True)), Fraction(0))
+        return float(within + between - sum(sums, Fraction(0)) ** 2 / max(1, count(filled)))
+    except (OverflowError, ValueError) as error:  # an infinite part, or a result outside float64
+        raise Overflow("the variance of these points leaves the range of float64") from error
 
 
 def delete_number(partials: Partials) -> int:

@@ -4,6 +4,7 @@
 """
 
 import json
+import math
 import sys
 import threading
 from collections.abc import Callable, Sequence
@@ -146,11 +147,14 @@ def naive_partial(covered: bytes, points: Sequence[Point], start_ns: int | None,
     values = [value for _, value in rows]
     exact = sum(map(Fraction, values))
     hi = float(exact)
+    mean = exact / len(rows)
+    m2 = sum((Fraction(value) - mean) ** 2 for value in values)
     first, last = min(rows)[0], max(rows)[0]
     return AggregateReply(
         covered, 0, series, len(rows), hi, float(exact - Fraction(hi)), min(values), max(values),
         first, max(value for time_ns, value in rows if time_ns == first),
         last, max(value for time_ns, value in rows if time_ns == last), 0, 0, len(rows),
+        float(m2) if m2 < sys.float_info.max else math.inf,
     )  # fmt: skip
 
 

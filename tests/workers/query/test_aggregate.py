@@ -4,6 +4,7 @@ import math
 import random
 from fractions import Fraction
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -137,6 +138,24 @@ def test_a_partial_with_a_point_that_is_not_finite_is_refused(field: str) -> Non
     )
     with pytest.raises(ProtocolError, match=f"AggregateReply.{field} is nan, want a finite number"):
         check(broken)
+
+
+@given(st.lists(st.tuples(TAME.map(lambda v: v % 1e6), st.integers(0, 2)), max_size=30), st.sampled_from([0.0, 1e9]))
+def test_m2_of_any_split_is_that_of_the_whole(rows: list[tuple[float, int]], far: float) -> None:
+    split = [[value + far for value, at in rows if at == part] for part in range(3)]
+    whole = [Fraction(value) for part in split for value in part]
+    mean = sum(whole, Fraction(0)) / (len(whole) or 1)
+    want = sum(((value - mean) ** 2 for value in whole), Fraction(0))
+    assert aggregate.m2([partial(*part) for part in split]) == pytest.approx(float(want), rel=1e-9, abs=1e-300)
+
+
+def test_m2_outside_float64_is_an_error_and_below_zero_it_is_no_reply() -> None:
+    for broken in (math.inf, math.nan):
+        with pytest.raises(Overflow, match="leaves the range of float64"):
+            aggregate.m2([partial(1.0), msgspec.structs.replace(partial(1.0), m2=broken)])
+    check(msgspec.structs.replace(partial(1.0), m2=math.nan))
+    with pytest.raises(ProtocolError, match="m2 is -1[.]0, want none below 0"):
+        check(msgspec.structs.replace(partial(1.0), m2=-1.0))
 
 
 def test_the_delete_number_of_an_answer_is_the_lowest() -> None:
