@@ -5,13 +5,13 @@ Series may be anything hashable; timestamps are ints, values floats.
 
 import math
 import struct
-from collections.abc import Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable
 from fractions import Fraction
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 
 class Answer(NamedTuple):
-    """An aggregate. sum is exact. With count 0 the other figures are 0."""
+    """An aggregate. sum, mean and m2 (of squared distances from the mean) are exact. With count 0 all is 0."""
 
     series: int
     count: int
@@ -22,50 +22,111 @@ class Answer(NamedTuple):
     first: float
     last_time: int
     last: float
+    mean: Fraction
+    m2: Fraction
+
+
+class Delete(NamedTuple):
+    """Points of series that match, start <= time <= end, born before `number`, are gone."""
+
+    number: int
+    matches: Callable[[Any], bool]
+    start: int
+    end: int
 
 
 class PointSet:
-    """Points by identity (series, timestamp)."""
+    """Points by identity (series, timestamp), but for those that were deleted, and those older than the cutoff."""
 
     def __init__(self) -> None:
         self.points: dict[Hashable, dict[int, float]] = {}
+        self.deletes: list[Delete] = []
+        self.cutoff: int | None = None
 
-    def add(self, series: Hashable, time: int, value: float) -> None:
-        """Store a point. Of two values for one (series, timestamp) the larger stays."""
+    def copy(self) -> "PointSet":
+        """Another set of the same points, deletes and cutoff."""
+        other = PointSet()
+        other.points = {series: dict(points) for series, points in self.points.items()}
+        other.deletes = list(self.deletes)
+        other.cutoff = self.cutoff
+        return other
+
+    def add(self, series: Hashable, time: int, value: float, born: int | None = None) -> None:
+        """Store a point; of two values for one (series, timestamp) the larger stays. born: None is after all deletes."""
+        if self.cutoff is not None and time < self.cutoff:
+            return
+        for delete in self.deletes:
+            deleted = delete.matches(series) and delete.start <= time <= delete.end
+            if born is not None and born < delete.number and deleted:
+                return
         held = self.points.setdefault(series, {})
         if time not in held or rank(value) > rank(held[time]):
             held[time] = value
+
+    def delete(self, number: int, matches: Callable[[Any], bool], start: int, end: int) -> None:
+        """Delete what is there, and what comes later and was born before."""
+        self.deletes.append(Delete(number, matches, start, end))
+        self._keep(lambda series, time: not (matches(series) and start <= time <= end))
+
+    def retain(self, cutoff: int) -> None:
+        """Forget what is older than the cutoff, now and for ever."""
+        self.cutoff = cutoff
+        self._keep(lambda series, time: time >= cutoff)
+
+    def _keep(self, wanted: Callable[[Hashable, int], bool]) -> None:
+        for series, held in self.points.items():
+            self.points[series] = {time: value for time, value in held.items() if wanted(series, time)}
+
+    def rows(self, series: Hashable, start: int | None = None, end: int | None = None) -> list[tuple[int, float]]:
+        """The points of a series with start <= time <= end, by time; None is open."""
+        return [
+            (time, value)
+            for time, value in sorted(self.points.get(series, {}).items())
+            if (start is None or time >= start) and (end is None or time <= end)
+        ]
 
     def aggregate(self, wanted: Iterable[Hashable], start: int | None = None, end: int | None = None) -> Answer:
         """Over all points of the wanted series with start <= time <= end; None is open."""
         wanted = list(wanted)
         known = sum(1 for series in wanted if self.points.get(series))
-        rows = [
-            (series, time, value)
-            for series in wanted
-            for time, value in self.points.get(series, {}).items()
-            if (start is None or time >= start) and (end is None or time <= end)
-        ]
-        if not rows:
-            return Answer(known, 0, Fraction(0), 0.0, 0.0, 0, 0.0, 0, 0.0)
-        values = [value for _, _, value in rows]
-        first_time = min(time for _, time, _ in rows)
-        last_time = max(time for _, time, _ in rows)
-        return Answer(
-            series=known,
-            count=len(rows),
-            sum=sum((Fraction(value) for value in values), Fraction(0)),
-            min=min(values, key=rank),
-            max=max(values, key=rank),
-            first_time=first_time,
-            first=max((value for _, time, value in rows if time == first_time), key=rank),
-            last_time=last_time,
-            last=max((value for _, time, value in rows if time == last_time), key=rank),
-        )
+        return summary([row for series in wanted for row in self.rows(series, start, end)], known)
+
+    def by_interval(
+        self, series: Hashable, interval: int, offset: int, start: int | None = None, end: int | None = None
+    ) -> dict[int, Answer]:
+        """By number of the bucket that a point lies in: floor((time - offset) / interval). None is empty."""
+        buckets: dict[int, list[tuple[int, float]]] = {}
+        for time, value in self.rows(series, start, end):
+            buckets.setdefault((time - offset) // interval, []).append((time, value))
+        return {number: summary(rows, 1) for number, rows in buckets.items()}
 
     def magnitude(self, wanted: Iterable[Hashable]) -> float:
         """The sum of the absolute values: what the error of a sum is measured by."""
         return math.fsum(abs(value) for series in wanted for value in self.points.get(series, {}).values())
+
+
+def summary(rows: list[tuple[int, float]], series: int) -> Answer:
+    """The aggregate of rows (time, value) of so many series."""
+    if not rows:
+        return Answer(series, 0, Fraction(0), 0.0, 0.0, 0, 0.0, 0, 0.0, Fraction(0), Fraction(0))
+    values = [value for _, value in rows]
+    first_time = min(time for time, _ in rows)
+    last_time = max(time for time, _ in rows)
+    total = sum((Fraction(value) for value in values), Fraction(0))
+    mean = total / len(rows)
+    return Answer(
+        series=series,
+        count=len(rows),
+        sum=total,
+        min=min(values, key=rank),
+        max=max(values, key=rank),
+        first_time=first_time,
+        first=max((value for time, value in rows if time == first_time), key=rank),
+        last_time=last_time,
+        last=max((value for time, value in rows if time == last_time), key=rank),
+        mean=mean,
+        m2=sum((Fraction(value) ** 2 for value in values), Fraction(0)) - mean * total,
+    )
 
 
 def bits(value: float) -> int:
