@@ -5,7 +5,6 @@ Owns the commands and what they print. The only program that writes the ring sto
 """
 
 import functools
-import json
 import secrets
 import sys
 from collections.abc import Callable, Sequence
@@ -15,7 +14,6 @@ from typing import Any, Final
 import click
 import msgspec
 import numpy as np
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
@@ -25,11 +23,8 @@ from common.ring import NOBODY, Ring
 from common.ringbuild import ideal_counts
 from common.ringstore import RingStore, open_store
 from tools import ringctl_nodes, ringctl_status
+from tools.output import DASHES, EXIT_CODES, Output, duration_text, new_table, size_text
 from tools.ringctl_status import NodeStatus
-
-EXIT_CODES: Final = "Exit codes: 0 done and all is well, 1 it failed or something is amiss, 2 wrong usage."
-PLAIN_WIDTH: Final = 160  # columns of output that does not go to a terminal: tables must not be folded
-DASHES: Final[Any] = {"token_normalize_func": lambda token: token.replace("_", "-")}
 
 
 def main() -> None:
@@ -69,26 +64,6 @@ def command(function: Callable[..., int]) -> click.Command:
         sys.exit(function(settings, store, Output(as_json), **values))
 
     return cli.command(epilog=EXIT_CODES, context_settings=DASHES)(run)
-
-
-class Output:
-    """Text for people or one JSON document for programs, never both, on stdout."""
-
-    def __init__(self, as_json: bool) -> None:
-        self._as_json = as_json
-        terminal = sys.stdout.isatty()
-        self._console = Console(width=None if terminal else PLAIN_WIDTH, highlight=False, soft_wrap=not terminal)
-
-    def say(self, *parts: str | Table) -> None:
-        """Print for people; nothing with --json."""
-        if not self._as_json:
-            for part in parts:
-                self._console.print(part)
-
-    def result(self, document: Any) -> None:
-        """Print for programs; nothing without --json."""
-        if self._as_json:
-            print(json.dumps(document, sort_keys=True))
 
 
 @command
@@ -259,7 +234,7 @@ def _balance(ring: Ring) -> list[dict[str, Any]]:
 
 
 def _node_table(ring: Ring) -> Table:
-    table = _table("node", "endpoint", "zone", ">weight", ">partitions", ">share", ">first owner of")
+    table = new_table("node", "endpoint", "zone", ">weight", ">partitions", ">share", ">first owner of")
     for row in _balance(ring):
         cells = (row["weight"], row["partitions"], row["share"], row["first_owner"])
         table.add_row(row["id"], row["endpoint"], row["zone"], *(f"{cell:g}" for cell in cells))
@@ -270,7 +245,7 @@ def _node_table(ring: Ring) -> Table:
 
 
 def _status_table(nodes: Sequence[NodeStatus]) -> Table:
-    table = _table("node", "state", *(f">{title}" for title, _, _ in FIGURES), "amiss")
+    table = new_table("node", "state", *(f">{title}" for title, _, _ in FIGURES), "amiss")
     for node in nodes:
         state = "[green]up[/]" if node.reachable else "[red]unreachable[/]"
         colour = "yellow" if node.reachable else "red"
@@ -305,38 +280,15 @@ def _advice(nodes: Sequence[NodeStatus], amiss: Sequence[NodeStatus]) -> list[st
     return ["next: tools/ringctl status, once more: a node takes over a new ring within cluster.ring_poll_s"]
 
 
-def _table(*columns: str) -> Table:
-    """A plain table; columns that begin with ">" are numbers."""
-    table = Table(box=None, pad_edge=False, header_style="bold", caption_justify="left")
-    for name in columns:
-        table.add_column(name.lstrip(">"), justify="right" if name.startswith(">") else "left")
-    return table
-
-
-def _size(count: float) -> str:
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if count < 1024:
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1024
-    return f"{count:.1f} TiB"
-
-
-def _duration(seconds: float) -> str:
-    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
-        if seconds >= length:
-            return f"{seconds / length:.1f} {unit}"
-    return f"{seconds:.0f} s"
-
-
 # Columns of `status`: title, key of the node's answer, form.
 FIGURES: Final[Sequence[tuple[str, str, Callable[[Any], str]]]] = (
     ("series", "series", "{:,}".format),
     ("points", "points", "{:,}".format),
-    ("stored", "segment_bytes", _size),
+    ("stored", "segment_bytes", size_text),
     ("bytes/point", "bytes_per_point", "{:.2f}".format),
-    ("in WAL", "wal_bytes", _size),
+    ("in WAL", "wal_bytes", size_text),
     ("fsync", "fsync_last_ms", "{:.1f} ms".format),
-    ("up", "uptime_s", _duration),
+    ("up", "uptime_s", duration_text),
 )
 
 
