@@ -48,11 +48,11 @@ from numba.extending import intrinsic
 
 from common import log
 
-KERNEL_MODULES = ("common.codec.kernels", "workers.storage.kernels")
+KERNEL_MODULES = ("common.codec.kernels", "common.codec.integer_kernels", "workers.storage.kernels")
 CACHE = Path(sys.prefix) / "var" / "minitrue-kernels"
 
 void, boolean = types.void, types.boolean
-uint8, uint32, uint64 = types.uint8, types.uint32, types.uint64
+uint8, uint16, uint32, uint64 = types.uint8, types.uint16, types.uint32, types.uint64
 int32, int64, float64 = types.int32, types.int64, types.float64
 
 _OPTIONS: Any = {"nogil": True, "fastmath": False, "boundscheck": False}

@@ -5,50 +5,95 @@ kernels, and with them numba (some 120 MB), so only workers that open blocks do.
 """
 
 from collections.abc import Callable
-from enum import IntEnum
-from typing import Any, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
 import numpy as np
 
-from common.codec import gorilla, raw
+from common.codec import choose, constant, gorilla, pco, raw
+from common.codec.ids import CodecId
 from common.errors import CodecError
 from common.points import Times, Values
 
+__all__ = [
+    "MAX_ITEMS",
+    "CodecId",
+    "Policy",
+    "decode_times",
+    "decode_times_into",
+    "decode_values",
+    "decode_values_into",
+    "encode_times",
+    "encode_values",
+    "pack_times",
+    "pack_values",
+]
 
-class CodecId(IntEnum):
-    """What a block says of its timestamps, and of its values, in a byte each. A number is never used again."""
+MAX_ITEMS: Final = 1 << 20  # of a block: far more than any has, and what a damaged count can ask for at most
 
-    RAW = 0
-    GORILLA = 1
+Policy = Literal["auto", "gorilla"]
 
 
 class _Codec(NamedTuple):
-    encode_times: Callable[[Times], bytes]
-    encode_values: Callable[[Values], bytes]
-    decode_times: Callable[[bytes | memoryview, int], Times]
-    decode_values: Callable[[bytes | memoryview, int], Values]
+    """How one codec writes and reads one kind of column."""
+
+    encode: Callable[[Any], bytes]
+    decode: Callable[[bytes | memoryview, Any], None]
 
 
-_CODECS = {
-    CodecId.RAW: _Codec(raw.encode_times, raw.encode_values, raw.decode_times, raw.decode_values),
-    CodecId.GORILLA: _Codec(gorilla.encode_times, gorilla.encode_values, gorilla.decode_times, gorilla.decode_values),
+_TIMES: Final = {
+    CodecId.RAW: _Codec(raw.encode_times, raw.decode_times),
+    CodecId.GORILLA: _Codec(gorilla.encode_times, gorilla.decode_times),
+    CodecId.CONSTANT: _Codec(constant.encode_times, constant.decode_times),
+    CodecId.PCO: _Codec(pco.encode_times, pco.decode_times),
+}
+_VALUES: Final = {
+    CodecId.RAW: _Codec(raw.encode_values, raw.decode_values),
+    CodecId.GORILLA: _Codec(gorilla.encode_values, gorilla.decode_values),
+    CodecId.CONSTANT: _Codec(constant.encode_values, constant.decode_values),
+    CodecId.PCO: _Codec(pco.encode_values, pco.decode_values),
 }
 
 
 def encode_times(times: Times, codec: CodecId) -> bytes:
-    """The bytes of a block's timestamps: int64 nanoseconds, shape (n,), n >= 1, in any order.
+    """The bytes of a block's timestamps in one codec: int64 nanoseconds, shape (n,), n >= 1, in any order.
 
-    Raises CodecError for another dtype or shape, or no items.
+    Raises CodecError for another dtype or shape, for no items or more than MAX_ITEMS, and for items that the codec
+    cannot hold (only RAW, GORILLA and PCO hold any).
     """
-    return _CODECS[codec].encode_times(_column(times, np.int64, "timestamps"))
+    column = _column(times, np.int64, "timestamps")
+    return _codec(_TIMES, codec, "timestamps").encode(column)
 
 
 def encode_values(values: Values, codec: CodecId) -> bytes:
-    """The bytes of a block's values: float64, shape (n,), n >= 1; every bit pattern is kept, NaN payloads too.
+    """The bytes of a block's values in one codec: float64, shape (n,), n >= 1; all bits are kept, NaN payloads too.
 
-    Raises CodecError for another dtype or shape, or no items.
+    Raises CodecError as encode_times does.
     """
-    return _CODECS[codec].encode_values(_column(values, np.float64, "values"))
+    column = _column(values, np.float64, "values")
+    return _codec(_VALUES, codec, "values").encode(column)
+
+
+def pack_times(times: Times, policy: Policy) -> tuple[CodecId, bytes]:
+    """The codec that a policy chooses for a block's timestamps, and its bytes: int64, shape (n,), n >= 1.
+
+    auto: the smallest (choose.py), whatever the numbers mean and their order; gorilla: Gorilla. Raises CodecError for
+    another dtype or shape, and for no items or more than MAX_ITEMS.
+    """
+    column = _column(times, np.int64, "timestamps")
+    if policy == "gorilla":
+        return CodecId.GORILLA, gorilla.encode_times(column)
+    return choose.times(column)
+
+
+def pack_values(values: Values, policy: Policy) -> tuple[CodecId, bytes]:
+    """The codec that a policy chooses for a block's values, and its bytes: float64, shape (n,), n >= 1, all bits kept.
+
+    Otherwise as pack_times.
+    """
+    column = _column(values, np.float64, "values")
+    if policy == "gorilla":
+        return CodecId.GORILLA, gorilla.encode_values(column)
+    return choose.values(column)
 
 
 def decode_times(data: bytes | memoryview, count: int, codec_id: int) -> Times:
@@ -57,27 +102,54 @@ def decode_times(data: bytes | memoryview, count: int, codec_id: int) -> Times:
     Raises CodecError when the codec is unknown or the bytes are not exactly a block of that many items; reads
     nothing outside them whatever they are.
     """
-    return _codec(codec_id, count).decode_times(data, count)
+    out = np.empty(_checked(count), np.int64)
+    _codec(_TIMES, codec_id, "timestamps").decode(data, out)
+    return out
 
 
 def decode_values(data: bytes | memoryview, count: int, codec_id: int) -> Values:
     """The `count` values in a block's bytes: a new float64 array of shape (count,). Errors as in decode_times."""
-    return _codec(codec_id, count).decode_values(data, count)
+    out = np.empty(_checked(count), np.float64)
+    _codec(_VALUES, codec_id, "values").decode(data, out)
+    return out
 
 
-def _codec(codec_id: int, count: int) -> _Codec:
-    if count < 1:
-        raise CodecError(f"block of {count} items, want at least 1")
-    try:
-        return _CODECS[CodecId(codec_id)]
-    except ValueError as error:
-        known = ", ".join(f"{codec.value} ({codec.name.lower()})" for codec in CodecId)
-        raise CodecError(f"codec id {codec_id}, want one of {known}") from error
+def decode_times_into(data: bytes | memoryview, count: int, codec_id: int, out: Times) -> None:
+    """As decode_times, into a contiguous int64 array of shape (count,), which is left half filled by an error."""
+    _codec(_TIMES, codec_id, "timestamps").decode(data, _target(out, count, np.int64))
+
+
+def decode_values_into(data: bytes | memoryview, count: int, codec_id: int, out: Values) -> None:
+    """As decode_values, into a contiguous float64 array of shape (count,), which is left half filled by an error."""
+    _codec(_VALUES, codec_id, "values").decode(data, _target(out, count, np.float64))
+
+
+def _codec(codecs: dict[CodecId, _Codec], codec_id: int, what: str) -> _Codec:
+    codec = codecs.get(codec_id)  # type: ignore[call-overload]  # an IntEnum is found by its number
+    if codec is None:
+        known = ", ".join(f"{codec.value} ({codec.name.lower()})" for codec in codecs)
+        raise CodecError(f"codec id {int(codec_id)} of {what}, want one of {known}")
+    found: _Codec = codec
+    return found
+
+
+def _checked(count: int) -> int:
+    if not 1 <= count <= MAX_ITEMS:
+        raise CodecError(f"block of {count} items, want 1 to {MAX_ITEMS}")
+    return count
+
+
+def _target(out: Any, count: int, dtype: type) -> Any:
+    if out.dtype != dtype or out.shape != (_checked(count),) or not out.flags.c_contiguous:
+        raise CodecError(
+            f"block of {count} items into dtype {out.dtype} and shape {out.shape}, want {dtype.__name__}, contiguous"
+        )
+    return out
 
 
 def _column(items: Any, dtype: type, what: str) -> Any:
-    if items.dtype != dtype or items.ndim != 1 or not len(items):
+    if items.dtype != dtype or items.ndim != 1 or not 1 <= len(items) <= MAX_ITEMS:
         raise CodecError(
-            f"{what} of dtype {items.dtype} and shape {items.shape}, want {dtype.__name__} and at least one item"
+            f"{what} of dtype {items.dtype} and shape {items.shape}, want {dtype.__name__} and 1 to {MAX_ITEMS} items"
         )
     return np.ascontiguousarray(items)

@@ -50,10 +50,10 @@ import numpy as np
 import numpy.typing as npt
 
 from common.codec import kernels
+from common.codec.units import divide, unit_of
 from common.errors import CodecError
 from common.points import Times, Values
 
-UNITS_NS = (1, 1_000, 1_000_000, 1_000_000_000)
 _FIRST_BYTES = 8  # the first item of a stream is not compressed
 
 _Stream = npt.NDArray[np.uint8]
@@ -61,8 +61,7 @@ _Stream = npt.NDArray[np.uint8]
 
 def encode_times(times: Times) -> bytes:
     """The block of int64 timestamps, shape (n,), n >= 1, in nanoseconds and in any order."""
-    divided = np.empty(len(times), np.int64)
-    unit = kernels.divide_times(times, divided)
+    unit, divided = divide(times)
     out = _room(len(times), kernels.MAX_TIME_BITS)
     return bytes((unit,)) + out[: kernels.encode_times(divided, out)].tobytes()
 
@@ -73,22 +72,17 @@ def encode_values(values: Values) -> bytes:
     return out[: kernels.encode_values(values.view(np.uint64), out)].tobytes()
 
 
-def decode_times(data: bytes | memoryview, count: int) -> Times:
-    """The `count` timestamps of a block, shape (count,), nanoseconds. Raises CodecError when it does not hold them."""
-    stream, size = _stream(data[1:], count, "timestamps")
-    if data[0] >= len(UNITS_NS):
-        raise CodecError(f"gorilla timestamps: got unit {data[0]}, want 0 to {len(UNITS_NS) - 1}")
-    times = np.empty(count, np.int64)
-    _check(kernels.decode_times(stream, size, UNITS_NS[data[0]], times), stream, size, count, "timestamps")
-    return times
+def decode_times(data: bytes | memoryview, out: Times) -> None:
+    """Fill `out` with the timestamps of a block, nanoseconds. Raises CodecError when it does not hold so many."""
+    stream, size = _stream(data[1:], len(out), "timestamps")
+    unit = unit_of(data, "gorilla timestamps")
+    _check(kernels.decode_times(stream, size, unit, out), stream, size, len(out), "timestamps")
 
 
-def decode_values(data: bytes | memoryview, count: int) -> Values:
-    """The `count` values of a block, shape (count,). Raises CodecError when it does not hold them."""
-    stream, size = _stream(data, count, "values")
-    words = np.empty(count, np.uint64)
-    _check(kernels.decode_values(stream, size, words), stream, size, count, "values")
-    return words.view(np.float64)
+def decode_values(data: bytes | memoryview, out: Values) -> None:
+    """Fill `out` with the values of a block. Raises CodecError when it does not hold so many."""
+    stream, size = _stream(data, len(out), "values")
+    _check(kernels.decode_values(stream, size, out.view(np.uint64)), stream, size, len(out), "values")
 
 
 def _room(count: int, most_bits: int) -> _Stream:

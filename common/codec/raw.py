@@ -21,16 +21,16 @@ def encode_values(values: Values) -> bytes:
     return values.astype("<f8", copy=False).tobytes()
 
 
-def decode_times(data: bytes | memoryview, count: int) -> Times:
-    """The timestamps of a block, a copy of shape (count,). Raises CodecError when it does not hold them."""
-    _check(data, count, "timestamps")
-    return np.frombuffer(data, "<i8").astype(np.int64)
+def decode_times(data: bytes | memoryview, out: Times) -> None:
+    """Fill `out` with the timestamps of a block. Raises CodecError when it does not hold so many."""
+    _check(data, len(out), "timestamps")
+    out[:] = np.frombuffer(data, "<i8")
 
 
-def decode_values(data: bytes | memoryview, count: int) -> Values:
-    """The values of a block, a copy of shape (count,). Raises CodecError when it does not hold them."""
-    _check(data, count, "values")
-    return np.frombuffer(data, "<f8").astype(np.float64)
+def decode_values(data: bytes | memoryview, out: Values) -> None:
+    """Fill `out` with the values of a block. Raises CodecError when it does not hold so many."""
+    _check(data, len(out), "values")
+    out.view(np.uint64)[:] = np.frombuffer(data, "<u8")
 
 
 def _check(data: bytes | memoryview, count: int, what: str) -> None:

@@ -24,7 +24,7 @@ import numba
 import numpy as np
 
 from common import codec as codecs
-from common.codec import CodecId, gorilla, kernels
+from common.codec import CodecId, kernels, units
 from tools.bench import plain_kernels
 
 BLOCK = 8192
@@ -159,7 +159,7 @@ def measure_times(columns: Columns, rounds: int) -> dict[str, Any]:
     """Bits per timestamp, and speeds. The kernels' encoding is timed without the division by the unit."""
     out, words, items = room(), room().view(np.uint64), sum(map(len, columns))
     data = [codecs.encode_times(column, CodecId.GORILLA) for column in columns]
-    streams, units = [padded(each[1:]) for each in data], [gorilla.UNITS_NS[each[0]] for each in data]
+    streams, units = [padded(each[1:]) for each in data], [units.UNITS_NS[each[0]] for each in data]
     divided = [column // unit for column, unit in zip(columns, units, strict=True)]
     plain = sum(1 + plain_kernels.encode_times(column, words) for column in divided)
     if plain != sum(map(len, data)):

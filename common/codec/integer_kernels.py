@@ -1,0 +1,172 @@
+"""Kernels of integer columns: what a column looks like, its way into few bits and back. See integers.py.
+
+Differences are taken modulo 2^64 and read as signed, so every int64 column has them. Bits are counted in uint64,
+since numba turns uint64 mixed with int64 into float64: hence the named constants.
+"""
+
+# The types of a kernel are its signature, which numba checks; those of a helper follow from its callers.
+# mypy: allow-untyped-defs
+
+import numpy as np
+
+from common import jit
+
+# What survey() finds, by place.
+LOW, HIGH, LINEAR, COST_0, COST_1, COST_2, FINDINGS = range(7)
+
+_STRETCH = 256  # items of a stretch of the column whose bits are counted
+_EVERY = 1024  # from one stretch to the next: a quarter is enough to choose by
+
+_0, _1, _64 = (np.uint64(number) for number in (0, 1, 64))
+_I1, _I63 = np.int64(1), np.int64(63)
+
+
+@jit.helper
+def _bits(number):
+    """How many bits a signed number takes, sign not counted."""
+    return np.int64(_64 - jit.leading_zeros(np.uint64(number ^ (number >> _I63))))
+
+
+@jit.helper
+def _costs(numbers, begin, end, middle, slope, found):
+    """Add the bits of the items begin..end, of their differences and of the differences of those."""
+    for i in range(begin, end):
+        difference = numbers[i] - numbers[i - 1]
+        found[COST_0] += _bits(numbers[i] - middle)
+        found[COST_1] += _bits(difference - slope)
+        found[COST_2] += _bits(difference - (numbers[i - 1] - numbers[i - 2]))
+
+
+@jit.kernel(jit.void(jit.readonly(jit.int64), jit.int64[::1]))
+def survey(numbers, found):
+    """Fill `found` (FINDINGS items): least and greatest item, whether all differences are equal, and the bits that a
+    part of the items take by themselves, as differences, and as differences of differences.
+
+    numbers: at least one.
+    """
+    low = high = numbers[0]
+    for i in range(len(numbers)):
+        low = min(low, numbers[i])
+        high = max(high, numbers[i])
+    slope = numbers[1] - numbers[0] if len(numbers) > 1 else np.int64(0)
+    linear = True
+    for i in range(2, len(numbers)):
+        if numbers[i] - numbers[i - 1] != slope:
+            linear = False
+            break
+    found[:] = 0
+    found[LOW], found[HIGH], found[LINEAR] = low, high, linear
+    if linear:
+        return
+    total = 0.0
+    for i in range(len(numbers)):
+        total += np.float64(numbers[i] - low)  # differences beyond 2^63 misplace the middle and nothing else
+    middle = low + np.int64(total / len(numbers))
+    slope = (numbers[-1] - numbers[0]) // np.int64(len(numbers) - 1)
+    for begin in range(2, len(numbers), _EVERY):
+        _costs(numbers, begin, min(begin + _STRETCH, len(numbers)), middle, slope, found)
+
+
+@jit.kernel(jit.uint64(jit.readonly(jit.int64)))
+def common_step(numbers):
+    """The greatest number that divides the distance of every item from the first; 0 when all are equal."""
+    step, first = _0, np.uint64(numbers[0])
+    for i in range(1, len(numbers)):
+        other = np.uint64(numbers[i]) - first
+        if numbers[i] < numbers[0]:
+            other = _0 - other
+        while other != _0:
+            step, other = other, step % other
+        if step == _1:
+            break
+    return step
+
+
+@jit.helper
+def _narrow(numbers, base, step, out):
+    if step == _1:
+        for i in range(len(numbers)):
+            out[i] = np.uint64(numbers[i]) - base
+    else:
+        for i in range(len(numbers)):
+            out[i] = (np.uint64(numbers[i]) - base) // step
+
+
+@jit.kernel(jit.void(jit.readonly(jit.int64), jit.uint64, jit.uint64, jit.uint16[::1]))
+def narrow_16(numbers, base, step, out):
+    """out = (numbers - base) / step, without a remainder; equally long."""
+    _narrow(numbers, base, step, out)
+
+
+@jit.kernel(jit.void(jit.readonly(jit.int64), jit.uint64, jit.uint64, jit.uint32[::1]))
+def narrow_32(numbers, base, step, out):
+    """As narrow_16."""
+    _narrow(numbers, base, step, out)
+
+
+@jit.kernel(jit.void(jit.readonly(jit.int64), jit.uint64, jit.uint64, jit.uint64[::1]))
+def narrow_64(numbers, base, step, out):
+    """As narrow_16."""
+    _narrow(numbers, base, step, out)
+
+
+@jit.helper
+def _widen(numbers, base, step, out):
+    for i in range(len(numbers)):
+        out[i] = np.int64(np.uint64(numbers[i]) * step + base)
+
+
+@jit.kernel(jit.void(jit.readonly(jit.uint16), jit.uint64, jit.uint64, jit.int64[::1]))
+def widen_16(numbers, base, step, out):
+    """out = base + step * numbers, modulo 2^64; equally long."""
+    _widen(numbers, base, step, out)
+
+
+@jit.kernel(jit.void(jit.readonly(jit.uint32), jit.uint64, jit.uint64, jit.int64[::1]))
+def widen_32(numbers, base, step, out):
+    """As widen_16."""
+    _widen(numbers, base, step, out)
+
+
+@jit.kernel(jit.void(jit.readonly(jit.uint64), jit.uint64, jit.uint64, jit.int64[::1]))
+def widen_64(numbers, base, step, out):
+    """As widen_16."""
+    _widen(numbers, base, step, out)
+
+
+@jit.kernel(jit.void(jit.int64, jit.int64, jit.int64[::1]))
+def fill(first, difference, out):
+    """out = first, first + difference, ..., modulo 2^64."""
+    for i in range(len(out)):
+        out[i] = first + difference * i
+
+
+@jit.kernel(jit.boolean(jit.readonly(jit.int64)))
+def is_linear(numbers):
+    """Whether all differences are equal, modulo 2^64; numbers: at least two."""
+    difference = numbers[1] - numbers[0]
+    for i in range(2, len(numbers)):  # noqa: SIM110  # numba takes no generator
+        if numbers[i] - numbers[i - 1] != difference:
+            return False
+    return True
+
+
+@jit.kernel(jit.boolean(jit.readonly(jit.int64)))
+def is_constant(numbers):
+    """Whether all items are equal; numbers: at least one."""
+    for i in range(len(numbers)):  # noqa: SIM110
+        if numbers[i] != numbers[0]:
+            return False
+    return True
+
+
+@jit.kernel(jit.boolean(jit.int64[::1], jit.int64))
+def multiply(numbers, unit):
+    """Multiply all items by a unit above 0, in place; whether all products are int64."""
+    most = np.int64(0x7FFFFFFFFFFFFFFF) // unit
+    least = -most - np.int64(unit == 1)
+    inside = True
+    for i in range(len(numbers)):
+        inside &= (numbers[i] >= least) & (numbers[i] <= most)
+        numbers[i] *= unit
+    return inside
