@@ -21,6 +21,7 @@ Rows = tuple[Times, Values]
 # Rows held before the first join of a chain of overlapping blocks. After that a chain is joined each time it has
 # doubled, so that n blocks over one span cost n log n and not n squared.
 _HELD_ROWS: Final = 4 * 8192
+_NOTHING: Final = -(1 << 63) - 1  # the reach of no rows: before every time
 
 
 def settled(pieces: Sequence[Rows]) -> Rows:
@@ -40,8 +41,8 @@ def settled(pieces: Sequence[Rows]) -> Rows:
 def settled_pieces(t_min: Times, decode: Callable[[int], Rows], extra: Rows | None = None) -> Iterator[Rows]:
     """The rows of one series, settled, as pieces in order of time; no piece is empty, none reaches into another.
 
-    t_min: int64[n], ascending, the first time of each block; decode(n): the rows of block n, settled and not empty,
-    called once for each in order; extra: further rows, settled. At most twice the rows that blocks still to come
+    t_min: int64[n], ascending, the first time of each block; decode(n): the rows of block n, settled,
+    called once for each in order, none where a delete hides them all; extra: further rows, settled. At most twice the rows that blocks still to come
     may overlap are held, and _HELD_ROWS.
     """
     held = _Held()
@@ -71,19 +72,23 @@ class _Held:
 
     def __init__(self) -> None:
         self._pieces: list[Rows] = []
-        self._clear()
+        self.rows = 0
+        self.enough = _HELD_ROWS
+        self.reach = _NOTHING
 
     def add(self, times: Times, values: Values) -> None:
-        """Hold settled rows, at least one."""
-        self._pieces.append((times, values))
-        self.rows += len(times)
-        self.reach = max(self.reach, int(times[-1]))
+        """Hold settled rows."""
+        if len(times):
+            self._pieces.append((times, values))
+            self.rows += len(times)
+            self.reach = max(self.reach, int(times[-1]))
 
     def take(self) -> Iterator[Rows]:
         """All rows, joined: one piece or none."""
         if self._pieces:
-            yield settled(self._pieces)
-            self._clear()
+            joined = settled(self._pieces)
+            self._pieces, self.rows, self.enough, self.reach = [], 0, _HELD_ROWS, _NOTHING
+            yield joined
 
     def take_before(self, time: int) -> Iterator[Rows]:
         """The rows before a time, joined: one piece or none. The others stay."""
@@ -94,9 +99,3 @@ class _Held:
         self._pieces = [(times[cut:], values[cut:])]
         self.rows = len(times) - cut
         self.enough = max(_HELD_ROWS, 2 * self.rows)
-
-    def _clear(self) -> None:
-        self._pieces = []
-        self.rows = 0
-        self.enough = _HELD_ROWS
-        self.reach = -(1 << 63) - 1
