@@ -41,9 +41,9 @@ def settled(pieces: Sequence[Rows]) -> Rows:
 def settled_pieces(t_min: Times, decode: Callable[[int], Rows], extra: Rows | None = None) -> Iterator[Rows]:
     """The rows of one series, settled, as pieces in order of time; no piece is empty, none reaches into another.
 
-    t_min: int64[n], ascending, the first time of each block; decode(n): the rows of block n, settled,
-    called once for each in order, none where a delete hides them all; extra: further rows, settled. At most twice the rows that blocks still to come
-    may overlap are held, and _HELD_ROWS.
+    t_min: int64[n], ascending, the first time of each block; decode(n): the rows of block n, settled, none where a
+    delete hides them all; called once for each in order; extra: further rows, settled. At most twice the rows that
+    blocks still to come may overlap are held, and _HELD_ROWS.
     """
     held = _Held()
     rest_times, rest_values = extra if extra is not None else (kernels.NO_TIMES, kernels.NO_VALUES)
@@ -58,7 +58,7 @@ def settled_pieces(t_min: Times, decode: Callable[[int], Rows], extra: Rows | No
         elif held.rows >= held.enough:
             yield from held.take_before(first)
         held.add(*decode(block))
-        stop = int(rest_times.searchsorted(held.reach, "right"))
+        stop = int(rest_times.searchsorted(held.reach, "right")) if held.rows else at
         if at < stop:
             held.add(rest_times[at:stop], rest_values[at:stop])
             at = stop
