@@ -52,7 +52,7 @@ class PointSet:
         return other
 
     def add(self, series: Hashable, time: int, value: float, born: int | None = None) -> None:
-        """Store a point; of two values for one (series, timestamp) the larger stays. born: None is after all deletes."""
+        """Store a point; of two values for one (series, timestamp) the larger stays. born: None is after any delete."""
         if self.cutoff is not None and time < self.cutoff:
             return
         for delete in self.deletes:

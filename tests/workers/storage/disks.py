@@ -325,12 +325,11 @@ class Platter:
             return names
         share = chance.random()
         lost: set[Path] = set()  # later changes of a name cannot be there without the earlier ones
-        lost_pairs: set[int] = set()
+        fates: dict[int, bool] = {}  # both halves of a rename get there, or none
         for change in self._pending:
-            if change.path in lost or change.pair in lost_pairs or chance.random() < share:
+            drawn = chance.random() < share or change.path in lost
+            if fates.setdefault(change.pair, drawn) if change.pair else drawn:
                 lost.add(change.path)
-                if change.pair:
-                    lost_pairs.add(change.pair)
             else:
                 _apply(names, change)
         return names

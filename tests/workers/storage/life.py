@@ -1,0 +1,208 @@
+"""A scripted life of a store, act by act, and what must be there when it ends in the middle of one.
+
+Every act has its effect on the oracle. A life that ends after so many acked acts leaves the oracle's state behind
+them, or behind a part of the next act that may be there as a whole: a prefix of the batches of one group, a delete.
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from common import clock, files, series
+from tests import naive
+from tests.workers.storage.support import EVERYWHERE, Row, batch_of, key, open_store
+from workers.storage.store import Store
+
+A, B, C = key("a"), key("a", room="1"), key("b:/", x="")
+SERIES = [A, B, C]
+DAY_NS = 86_400 * 1_000_000_000
+BEGIN_NS = 20_000 * DAY_NS  # when lives begin
+
+
+class Clock:
+    """Both clocks, as far as the script has turned them."""
+
+    def __init__(self) -> None:
+        self.days = 0
+
+    def install(self) -> None:
+        """Let this process see these clocks."""
+        clock.wall_ns = lambda: BEGIN_NS + self.days * DAY_NS
+        clock.monotonic_s = lambda: self.days * 86_400.0
+
+
+@dataclass
+class Life:
+    """A store being driven. disk: under every store that it opens."""
+
+    directory: Path
+    disk: files.Disk
+    clock: Clock
+    store: Store | None = None
+
+    def open(self) -> Store:
+        """Open the store, which is not open."""
+        self.store = open_store(self.directory, self.disk, head_rows=1000)
+        return self.store
+
+    @property
+    def running(self) -> Store:
+        """The store, which is open."""
+        assert self.store is not None
+        return self.store
+
+
+class Act:
+    """One thing that is done with a store."""
+
+    def do(self, life: Life) -> None:
+        """Do it. When this returns it is acked."""
+        raise NotImplementedError
+
+    def states(self, oracle: naive.PointSet) -> list[naive.PointSet]:
+        """What may be there when it is cut short, from nothing done to all done. The oracle is not changed."""
+        return [oracle]
+
+
+class Open(Act):
+    """Begin, also again: in an orderly way when a store is open."""
+
+    def do(self, life: Life) -> None:
+        if life.store is not None:
+            life.store.close()
+        life.open()
+
+
+class Close(Act):
+    """End in an orderly way."""
+
+    def do(self, life: Life) -> None:
+        life.running.close()
+        life.store = None
+
+
+class Seal(Act):
+    def do(self, life: Life) -> None:
+        life.running.seal()
+
+
+@dataclass
+class Append(Act):
+    """One group of batches."""
+
+    batches: Sequence[Sequence[Row]]
+
+    def do(self, life: Life) -> None:
+        life.running.append([batch_of(rows) for rows in self.batches])
+
+    def states(self, oracle: naive.PointSet) -> list[naive.PointSet]:
+        found = [oracle]
+        for rows in self.batches:
+            found.append(found[-1].copy())
+            for row in rows:
+                found[-1].add(*row)
+        return found
+
+
+def rows(each: bytes, first: int, count: int, value: float, step: int = 1) -> list[Row]:
+    """Points of a series at 1 ms, from `first` ms behind the begin of lives; values are sums of halves."""
+    return [
+        (each, BEGIN_NS + (first + at * step) * 1_000_000, value + at / 2) for at in range(count)
+    ]
+
+
+SCRIPT: list[Act] = [
+    Open(),
+    Append([rows(A, 0, 20, 1.0), rows(B, 0, 5, -3.0)]),
+    Append([rows(C, 7, 3, 0.5)]),
+    Seal(),
+    Append([rows(A, 10, 20, 4.0), rows(B, 100, 5, 2.0)]),  # overlaps, repeats and contradicts what is sealed
+    Seal(),
+    Append([rows(A, 25, 10, -8.0), rows(C, 0, 20, 1.0, step=2)]),
+    Open(),
+    Append([rows(B, 3, 4, 9.0)]),
+    Seal(),
+    Close(),
+]
+
+
+MORE = Append([rows(A, 15, 3, 100.0), rows(C, 500, 2, 7.0)])  # what a store takes after it was cut short
+
+TIMES = sorted({row[1] for act in [*SCRIPT, MORE] if isinstance(act, Append) for batch in act.batches for row in batch})
+
+
+def live(life: Life, script: Sequence[Act], acked: Callable[[int], None]) -> None:
+    """Do all acts; `acked` is told how many are done after each."""
+    for number, act in enumerate(script, 1):
+        act.do(life)
+        acked(number)
+
+
+def days_after(script: Sequence[Act], acked: int) -> int:
+    """What day it is after so many acts."""
+    return 0
+
+
+def states_after(script: Sequence[Act]) -> list[list[naive.PointSet]]:
+    """By number of acked acts, 0 to all: what may be there."""
+    oracle = naive.PointSet()
+    found = []
+    for act in script:
+        found.append(act.states(oracle))
+        oracle = found[-1][-1]
+    return [*found, [oracle]]
+
+
+def check(life: Life, states: Sequence[naive.PointSet]) -> None:
+    """The directory holds one of these states, whole; a store opens it, goes on, and finds all of it again."""
+    left = sorted(str(path.relative_to(life.directory)) for path in life.directory.rglob("*"))
+    store = life.open()
+    try:
+        assert not store.status()["damaged"], store.status()["damaged"]
+        state = matching(store, states, left)
+        assert not half_written(life.directory), half_written(life.directory)
+        MORE.do(life)
+        state = MORE.states(state)[-1]
+        assert found_in(store) == expected(state), "after appending"
+        store.seal()
+        assert found_in(store) == expected(state), "after sealing"
+    finally:
+        store.close()
+    again = life.open()
+    try:
+        assert found_in(again) == expected(state), "opened again"
+        assert not again.status()["damaged"], again.status()["damaged"]
+    finally:
+        again.close()
+        life.store = None
+
+
+def matching(store: Store, states: Sequence[naive.PointSet], left: Sequence[str]) -> naive.PointSet:
+    """The state that the store is in."""
+    found = found_in(store)
+    for state in reversed(states):
+        if found == expected(state):
+            return state
+    want = expected(states[0])
+    wrong = {each: (found.get(each), want.get(each)) for each in SERIES if found.get(each) != want.get(each)}
+    raise AssertionError(f"neither of {len(states)} states; got, want at least: {wrong}; files: {left}")
+
+
+def half_written(directory: Path) -> list[str]:
+    return [path.name for path in directory.rglob("*" + files.TEMPORARY)]
+
+
+def found_in(store: Store) -> dict[bytes, list[tuple[int, int]]]:
+    """The points of every series, by bits, and nothing else."""
+    found: dict[bytes, list[tuple[int, int]]] = {}
+    for each in SERIES:
+        name = series.parse_key(each)
+        ask = functools.partial(store.aggregate, name.device_id, name.metric_name, dict(name.tags), EVERYWHERE)
+        found[each] = [(time, naive.bits(one.first)) for time in TIMES if (one := ask(time, time)).count]
+        assert ask(None, None).count == len(found[each])
+    return found
+
+
+def expected(state: naive.PointSet) -> dict[bytes, list[tuple[int, int]]]:
+    return {each: [(time, naive.bits(value)) for time, value in state.rows(each)] for each in SERIES}

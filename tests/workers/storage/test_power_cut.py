@@ -1,0 +1,50 @@
+"""A disk that forgets what was not fsynced, cut off after every step: nothing acked is missing, nothing is double."""
+
+import random
+import shutil
+from pathlib import Path
+
+import pytest
+
+from common import clock
+from tests.workers.storage import life
+from tests.workers.storage.disks import Platter, QuickDisk, RecordingDisk
+
+
+@pytest.fixture(autouse=True)
+def _clock_of_lives(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("wall_ns", "monotonic_s"):
+        monkeypatch.setattr(clock, name, getattr(clock, name))  # so that what lives install is put back
+
+
+def recorded(directory: Path) -> RecordingDisk:
+    """A whole life, its acks marked among its steps."""
+    disk = RecordingDisk()
+    hands = life.Clock()
+    hands.install()
+    life.live(life.Life(directory, disk, hands), life.SCRIPT, disk.mark)
+    return disk
+
+
+@pytest.mark.parametrize("torn", [None, 1, 2], ids=["all forgotten", "some of it there", "other parts there"])
+def test_power_cut_after_any_step_loses_and_doubles_nothing(tmp_path: Path, torn: int | None) -> None:
+    disk = recorded(tmp_path / "store")
+    platter = Platter(tmp_path / "store")
+    states = life.states_after(life.SCRIPT)
+    acked = 0
+    for number, event in enumerate(disk.events):
+        if event.step.call == "mark":
+            acked = event.size
+            continue
+        platter.feed(event)
+        chance = None if torn is None else random.Random(f"{torn} {number}")
+        left = tmp_path / f"cut{number}"
+        platter.save(left, chance)
+        hands = life.Clock()
+        hands.days = life.days_after(life.SCRIPT, acked)
+        hands.install()
+        try:
+            life.check(life.Life(left, QuickDisk(), hands), states[acked])
+        except AssertionError as error:
+            raise AssertionError(f"power cut after step {number}, {event.step}, {acked} acts acked: {error}") from error
+        shutil.rmtree(left)
