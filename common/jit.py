@@ -48,7 +48,12 @@ from numba.extending import intrinsic
 
 from common import log
 
-KERNEL_MODULES = ("common.codec.kernels", "common.codec.integer_kernels", "workers.storage.kernels")
+KERNEL_MODULES = (
+    "common.codec.kernels",
+    "common.codec.integer_kernels",
+    "workers.storage.kernels",
+    "workers.storage.window_kernels",
+)
 CACHE = Path(sys.prefix) / "var" / "minitrue-kernels"
 
 void, boolean = types.void, types.boolean

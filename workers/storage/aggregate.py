@@ -17,8 +17,9 @@ import numpy.typing as npt
 
 from common import protocol
 from workers.storage import kernels
+from workers.storage.deletes import NO_DELETES, Deletes
 from workers.storage.head import Head, Part, Times, Values, join
-from workers.storage.segment import COUNT, Segment
+from workers.storage.segment import Blocks, Segment
 
 EARLIEST: Final = -(1 << 63)
 LATEST: Final = (1 << 63) - 1
@@ -33,7 +34,7 @@ _LOW_63: Final = 0x7FFF_FFFF_FFFF_FFFF
 class SeriesBlocks(NamedTuple):
     """One series' blocks in all segments, in order of t_min.
 
-    t_min, t_max, counts: int64[n]; alone: uint8[n], 1 where a block overlaps no other; floats: float64[6, n] as
+    t_min, t_max, counts: int64[n]; alone: uint8[n], 1 where a block overlaps no other; floats: float64[7, n] as
     in a segment; segments: place of each block's segment in the set; blocks: its number there.
     """
 
@@ -60,7 +61,7 @@ class SegmentSet:
         """The blocks of a series. Any thread."""
         found = self._cache.get(local_id)
         if found is None:
-            found = _collect(self.segments, key, np.uint64(hash_))
+            found = _collect(self.segments, local_id, hash_)
             if len(self._cache) >= _CACHED_SERIES or self._cached_blocks >= _CACHED_BLOCKS:
                 self._cache = {}
                 self._cached_blocks = 0
@@ -70,10 +71,11 @@ class SegmentSet:
 
 
 class View(NamedTuple):
-    """All that a query reads: segments, then heads from the oldest frozen one to the one being filled."""
+    """All that a query reads: segments, heads from the oldest frozen one to the one being filled, deletes in force."""
 
     stored: SegmentSet
     heads: tuple[Head, ...]
+    deletes: Deletes = NO_DELETES
 
 
 class _Open(NamedTuple):
@@ -249,24 +251,24 @@ class AggregatePlan:
         )  # fmt: skip
 
 
-def _collect(segments: Sequence[Segment], key: bytes, hash_: np.uint64) -> SeriesBlocks:
-    found: list[tuple[int, Segment, slice]] = []
+def _collect(segments: Sequence[Segment], local_id: int, hash_: int) -> SeriesBlocks:
+    found: list[tuple[int, int, Blocks]] = []
     for place, segment in enumerate(segments):
-        ordinal = segment.find(key, hash_)
-        begin, end = segment.block_range(ordinal) if ordinal >= 0 else (0, 0)
-        if begin < end:
-            found.append((place, segment, slice(begin, end)))
+        ordinal = segment.find(local_id, hash_)
+        if ordinal >= 0:
+            begin, end = segment.block_range(ordinal)
+            found.append((place, begin, segment.index(begin, end)))
     if not found:
         return _NONE
-    ints = np.concatenate([segment.ints[:2, span] for _, segment, span in found], axis=1)
-    order = np.argsort(ints[kernels.T_MIN], kind="stable")
-    t_min, t_max = ints[kernels.T_MIN][order], ints[kernels.T_MAX][order]
+    t_min = np.concatenate([part.t_min for _, _, part in found])
+    order = np.argsort(t_min, kind="stable")
+    t_min, t_max = t_min[order], np.concatenate([part.t_max for _, _, part in found])[order]
     alone = np.empty(len(order), np.uint8)
     kernels.mark_alone(t_min, t_max, alone)
-    counts = np.concatenate([segment.words[COUNT, span] for _, segment, span in found]).astype(np.int64)
-    floats = np.concatenate([segment.floats[:, span] for _, segment, span in found], axis=1)
-    places = np.concatenate([np.full(span.stop - span.start, place, np.int32) for place, _, span in found])
-    blocks = np.concatenate([np.arange(span.start, span.stop, dtype=np.int32) for _, _, span in found])
+    counts = np.concatenate([part.counts for _, _, part in found])
+    floats = np.concatenate([part.floats for _, _, part in found], axis=1)
+    places = np.concatenate([np.full(len(part.t_min), place, np.int32) for place, _, part in found])
+    blocks = np.concatenate([np.arange(begin, begin + len(p.t_min), dtype=np.int32) for _, begin, p in found])
     return SeriesBlocks(
         t_min, t_max, counts[order], alone, np.ascontiguousarray(floats[:, order]), places[order], blocks[order],
         int(t_min[0]), int(t_max.max()),
@@ -274,7 +276,7 @@ def _collect(segments: Sequence[Segment], key: bytes, hash_: np.uint64) -> Serie
 
 
 _NONE: Final = SeriesBlocks(
-    kernels.NO_TIMES, kernels.NO_TIMES, kernels.NO_TIMES, np.empty(0, np.uint8), np.empty((6, 0)),
+    kernels.NO_TIMES, kernels.NO_TIMES, kernels.NO_TIMES, np.empty(0, np.uint8), np.empty((7, 0)),
     np.empty(0, np.int32), np.empty(0, np.int32), LATEST, EARLIEST,
 )  # fmt: skip
 

@@ -1,15 +1,23 @@
 """Segments: what the immutable files of blocks look like, and the reader of one.
 
-Owns the mapping of a file into memory; the index is used in place. Never writes a file (seal.py packs and
-writes). Constant after construction, so any thread may read; a block's CRC is checked whenever it is decoded.
+Owns an open file; pages of its index are read when they are asked for, and kept in a cache that all segments of a
+store share. Never writes a file (segment_writer.py does). Constant after construction and `bind`, so any thread may
+read. Everything read is checked by a CRC first, so what comes out is what was written, or DamagedError.
 
-Format (docs/file-formats.md): header, blocks, columnar index, footer. The header says which WAL files the rows
-came from and which segments this one replaces, so that a listing of the directory is the whole truth.
+Files are read by pread, not mapped into memory: a bad sector or a file cut short is an error here, and would be the
+end of the process there.
+
+Format (docs/file-formats.md): header; pages, each behind the blocks it describes; chunks of the table of series;
+directory; footer. Nothing lies between these, so their lengths say where they are. The header says which WAL files
+the rows came from and which segments this one replaces, so that a listing of the directory is the whole truth.
 """
 
-import mmap
+import bisect
+import os
 import struct
-from collections.abc import Sequence
+import weakref
+import zlib
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -18,29 +26,48 @@ import numpy.typing as npt
 
 from common import codec, files
 from common.errors import CodecError, StorageError
-from workers.storage import kernels, layout
+from workers.storage import columns, layout, pages, windows
 from workers.storage.layout import DamagedError
+from workers.storage.page_cache import PageCache
+from workers.storage.pages import BLOCK_ROWS, Blocks
+from workers.storage.windows import Windows
+
+__all__ = [
+    "BLOCK_ROWS", "VERSION", "Blocks", "CodecUse", "Header", "OldVersionError", "PageCache", "Segment", "Windows",
+    "covers", "describe_damage",
+]  # fmt: skip
 
 MAGIC: Final = b"MTSG"
-VERSION: Final = 1
+VERSION: Final = 2
 FOOTER_MAGIC: Final = b"MTSGEND\n"
-BLOCK_ROWS: Final = 8192  # decoding one takes about a tenth of a millisecond, its summary is 1/100 of its points
+CHUNK_SERIES: Final = 8192  # series in a chunk of the table; more gain nothing, zlib looks 32 KiB back
 
-_HEADER: Final = struct.Struct(f"<{layout.STORE_ID_BYTES}s{layout.STORE_ID_BYTES}sQII")
-_FOOTER: Final = struct.Struct("<QQQIIII8s")
+_START: Final = struct.Struct("<4sHHI")  # how the preamble begins: magic, version, reserved, length of the header
+_HEADER: Final = struct.Struct(f"<{layout.STORE_ID_BYTES}s{layout.STORE_ID_BYTES}sQIIQII")
+_FOOTER: Final = struct.Struct("<QIIIIIIII8s")
 FOOTER_BYTES: Final = _FOOTER.size
-_FOOTER_CRC_AT: Final = 36  # the footer's own CRC covers what lies before it
+_FOOTER_CRC_AT: Final = FOOTER_BYTES - 12  # the footer's own CRC covers what lies before it
+_TAIL_BYTES: Final = 4096  # read at once from the end of a file: footer and directory of all but large segments
 
-# The index's matrices, one after another, each padded to 8 bytes: (rows, dtype), one column per block.
-INT_ROWS: Final = 4  # kernels.T_MIN, T_MAX, BLOCK_DIGEST, OFFSET
-FLOAT_ROWS: Final = 6  # kernels.SUM_HI, SUM_LO, BLOCK_MIN, BLOCK_MAX, BLOCK_FIRST, BLOCK_LAST
-SERIES, COUNT, TIMES_BYTES, VALUES_BYTES, CRC = range(5)  # uint32 rows
-WORD_ROWS: Final = 5
-TIMES_CODEC, VALUES_CODEC = range(2)  # uint8 rows
-CODEC_ROWS: Final = 2
+PAGE_ENTRY: Final = np.dtype([
+    ("blocks", "<u4"), ("points", "<u4"), ("block_bytes", "<u8"), ("index_bytes", "<u4"), ("windows_bytes", "<u4"),
+    ("index_crc", "<u4"), ("windows_crc", "<u4"), ("t_min", "<i8"), ("t_max", "<i8"),
+])  # fmt: skip
+CHUNK_ENTRY: Final = np.dtype([("series", "<u4"), ("bytes", "<u4"), ("key_bytes", "<u4"), ("crc", "<u4")])
+CODEC_ENTRY: Final = np.dtype([
+    ("part", "u1"), ("codec", "u1"), ("reserved", "<u2"), ("blocks", "<u4"), ("points", "<u8"), ("bytes", "<u8"),
+])  # fmt: skip
+PARTS: Final = ("times", "values")  # by number in a codec entry
+
+EARLIEST: Final = -(1 << 63)
+LATEST: Final = (1 << 63) - 1
 
 Times = npt.NDArray[np.int64]
 Values = npt.NDArray[np.float64]
+
+
+class OldVersionError(StorageError):
+    """A segment of an older format version, which upgrade.py rewrites."""
 
 
 class Header(NamedTuple):
@@ -48,7 +75,8 @@ class Header(NamedTuple):
 
     origin: the store in which the rows were sealed. delete_number: the highest delete applied before the rows.
     wal_ranges: pairs (first, last) of WAL file numbers, inclusive; replaces: numbers of segments. Both count
-    only in the store of store_id.
+    only in the store of store_id. group: the first number, and how many, of the segments that one compaction
+    wrote; (0, 0) for a sealed head.
     """
 
     store_id: bytes
@@ -56,38 +84,48 @@ class Header(NamedTuple):
     delete_number: int
     wal_ranges: tuple[tuple[int, int], ...]
     replaces: tuple[int, ...]
+    group: tuple[int, int] = (0, 0)
 
     def pack(self) -> bytes:
-        """The header's bytes, a multiple of 8."""
+        """The header's bytes."""
         fixed = _HEADER.pack(
-            self.store_id, self.origin, self.delete_number, len(self.wal_ranges), len(self.replaces)
+            self.store_id, self.origin, self.delete_number, len(self.wal_ranges), len(self.replaces), *self.group, 0
         )
         numbers = [number for pair in self.wal_ranges for number in pair] + list(self.replaces)
         return layout.pack_header(MAGIC, VERSION, fixed + struct.pack(f"<{len(numbers)}Q", *numbers))
 
 
 def unpack_header(data: Any, where: Path) -> tuple[Header, int]:
-    """A segment's header and its length. Raises DamagedError, or StorageError for a newer version."""
+    """A segment's header and its length.
+
+    Raises DamagedError, OldVersionError, or StorageError for a newer version.
+    """
     body = layout.read_header(data, MAGIC, VERSION, where)
+    _, written, _, _ = _START.unpack_from(data)
+    if written < VERSION:
+        raise OldVersionError(f"{where} has format version {written}, want {VERSION}: it was not upgraded")
     if len(body) < _HEADER.size:
         raise DamagedError(f"{where}: header of {len(body)} bytes, want {_HEADER.size}")
-    store_id, origin, delete_number, ranges, replaced = _HEADER.unpack_from(body)
+    store_id, origin, delete_number, ranges, replaced, first, count, _ = _HEADER.unpack_from(body)
     if len(body) < _HEADER.size + 8 * (2 * ranges + replaced):
         raise DamagedError(f"{where}: header of {len(body)} bytes for {ranges} ranges and {replaced} segments")
     numbers = struct.unpack_from(f"<{2 * ranges + replaced}Q", body, _HEADER.size)
     pairs = tuple(zip(numbers[: 2 * ranges : 2], numbers[1 : 2 * ranges : 2], strict=True))
-    return Header(store_id, origin, delete_number, pairs, numbers[2 * ranges :]), len(body) + layout.PREAMBLE_BYTES
+    header = Header(store_id, origin, delete_number, pairs, numbers[2 * ranges :], (first, count))
+    return header, len(body) + layout.PREAMBLE_BYTES
 
 
 class Footer(NamedTuple):
-    """What a segment's last bytes say: where the index lies, how much there is, and the index's CRC32C."""
+    """What a segment's last bytes say: how much there is, and how long the directory is that lies before them."""
 
-    index_offset: int
-    index_bytes: int
     points: int
     blocks: int
     series: int
-    index_crc: int
+    pages: int
+    chunks: int
+    codecs: int
+    directory_bytes: int
+    directory_crc: int
 
     def pack(self) -> bytes:
         """The footer's bytes."""
@@ -95,11 +133,11 @@ class Footer(NamedTuple):
         return start + files.crc32c(start).to_bytes(4, "little") + FOOTER_MAGIC
 
 
-def unpack_footer(data: Any, where: Path) -> Footer:
-    """The footer at the end of a file. Raises DamagedError."""
-    if len(data) < FOOTER_BYTES:
-        raise DamagedError(f"{where}: {len(data)} bytes, want a footer of {FOOTER_BYTES}")
-    tail = bytes(data[len(data) - FOOTER_BYTES :])
+def unpack_footer(tail: bytes, where: Path) -> Footer:
+    """The footer at the end of a file, of which `tail` is the end. Raises DamagedError."""
+    if len(tail) < FOOTER_BYTES:
+        raise DamagedError(f"{where}: {len(tail)} bytes, want a footer of {FOOTER_BYTES}")
+    tail = tail[-FOOTER_BYTES:]
     *fields, checksum, magic = _FOOTER.unpack(tail)
     computed = files.crc32c(tail[:_FOOTER_CRC_AT])
     if magic != FOOTER_MAGIC or computed != checksum:
@@ -107,55 +145,63 @@ def unpack_footer(data: Any, where: Path) -> Footer:
     return Footer._make(fields)
 
 
-def index_parts(blocks: int, series: int) -> list[tuple[Any, tuple[int, ...]]]:
-    """dtype and shape of each array of the index but the key bytes, in order; each is padded to 8 bytes."""
-    return [
-        (np.dtype("<i8"), (INT_ROWS, blocks)),
-        (np.dtype("<f8"), (FLOAT_ROWS, blocks)),
-        (np.dtype("<u8"), (series,)),  # hashes, ascending
-        (np.dtype("<u4"), (WORD_ROWS, blocks)),
-        (np.dtype("<u4"), (series + 1,)),  # first block of each series, and the number of blocks
-        (np.dtype("<u4"), (series + 1,)),  # where each key begins in the key bytes, and their length
-        (np.dtype("u1"), (CODEC_ROWS, blocks)),
-    ]
+class CodecUse(NamedTuple):
+    """How much of a segment is in one codec. part: "times" or "values"; bytes: encoded."""
+
+    part: str
+    codec: int
+    blocks: int
+    points: int
+    bytes: int
 
 
-def padding(length: int) -> int:
-    """Bytes that bring a length to a multiple of 8."""
-    return -length % 8
+class _Chunk(NamedTuple):
+    """A chunk of the table of series: columns by series, and the keys, still packed."""
+
+    blocks: npt.NDArray[np.int64]
+    last_times: Times
+    key_bytes: npt.NDArray[np.int64]
+    keys: memoryview
 
 
 class Segment:
-    """An open segment. Arrays are views of the mapped file; columns are by block, blocks by series and time.
+    """An open segment.
 
-    ints: int64[4, blocks]; floats: float64[6, blocks]; words: uint32[5, blocks]; codecs: uint8[2, blocks];
-    hashes: uint64[series]; first_block: uint32[series + 1].
+    header; points, blocks, series, bytes: how much there is; t_min, t_max: of all points (LATEST and EARLIEST when
+    there are none, which no range touches); first_block: int64[series + 1], the blocks of series s are
+    first_block[s] to first_block[s + 1]; codecs: what the blocks are encoded in; ids (int64), hashes (uint64): by
+    series, once `bind` gave them.
     """
 
-    def __init__(self, path: Path, number: int) -> None:
-        """Map a file and check all of it but the blocks.
+    def __init__(self, path: Path, number: int, cache: PageCache) -> None:
+        """Open a file, read and check all of it but blocks and pages.
 
-        Raises DamagedError, StorageError for a newer version, OSError when it cannot be read.
+        Raises DamagedError, OldVersionError, StorageError for a newer version, OSError when it cannot be opened.
         """
         self.path = path
         self.number = number
-        self._data = _map(path)
-        self.header, after_header = unpack_header(self._data, path)
-        footer = unpack_footer(self._data, path)
-        self.points, self.blocks, self.series = footer.points, footer.blocks, footer.series
-        self.bytes = len(self._data)
-        self._check_index(footer, after_header)
-        self._map_index(footer)
+        self._cache = cache
+        self._owner = cache.new_owner()
+        self._file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        weakref.finalize(self, os.close, self._file)
+        self.bytes = os.fstat(self._file).st_size
+        self.header, self._blocks_begin = self._read_header()
+        self._load(self._read_tail())
 
-    def key(self, ordinal: int) -> bytes:
-        """The key of the series with this place in the table."""
-        return bytes(self._keys[self._key_begin[ordinal] : self._key_begin[ordinal + 1]])
+    def bind(self, ids: npt.NDArray[np.int64], hashes: npt.NDArray[np.uint64]) -> None:
+        """Let `find` know the catalog's ids and the hashes of keys(). To be called once, before others may read.
 
-    def find(self, key: bytes, hash_: np.uint64) -> int:
-        """The place of a series in the table, -1 when it has no points here."""
-        at = int(self.hashes.searchsorted(hash_))
+        Raises DamagedError when the series are not in order of their hashes.
+        """
+        if (hashes[1:] < hashes[:-1]).any():
+            raise DamagedError(f"{self.path}: series are not in order of their hashes")
+        self.ids, self.hashes = ids, hashes
+
+    def find(self, local_id: int, hash_: int) -> int:
+        """The place of a series in the table by its catalog id and hash, -1 when it has no points here."""
+        at = int(self.hashes.searchsorted(np.uint64(hash_)))
         while at < self.series and self.hashes[at] == hash_:
-            if self.key(at) == key:
+            if self.ids[at] == local_id:
                 return at
             at += 1
         return -1
@@ -164,67 +210,230 @@ class Segment:
         """First block of a series, and the block after its last."""
         return int(self.first_block[ordinal]), int(self.first_block[ordinal + 1])
 
+    def keys(self) -> list[bytes]:
+        """The keys of all series, in order of (hash, key); unpacked at each call. Raises DamagedError."""
+        return [key for chunk, entry in self._chunks() for key in self._keys_of(chunk, int(entry["key_bytes"]))]
+
+    def last_times(self) -> Times:
+        """The greatest time of each series, int64[series]; unpacked at each call. Raises DamagedError."""
+        parts = [chunk.last_times for chunk, _ in self._chunks()]
+        return np.concatenate(parts) if parts else np.empty(0, np.int64)
+
+    def index(self, begin: int, end: int) -> Blocks:
+        """The blocks begin to end. Raises DamagedError."""
+        return pages.joined([self._page(page).part(low, high) for page, low, high in self._spans(begin, end)])
+
+    def windows(self, begin: int, end: int) -> Windows:
+        """The windows of the blocks begin to end. Raises DamagedError."""
+        return windows.joined([self._windows(page).part(low, high) for page, low, high in self._spans(begin, end)])
+
     def decode(self, block: int) -> tuple[Times, Values]:
-        """The points of a block, settled. Raises StorageError when its bytes are not what was written."""
-        offset = int(self.ints[kernels.OFFSET, block])
-        middle = offset + int(self.words[TIMES_BYTES, block])
-        end = middle + int(self.words[VALUES_BYTES, block])
-        count = int(self.words[COUNT, block])
-        data = memoryview(self._data)
-        computed = files.crc32c(data[offset:end])
-        want = int(self.words[CRC, block])
-        if computed != want:
-            raise DamagedError(f"{self.path}: block {block} at {offset} has CRC {computed:08x}, want {want:08x}")
-        times_codec, values_codec = self.codecs[:, block].tolist()
-        try:
-            times = codec.decode_times(data[offset:middle], count, times_codec)
-            values = codec.decode_values(data[middle:end], count, values_codec)
-        except CodecError as error:
-            raise DamagedError(f"{self.path}: block {block} at {offset}: {error}") from error
+        """The points of a block, settled: new arrays. Raises DamagedError when its bytes are not what was written."""
+        page, at = self._place(block)
+        count = int(page.counts[at])
+        times, values = np.empty(count, np.int64), np.empty(count, np.float64)
+        self._decode(block, page, at, times, values)
         return times, values
 
-    def _check_index(self, footer: Footer, after_header: int) -> None:
-        end = footer.index_offset + footer.index_bytes
-        if not after_header <= footer.index_offset <= end == len(self._data) - FOOTER_BYTES:
-            raise DamagedError(
-                f"{self.path}: index at {footer.index_offset} to {end} in a file of {len(self._data)} bytes"
-            )
-        computed = files.crc32c(memoryview(self._data)[footer.index_offset : end])
-        if computed != footer.index_crc:
-            raise DamagedError(f"{self.path}: index has CRC {computed:08x}, want {footer.index_crc:08x}")
+    def decode_into(self, block: int, times: Times, values: Values) -> None:
+        """As decode, into contiguous arrays of the block's count, which an error leaves half filled."""
+        self._decode(block, *self._place(block), times, values)
 
-    def _map_index(self, footer: Footer) -> None:
-        arrays: list[Any] = []
-        at = footer.index_offset
-        for dtype, shape in index_parts(footer.blocks, footer.series):
-            count = int(np.prod(shape))
-            arrays.append(np.frombuffer(self._data, dtype, count, at).reshape(shape))
-            at += count * dtype.itemsize
-            at += padding(at)
-        self.ints, self.floats, self.hashes, self.words, self.first_block, self._key_begin, self.codecs = arrays
-        self._keys = memoryview(self._data)[at : footer.index_offset + footer.index_bytes]
+    def raw(self, block: int) -> memoryview:
+        """The encoded timestamps and values of a block, their CRC checked. Raises DamagedError."""
+        return self._raw(block, *self._place(block))
 
+    def verify_pages(self) -> None:
+        """Read every page and its windows. Raises DamagedError."""
+        for page in range(len(self._pages)):
+            self._unpack_page(page)
+            self._unpack_windows(page)
 
-def _map(path: Path) -> mmap.mmap | bytes:
-    with path.open("rb") as file:
-        if file.seek(0, 2) == 0:
-            return b""  # cannot be mapped; no header is in it either
-        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    def _read_header(self) -> tuple[Header, int]:
+        start = self._read(0, min(_TAIL_BYTES, self.bytes))
+        if len(start) == _TAIL_BYTES:
+            start = self._read(0, min(self.bytes, max(len(start), _START.unpack_from(start)[3])))
+        return unpack_header(start, self.path)
+
+    def _read_tail(self) -> tuple[Footer, bytes]:
+        """Footer and directory."""
+        tail = self._read(max(0, self.bytes - _TAIL_BYTES), min(_TAIL_BYTES, self.bytes))
+        footer = unpack_footer(tail, self.path)
+        end = self.bytes - FOOTER_BYTES
+        begin = end - footer.directory_bytes
+        if begin < self._blocks_begin:
+            raise DamagedError(f"{self.path}: directory of {footer.directory_bytes} bytes in a file of {self.bytes}")
+        if footer.directory_bytes + FOOTER_BYTES <= len(tail):
+            directory = tail[-FOOTER_BYTES - footer.directory_bytes : -FOOTER_BYTES]
+        else:
+            directory = self._read(begin, footer.directory_bytes)
+        self._check(directory, footer.directory_crc, f"directory at {begin}")
+        return footer, directory
+
+    def _load(self, tail: tuple[Footer, bytes]) -> None:
+        footer, directory = tail
+        self.points, self.blocks, self.series = footer.points, footer.blocks, footer.series
+        self._pages, self._chunk_entries, uses = self._split(footer, directory)
+        self.codecs = tuple(
+            CodecUse(PARTS[part], codec_id, *rest) for part, codec_id, _, *rest in uses.tolist() if part < len(PARTS)
+        )
+        self.t_min = int(self._pages["t_min"].min(initial=LATEST))
+        self.t_max = int(self._pages["t_max"].max(initial=EARLIEST))
+        self._place_pages(footer, self.bytes - FOOTER_BYTES - footer.directory_bytes)
+        parts = [chunk.blocks for chunk, _ in self._chunks()]
+        self.first_block = _starts(np.concatenate(parts) if parts else np.empty(0, np.int64))
+        if int(self.first_block[-1]) != self.blocks or (np.diff(self.first_block) < 1).any():
+            raise DamagedError(f"{self.path}: {self.series} series with {self.first_block[-1]} of {self.blocks} blocks")
+
+    def _split(self, footer: Footer, directory: bytes) -> tuple[Any, Any, Any]:
+        sizes = [
+            footer.pages * PAGE_ENTRY.itemsize, footer.chunks * CHUNK_ENTRY.itemsize,
+            footer.codecs * CODEC_ENTRY.itemsize,
+        ]  # fmt: skip
+        if sum(sizes) != len(directory):
+            raise DamagedError(f"{self.path}: directory of {len(directory)} bytes, want {sum(sizes)}")
+        return (
+            np.frombuffer(directory, PAGE_ENTRY, footer.pages),
+            np.frombuffer(directory, CHUNK_ENTRY, footer.chunks, sizes[0]),
+            np.frombuffer(directory, CODEC_ENTRY, footer.codecs, sizes[0] + sizes[1]),
+        )
+
+    def _place_pages(self, footer: Footer, directory_begin: int) -> None:
+        """Where everything lies, from the lengths in the directory."""
+        lengths = [self._pages[name].astype(np.int64) for name in ("block_bytes", "index_bytes", "windows_bytes")]
+        self._page_begins = (self._blocks_begin + _starts(sum(lengths))).tolist()
+        self._first_of_page = _starts(self._pages["blocks"]).tolist()
+        self._chunk_begins = (self._page_begins[-1] + _starts(self._chunk_entries["bytes"])).tolist()
+        found = {
+            "directory": (self._chunk_begins[-1], directory_begin),
+            "blocks": (self._first_of_page[-1], footer.blocks),
+            "points": (int(self._pages["points"].sum(dtype=np.int64)), footer.points),
+            "series": (int(self._chunk_entries["series"].sum(dtype=np.int64)), footer.series),
+        }
+        for what, (got, want) in found.items():
+            if got != want:
+                raise DamagedError(f"{self.path}: pages and chunks end at {what} {got}, want {want}")
+        per_page, per_chunk = self._pages["blocks"], self._chunk_entries["series"]
+        if (per_page > pages.PAGE_BLOCKS).any() or not per_page.all() or (per_chunk > CHUNK_SERIES).any():
+            raise DamagedError(f"{self.path}: a page or chunk of impossible size")
+
+    def _chunks(self) -> Iterator[tuple[_Chunk, Any]]:
+        """The chunks of the table of series, each with its entry in the directory."""
+        for at, entry in enumerate(self._chunk_entries):
+            begin = self._chunk_begins[at]
+            data = self._read_checked(begin, int(entry["bytes"]), int(entry["crc"]), f"series at {begin}")
+            reader = columns.Reader(data, f"{self.path}: series at {begin}")
+            count = int(entry["series"])
+            parts = [reader.integers(count) for _ in range(3)]
+            yield _Chunk(parts[0], parts[1], parts[2], reader.rest()), entry
+
+    def _keys_of(self, chunk: _Chunk, size: int) -> list[bytes]:
+        data = bytes(chunk.keys)
+        if len(data) != size:
+            data = _inflated(data, size)
+        ends = np.cumsum(chunk.key_bytes)
+        if (chunk.key_bytes < 0).any() or len(data) != size or int(ends[-1]) != size:
+            raise DamagedError(f"{self.path}: keys of {len(data)} bytes, want {size}")
+        stops = ends.tolist()
+        return [data[begin:end] for begin, end in zip([0, *stops[:-1]], stops, strict=True)]
+
+    def _spans(self, begin: int, end: int) -> Iterator[tuple[int, int, int]]:
+        """The pages over which blocks reach: number, and begin and end within it."""
+        if not 0 <= begin <= end <= self.blocks:
+            raise StorageError(f"BUG: {self.path}: blocks {begin} to {end} of {self.blocks}")
+        page = bisect.bisect_right(self._first_of_page, begin) - 1
+        while begin < end:
+            first, stop = self._first_of_page[page], self._first_of_page[page + 1]
+            yield page, begin - first, min(end, stop) - first
+            begin = stop
+            page += 1
+
+    def _place(self, block: int) -> tuple[Blocks, int]:
+        page = bisect.bisect_right(self._first_of_page, block) - 1
+        return self._page(page), block - self._first_of_page[page]
+
+    def _page(self, page: int) -> Blocks:
+        return self._cache.get((self._owner, page, "blocks"), lambda: self._unpack_page(page))
+
+    def _windows(self, page: int) -> Windows:
+        return self._cache.get((self._owner, page, "windows"), lambda: self._unpack_windows(page))
+
+    def _unpack_page(self, page: int) -> Blocks:
+        entry = self._pages[page]
+        begin = self._page_begins[page]
+        at = begin + int(entry["block_bytes"])
+        data = self._read_checked(at, int(entry["index_bytes"]), int(entry["index_crc"]), f"page at {at}")
+        found = pages.unpack(data, int(entry["blocks"]), begin, at, f"{self.path}: page at {at}")
+        got = int(found.counts.sum()), int(found.t_min.min()), int(found.t_max.max())
+        want = int(entry["points"]), int(entry["t_min"]), int(entry["t_max"])
+        if got != want:
+            raise DamagedError(f"{self.path}: page at {at} with points, first and last time {got}, want {want}")
+        return found
+
+    def _unpack_windows(self, page: int) -> Windows:
+        entry = self._pages[page]
+        at = self._page_begins[page + 1] - int(entry["windows_bytes"])
+        data = self._read_checked(at, int(entry["windows_bytes"]), int(entry["windows_crc"]), f"windows at {at}")
+        blocks = self._page(page)
+        return windows.unpack(memoryview(data), blocks.t_min, blocks.counts, f"{self.path}: windows at {at}")
+
+    def _decode(self, block: int, page: Blocks, at: int, times: Times, values: Values) -> None:
+        data = self._raw(block, page, at)
+        middle, count = int(page.times_bytes[at]), int(page.counts[at])
+        try:
+            codec.decode_times_into(data[:middle], count, int(page.times_codec[at]), times)
+            codec.decode_values_into(data[middle:], count, int(page.values_codec[at]), values)
+        except CodecError as error:
+            raise DamagedError(f"{self.path}: block {block} at {page.offsets[at]}: {error}") from error
+
+    def _raw(self, block: int, page: Blocks, at: int) -> memoryview:
+        offset = int(page.offsets[at])
+        size = int(page.times_bytes[at]) + int(page.values_bytes[at])
+        data = self._read(offset, size)
+        if files.crc32c(data) != page.crcs[at]:
+            self._check(data, int(page.crcs[at]), f"block {block} at {offset}")
+        return memoryview(data)
+
+    def _read_checked(self, offset: int, size: int, crc: int, what: str) -> bytes:
+        data = self._read(offset, size)
+        self._check(data, crc, what)
+        return data
+
+    def _check(self, data: bytes, crc: int, what: str) -> None:
+        computed = files.crc32c(data)
+        if computed != crc:
+            raise DamagedError(f"{self.path}: {what} has CRC {computed:08x}, want {crc:08x}")
+
+    def _read(self, offset: int, size: int) -> bytes:
+        if offset + size > self.bytes:
+            raise DamagedError(f"{self.path}: {size} bytes at {offset} in a file of {self.bytes}")
+        try:
+            data = os.pread(self._file, size, offset)
+        except OSError as error:
+            raise DamagedError(f"{self.path}: cannot be read at {offset}: {error.strerror}") from error
+        if len(data) != size:
+            raise DamagedError(f"{self.path}: {len(data)} bytes at {offset}, want {size}: it was cut short")
+        return data
 
 
 def describe_damage(path: Path, error: DamagedError) -> dict[str, Any]:
-    """The note of a damaged segment: as much of what was lost as header and footer still tell, else None."""
-    note: dict[str, Any] = {"file": path.name, "reason": str(error), "wal_ranges": None, "points": None, "series": None}
-    data = _map(path)
+    """The note of a damaged segment: as much of what was lost as header, directory and footer still tell, else None."""
+    note: dict[str, Any] = dict.fromkeys(["wal_ranges", "points", "series", "first_time", "last_time"])
+    note |= {"file": path.name, "reason": str(error)}
+    data = path.read_bytes()
     try:
         note["wal_ranges"] = unpack_header(data, path)[0].wal_ranges
     except StorageError:
         note["wal_ranges"] = None  # the header is what was damaged
     try:
         footer = unpack_footer(data, path)
-        note["points"], note["series"] = footer.points, footer.series
     except DamagedError:
-        note["points"] = None  # the footer is what was damaged
+        return note  # the footer is what was damaged
+    note["points"], note["series"] = footer.points, footer.series
+    directory = data[-FOOTER_BYTES - footer.directory_bytes : -FOOTER_BYTES]
+    if files.crc32c(directory) == footer.directory_crc and footer.pages:
+        entries = np.frombuffer(directory, PAGE_ENTRY, footer.pages)
+        note["first_time"], note["last_time"] = int(entries["t_min"].min()), int(entries["t_max"].max())
     return note
 
 
@@ -236,3 +445,18 @@ def covers(headers: Sequence[Header], store_id: bytes, number: int) -> bool:
         if header.store_id == store_id
         for first, last in header.wal_ranges
     )
+
+
+def _starts(lengths: Any) -> npt.NDArray[np.int64]:
+    """Where each of several parts begins, when they lie one behind the other, and where the last one ends."""
+    starts = np.zeros(len(lengths) + 1, np.int64)
+    np.cumsum(lengths, out=starts[1:])
+    return starts
+
+
+def _inflated(data: bytes, size: int) -> bytes:
+    """At most so many bytes from zlib's; something else where they are none."""
+    try:
+        return zlib.decompressobj().decompress(data, max(1, size))
+    except zlib.error:
+        return b""
