@@ -14,6 +14,7 @@ from typing import Any, Final, NamedTuple, TypeVar
 import msgspec
 
 from common.errors import ProtocolError
+from common.selector import Selector
 
 VERSION: Final = 1
 
@@ -25,13 +26,14 @@ BEAT_ACK: Final = b"beat-ack"  # storage -> bridge: empty map; the header carrie
 AGGREGATE: Final = b"aggregate"  # AggregateRequest -> AggregateReply
 AGGREGATES: Final = b"aggregates"  # AggregatesRequest -> AggregatesReply: several at once, under load
 SERIES: Final = b"series"  # SeriesRequest -> SeriesReply
+DELETE: Final = b"delete"  # DeleteRequest -> DeleteReply
 STATUS: Final = b"status"  # empty map -> a map for people, see docs
 METRICS: Final = b"metrics"  # empty map -> MetricsReply
 REPLY: Final = b"reply"  # body by the request's kind
 ERROR: Final = b"error"  # ErrorReply
 
 KINDS: Final = frozenset(
-    (BATCH, ACK, BEAT, BEAT_ACK, AGGREGATE, AGGREGATES, SERIES, STATUS, METRICS, REPLY, ERROR)
+    (BATCH, ACK, BEAT, BEAT_ACK, AGGREGATE, AGGREGATES, SERIES, DELETE, STATUS, METRICS, REPLY, ERROR)
 )
 
 ANY: Final = ""  # as destination or cluster of a status request: a caller that does not know the names yet
@@ -79,7 +81,8 @@ class Ack(msgspec.Struct, frozen=True, omit_defaults=True):
 ERR_STALE_EPOCH: Final = "stale-epoch"  # epoch older than `since` of a partition in the batch: reload, resend
 ERR_NOT_MINE: Final = "not-mine"  # this node owns no such partition: reload, resend
 ERR_BAD_BATCH: Final = "bad-batch"  # the body cannot be decoded; resending will not help
-ERR_DISK: Final = "disk"  # WAL cannot be written now: back off, resend
+ERR_DISK: Final = "disk"  # the disk fails, nothing can be written now: back off, resend
+ERR_DISK_FLOOR: Final = "disk-floor"  # the disk is nearly full, no points are taken: back off, resend
 ERR_BAD_REQUEST: Final = "bad-request"  # a request that cannot be understood
 ERR_INTERNAL: Final = "internal"  # a bug; the text says more
 
@@ -191,6 +194,25 @@ class SeriesReply(msgspec.Struct, frozen=True):
     partitions: bytes
     keys: list[bytes]
     more: bool
+
+
+class DeleteRequest(msgspec.Struct, frozen=True):
+    """Delete the points of all series that match, start_ns <= time <= end_ns, that were taken in before.
+
+    number: the ring's epoch that commits it; above that of every delete before. None is open.
+    """
+
+    number: int
+    selector: Selector
+    start_ns: int | None = None
+    end_ns: int | None = None
+
+
+class DeleteReply(msgspec.Struct, frozen=True):
+    """It is durable and in force. applied: False when it was before: the same request again changes nothing."""
+
+    number: int
+    applied: bool
 
 
 class ProcessMetrics(msgspec.Struct, frozen=True):
