@@ -152,6 +152,8 @@ def open_directory(directory: Path, cluster: str, node: str, disk: files.Disk = 
 
     Raises StorageError when it belongs to another cluster or node, is of a newer format, holds something else,
     is in use, or cannot be written.
+    All names found are made durable: a process that was killed may have left some that are not, and what is built
+    on them (a WAL file removed because its segment is there) must not outlive them.
     """
     try:
         files.make_directory(directory, disk)
@@ -230,6 +232,7 @@ def _refuse_other_content(directory: Path) -> None:
 def _identity(directory: Path, cluster: str, node: str, disk: files.Disk) -> bytes:
     path = directory / NODE
     if not path.exists():
+        disk.sync_directory(directory.parent)
         store_id = secrets.token_bytes(STORE_ID_BYTES)
         mine = NodeFile(NODE_FORMAT, cluster, node, store_id.hex())
         files.replace_file(path, [msgspec.json.encode(mine) + b"\n"], disk=disk)
@@ -239,6 +242,8 @@ def _identity(directory: Path, cluster: str, node: str, disk: files.Disk) -> byt
             raise StorageError(f"{directory} belongs to {name} {got!r}, this is {name} {want!r}")
     for name in (WAL, SEGMENTS, DELETES, DAMAGED):
         files.make_directory(directory / name, disk)
+        disk.sync_directory(directory / name)
+    disk.sync_directory(directory)
     return bytes.fromhex(read.store_id)
 
 

@@ -6,11 +6,12 @@ All of them do their work in a real directory. Steps are taken one at a time, wh
 import contextlib
 import errno
 import os
+import pickle
 import random
 import shutil
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -34,6 +35,16 @@ class Event(NamedTuple):
     data: bytes = b""
     to: Path = Path()
     size: int = 0
+
+
+def mark(number: int) -> Event:
+    """No step, but a word of the test: what it calls `number` was acked by now."""
+    return Event(Step("mark", ""), Path(), size=number)
+
+
+def acked_by(events: Sequence[Event]) -> int:
+    """The last number marked, 0 for none."""
+    return max((event.size for event in events if event.step.call == "mark"), default=0)
 
 
 def kind_of(path: Path) -> str:
@@ -140,22 +151,33 @@ class RecordingDisk(SteppingDisk):
     def mark(self, number: int) -> None:
         """Note that what the test calls `number` was acked by now."""
         with self.turn:
-            self.events.append(Event(Step("mark", ""), Path(), size=number))
-
-    @property
-    def steps(self) -> list[Step]:
-        return [event.step for event in self.events if event.step.call != "mark"]
+            self.after(mark(number))
 
 
 class KillingDisk(SteppingDisk):
-    """Kills its process, as kill -9 does, when the step of this number, from 0, is due. Half of a write is a step."""
+    """Kills its process, as kill -9 does, when the step of this number, from 0, is due. Half of a write is a step.
 
-    def __init__(self, number: int) -> None:
+    number: None never kills. journal: where every step that was done is noted at once, for `read_journal`.
+    """
+
+    def __init__(self, number: int | None, journal: Path) -> None:
         super().__init__()
         self._left = number
+        self._journal = journal.open("wb", buffering=0)
 
     def before(self, step: Step, path: Path) -> None:
-        self._count()
+        if self._left is not None:
+            if self._left == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+            self._left -= 1
+
+    def after(self, event: Event) -> None:
+        self._journal.write(pickle.dumps(event))
+
+    def mark(self, number: int) -> None:
+        """Note that what the test calls `number` was acked by now."""
+        with self.turn:
+            self.after(mark(number))
 
     def write(self, descriptor: int, data: Any) -> None:
         with self.turn:
@@ -164,10 +186,14 @@ class KillingDisk(SteppingDisk):
             super().write(descriptor, view[:half])
             super().write(descriptor, view[half:])
 
-    def _count(self) -> None:
-        if self._left == 0:
-            os.kill(os.getpid(), signal.SIGKILL)
-        self._left -= 1
+
+def read_journal(path: Path) -> list[Event]:
+    """The steps that a KillingDisk noted."""
+    events = []
+    with path.open("rb") as file:
+        while file.peek(1):
+            events.append(pickle.load(file))
+    return events
 
 
 class FullDisk(SteppingDisk):
@@ -294,7 +320,7 @@ class Platter:
         folders = self._folders | {folder for folder in self._new_folders if chance and chance.random() < 0.5}
         to.mkdir()
         for folder in sorted(folders):
-            if folder != self._top and folder.parent in folders | {self._top}:
+            if folder != self._top and self._top in folders:
                 (to / folder.relative_to(self._top)).mkdir()
         for path, file in kept.items():
             if path.parent in folders and self._top in folders:
@@ -353,6 +379,9 @@ def _torn(file: _File, chance: random.Random | None) -> bytes:
 
 
 def copy_directory(directory: Path, to: Path) -> Path:
-    """A copy of a data directory without its lock."""
-    shutil.copytree(directory, to, ignore=shutil.ignore_patterns("LOCK"))
+    """A copy of a data directory without its lock; an empty one where there is none."""
+    if directory.exists():
+        shutil.copytree(directory, to, ignore=shutil.ignore_patterns("LOCK"))
+    else:
+        to.mkdir()
     return to

@@ -23,8 +23,8 @@ BEGIN_NS = 20_000 * DAY_NS  # when lives begin
 class Clock:
     """Both clocks, as far as the script has turned them."""
 
-    def __init__(self) -> None:
-        self.days = 0
+    def __init__(self, days: int) -> None:
+        self.days = days
 
     def install(self) -> None:
         """Let this process see these clocks."""
@@ -129,6 +129,8 @@ SCRIPT: list[Act] = [
 
 MORE = Append([rows(A, 15, 3, 100.0), rows(C, 500, 2, 7.0)])  # what a store takes after it was cut short
 
+GOING_ON: list[Act] = [Open(), MORE, Seal()]
+
 TIMES = sorted({row[1] for act in [*SCRIPT, MORE] if isinstance(act, Append) for batch in act.batches for row in batch})
 
 
@@ -139,14 +141,14 @@ def live(life: Life, script: Sequence[Act], acked: Callable[[int], None]) -> Non
         acked(number)
 
 
-def days_after(script: Sequence[Act], acked: int) -> int:
+def day_after(script: Sequence[Act], acked: int) -> int:
     """What day it is after so many acts."""
     return 0
 
 
-def states_after(script: Sequence[Act]) -> list[list[naive.PointSet]]:
-    """By number of acked acts, 0 to all: what may be there."""
-    oracle = naive.PointSet()
+def states_after(script: Sequence[Act], begin: naive.PointSet | None = None) -> list[list[naive.PointSet]]:
+    """By number of acked acts, 0 to all: what may be there. begin: what was there before."""
+    oracle = begin or naive.PointSet()
     found = []
     for act in script:
         found.append(act.states(oracle))

@@ -20,7 +20,7 @@ def _clock_of_lives(monkeypatch: pytest.MonkeyPatch) -> None:
 def recorded(directory: Path) -> RecordingDisk:
     """A whole life, its acks marked among its steps."""
     disk = RecordingDisk()
-    hands = life.Clock()
+    hands = life.Clock(0)
     hands.install()
     life.live(life.Life(directory, disk, hands), life.SCRIPT, disk.mark)
     return disk
@@ -40,8 +40,7 @@ def test_power_cut_after_any_step_loses_and_doubles_nothing(tmp_path: Path, torn
         chance = None if torn is None else random.Random(f"{torn} {number}")
         left = tmp_path / f"cut{number}"
         platter.save(left, chance)
-        hands = life.Clock()
-        hands.days = life.days_after(life.SCRIPT, acked)
+        hands = life.Clock(life.day_after(life.SCRIPT, acked))
         hands.install()
         try:
             life.check(life.Life(left, QuickDisk(), hands), states[acked])
