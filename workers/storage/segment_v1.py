@@ -123,7 +123,7 @@ class Segment:
 
 def describe_damage(path: Path, error: DamagedError) -> dict[str, Any]:
     """The note of a damaged segment: as much of what was lost as header, footer and index still tell, else None."""
-    note: dict[str, Any] = dict.fromkeys(("wal_ranges", "points", "series", "start_ns", "end_ns"))
+    note: dict[str, Any] = dict.fromkeys(("wal_ranges", "points", "series", "first_time", "last_time"))
     note |= {"file": path.name, "reason": str(error)}
     data = memoryview(_map(path))
     try:
@@ -134,7 +134,7 @@ def describe_damage(path: Path, error: DamagedError) -> dict[str, Any]:
         footer = _unpack_footer(data, path)
         note["points"], note["series"] = footer.points, footer.series
         found = Segment(path, 0)
-        note["start_ns"], note["end_ns"] = int(found.t_min.min()), int(found.t_max.max())
+        note["first_time"], note["last_time"] = int(found.t_min.min()), int(found.t_max.max())
     except DamagedError:
         return note  # the footer or the index is what was damaged
     return note
