@@ -51,8 +51,10 @@ from common import log
 KERNEL_MODULES = (
     "common.codec.kernels",
     "common.codec.integer_kernels",
+    "common.codec.decimal_kernels",
     "workers.storage.kernels",
     "workers.storage.window_kernels",
+    "workers.storage.compaction_kernels",
 )
 CACHE = Path(sys.prefix) / "var" / "minitrue-kernels"
 
