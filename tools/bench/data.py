@@ -9,7 +9,7 @@ import csv
 import gzip
 import os
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -21,6 +21,7 @@ from common.series import Series, series_key
 SEED: Final = 1
 SECOND_NS: Final = 1_000_000_000
 MS_NS: Final = 1_000_000
+PLANT: Final = "plant"
 START_NS: Final = 1_700_000_000 * SECOND_NS
 SHARED_VARIABLE: Final = "MINITRUE_SHARED_DATA"
 BESIDE_CHECKOUT: Final = Path(__file__).resolve().parents[3] / "shared" / "data"
@@ -52,10 +53,6 @@ class Dataset(NamedTuple):
     def __len__(self) -> int:
         return len(self.rows.times)
 
-    def keys(self) -> list[bytes]:
-        """The key of each series."""
-        return [series_key(each.device_id, each.metric_name, dict(each.tags)) for each in self.series]
-
     def span_ms(self) -> tuple[int, int]:
         """First and last time, whole milliseconds."""
         return int(self.rows.times.min()) // MS_NS, int(self.rows.times.max()) // MS_NS
@@ -64,6 +61,26 @@ class Dataset(NamedTuple):
         """The rows, `count` at a time."""
         for begin in range(0, len(self), count):
             yield self.rows.at(slice(begin, begin + count))
+
+
+def series_keys(series: Iterable[Series]) -> list[bytes]:
+    """The key of each."""
+    return [series_key(each.device_id, each.metric_name, dict(each.tags)) for each in series]
+
+
+def of_device(number: int) -> Series:
+    """The temperature of a device of its own."""
+    return Series(f"sensor_{number:05d}", "temperature")
+
+
+def of_plant_series(number: int) -> Series:
+    """A temperature of the one device PLANT."""
+    return Series(PLANT, "temperature", (("sensor", f"{number:05d}"),))
+
+
+def labels(series: Series) -> tuple[tuple[str, str], ...]:
+    """What names a series in a peer, but for the metric: pairs, sorted."""
+    return tuple(sorted((("device", series.device_id), *series.tags)))
 
 
 def grid(step_ns: int, series: int, steps: int) -> Times:
@@ -79,11 +96,14 @@ def walk(random: np.random.Generator, series: int, steps: int, sigma: float, dec
     return values
 
 
-def made(name: str, series: int, steps: int, shape: Shape) -> Dataset:
-    """Points of so many series with so many steps, as a shape makes them; the name is part of the seed."""
+def made(name: str, series: int, steps: int, shape: Shape, of_plant: bool = False) -> Dataset:
+    """Points of so many series with so many steps, as a shape makes them; the name is part of the seed.
+
+    of_plant: all series are of one device and differ by a tag, so that one question can be about all of them.
+    """
     times, values = shape(np.random.default_rng([SEED, zlib.crc32(name.encode())]), series, steps)
     owners = np.broadcast_to(np.arange(series, dtype=np.uint32), times.shape)
-    names = [Series(f"sensor_{number:05d}", "temperature") for number in range(series)]
+    names = [of_plant_series(number) if of_plant else of_device(number) for number in range(series)]
     return Dataset(name, names, Rows(owners.reshape(-1), times.reshape(-1), values.reshape(-1)))
 
 
@@ -109,6 +129,17 @@ def jittered(step_ns: int, jitter_ms: int, sigma: float) -> Shape:
 def with_values(values: Callable[[np.random.Generator, int, int], Values]) -> Shape:
     """Some values every 10 s."""
     return lambda random, series, steps: (grid(10 * SECOND_NS, series, steps), values(random, series, steps))
+
+
+def counting(random: np.random.Generator, series: int, steps: int) -> Values:
+    """Integers that grow by 0 to 9, as meters count."""
+    counts: Values = np.cumsum(random.integers(0, 10, (steps, series)), axis=0).astype(np.float64)
+    return counts
+
+
+def widened(random: np.random.Generator, series: int, steps: int) -> Values:
+    """float32 noise in float64."""
+    return random.normal(20, 5, (steps, series)).astype(np.float32).astype(np.float64)
 
 
 def gappy(random: np.random.Generator, series: int, steps: int) -> tuple[Times, Values]:

@@ -22,7 +22,7 @@ from typing import Any, Final
 import click
 
 from common.series import Series
-from tools.bench.data import MS_NS, Dataset, Rows
+from tools.bench.data import MS_NS, Dataset, Rows, labels
 
 BATCH_LINES: Final = 20_000
 READY_S: Final = 30.0
@@ -31,6 +31,8 @@ QUIET_POLLS: Final = 5  # equal pictures in a row that mean: nothing goes on any
 POLL_S: Final = 0.2
 HOUR_MS: Final = 3_600_000
 TICKS_S: Final = 100  # of utime and stime in /proc, fixed by the kernel's interface
+
+Buckets = dict[tuple[tuple[str, str], ...], list[float]]
 
 
 class Peer:
@@ -112,16 +114,16 @@ class Peer:
         """Lengths of its files of data and index."""
         raise NotImplementedError
 
-    def average_path(self, points: Dataset, device: str) -> str:
-        """The request for the mean of one device's temperature over all time."""
+    def average_path(self, points: Dataset, series: Series) -> str:
+        """The request for the mean of one series over all time."""
         raise NotImplementedError
 
     def hourly_path(self, points: Dataset) -> str:
-        """The request for the mean temperature of each device in each hour."""
+        """The request for the mean temperature of each series in each hour."""
         raise NotImplementedError
 
-    def buckets(self, answer: bytes) -> dict[str, list[float]]:
-        """The means in an answer to `hourly_path`, by device."""
+    def buckets(self, answer: bytes) -> Buckets:
+        """The means in an answer to `hourly_path`, by the series' labels."""
         raise NotImplementedError
 
     def cpu_s(self) -> float:
@@ -184,9 +186,10 @@ class VictoriaMetrics(Peer):
         """Bytes of the samples' files, and of the index of series."""
         return {part: tree_bytes(self.directory / "data" / part) for part in ("data", "indexdb")}
 
-    def average_path(self, points: Dataset, device: str) -> str:
+    def average_path(self, points: Dataset, series: Series) -> str:
+        wanted = ",".join(f'{name}="{text}"' for name, text in labels(series))
         first, last = points.span_ms()
-        expression = f'avg_over_time(temperature{{device="{device}"}}[{last - first + 1}ms])'
+        expression = f"avg_over_time({series.metric_name}{{{wanted}}}[{last - first + 1}ms])"
         return "/api/v1/query?" + urllib.parse.urlencode({"query": expression, "time": last / 1000, "nocache": 1})
 
     def hourly_path(self, points: Dataset) -> str:
@@ -198,9 +201,12 @@ class VictoriaMetrics(Peer):
         }  # fmt: skip
         return "/api/v1/query_range?" + urllib.parse.urlencode(parameters)
 
-    def buckets(self, answer: bytes) -> dict[str, list[float]]:
-        found = json.loads(answer)["data"]["result"]
-        return {each["metric"]["device"]: [float(value) for _, value in each["values"]] for each in found}
+    def buckets(self, answer: bytes) -> Buckets:
+        found: Buckets = {}
+        for each in json.loads(answer)["data"]["result"]:
+            del each["metric"]["__name__"]
+            found[tuple(sorted(each["metric"].items()))] = [float(value) for _, value in each["values"]]
+        return found
 
     def _parts_at_rest(self) -> list[bytes] | None:
         metrics = self.request("GET", "/metrics")
@@ -261,17 +267,18 @@ enabled = false
         series_file = self.directory / "data" / "bench" / "_series"  # made large in advance, nearly all of it holes
         return tree_bytes(self.directory / "data") + tree_bytes(self.directory / "wal") - tree_bytes(series_file)
 
-    def average_path(self, points: Dataset, device: str) -> str:
-        return self._query_path(f"SELECT mean(value) FROM temperature WHERE device = '{device}'")
+    def average_path(self, points: Dataset, series: Series) -> str:
+        wanted = " AND ".join(f"{name} = '{text}'" for name, text in labels(series))
+        return self._query_path(f"SELECT mean(value) FROM {series.metric_name} WHERE {wanted}")
 
     def hourly_path(self, points: Dataset) -> str:
         first, last = points.span_ms()
         limits = f"time >= {first}ms AND time <= {last}ms"
-        return self._query_path(f"SELECT mean(value) FROM temperature WHERE {limits} GROUP BY device, time(1h)")
+        return self._query_path(f"SELECT mean(value) FROM temperature WHERE {limits} GROUP BY time(1h), *")
 
-    def buckets(self, answer: bytes) -> dict[str, list[float]]:
+    def buckets(self, answer: bytes) -> Buckets:
         found = json.loads(answer)["results"][0]["series"]
-        return {each["tags"]["device"]: [value for _, value in each["values"]] for each in found}
+        return {tuple(sorted(each["tags"].items())): [value for _, value in each["values"]] for each in found}
 
     def _query_path(self, text: str) -> str:
         return "/query?" + urllib.parse.urlencode({"db": "bench", "epoch": "ms", "q": text})
@@ -298,7 +305,7 @@ def running(kind: type[Peer]) -> Iterator[Any]:
 
 def line_prefix(series: Series) -> str:
     """A series in line protocol, up to its value."""
-    tags = "".join(f",{name}={text}" for name, text in (("device", series.device_id), *series.tags))
+    tags = "".join(f",{name}={text}" for name, text in labels(series))
     return f"{series.metric_name}{tags} value="
 
 
