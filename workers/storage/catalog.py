@@ -7,7 +7,7 @@ The writer thread adds; any thread reads. A series is complete before its id can
 
 import bisect
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 import msgpack
@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from common import series
+from common.selector import Selector
 
 _UNTAGGED: Final = 0x92  # msgpack's header of an array of two: what the key of a series without tags begins with
 
@@ -26,7 +27,7 @@ class Catalog:
         self._ids: dict[bytes, int] = {}
         self._keys: list[bytes] = []  # by id
         self._hashes = np.empty(1024, np.uint64)  # by id, grown by doubling
-        self._tagged: dict[tuple[str, str], list[int]] = {}
+        self._tagged: dict[bytes, int | list[int]] = {}  # by packed device and metric: series with tags
         self._sorting = threading.Lock()  # guards _sorted
         self._sorted: list[bytes] = []
 
@@ -73,13 +74,20 @@ class Catalog:
         """The ids of checked keys, given where there are none. Writer thread."""
         return np.array([self._add(key) for key in keys], np.int64)
 
-    def matching(self, device: str, metric: str, tags: Mapping[str, str] | None) -> list[int]:
-        """The ids of a device's metric: of all its tag sets when tags is None, else of exactly those tags."""
-        plain = self._ids.get(series.series_key(device, metric, tags))
+    def unknown(self, keys: Sequence[bytes]) -> list[int]:
+        """The places of keys that have no id."""
+        return [at for at, key in enumerate(keys) if key not in self._ids]
+
+    def matching(self, selector: Selector) -> npt.NDArray[np.int64]:
+        """The ids of the series that a selector names."""
+        if selector.metric_name is None:
+            return np.array(self._of_device(selector), np.int64)
+        plain = self._ids.get(series.series_key(selector.device_id, selector.metric_name, selector.tags))
         found = [] if plain is None else [plain]
-        if tags is None:
-            found += self._tagged.get((device, metric), ())
-        return found
+        if selector.tags is None:
+            tagged = self._tagged.get(msgpack.packb(selector.device_id) + msgpack.packb(selector.metric_name), ())
+            found += (tagged,) if isinstance(tagged, int) else tagged
+        return np.array(found, np.int64)
 
     def keys_after(self, after: bytes, device: str | None, metric: str | None) -> Iterator[bytes]:
         """Keys above `after` in ascending byte order, of one device or metric where given."""
@@ -88,6 +96,10 @@ class Catalog:
             for at in range(max(low, bisect.bisect_right(ordered, after)), high):
                 if device is not None or metric is None or series.parse_key(ordered[at]).metric_name == metric:
                     yield ordered[at]
+
+    def _of_device(self, selector: Selector) -> list[int]:
+        keys = self.keys_after(b"", selector.device_id, None)
+        return [self._ids[key] for key in keys if selector.tags is None or selector.matches(series.parse_key(key))]
 
     def _add(self, key: bytes) -> int:
         found = self._ids.get(key)
@@ -100,9 +112,16 @@ class Catalog:
         self._keys.append(key)
         self._ids[key] = local_id
         if key[0] != _UNTAGGED:
-            parsed = series.parse_key(key)
-            self._tagged.setdefault((parsed.device_id, parsed.metric_name), []).append(local_id)
+            self._add_tagged(_device_and_metric(key), local_id)
         return local_id
+
+    def _add_tagged(self, prefix: bytes, local_id: int) -> None:
+        """Most pairs of device and metric have one set of tags: a list for each would take as much as the key."""
+        known = self._tagged.setdefault(prefix, local_id)
+        if isinstance(known, list):
+            known.append(local_id)
+        elif known != local_id:
+            self._tagged[prefix] = [known, local_id]
 
     def _in_order(self) -> list[bytes]:
         """All keys in ascending order; the list is replaced, never changed."""
@@ -127,6 +146,20 @@ def _ranges(ordered: list[bytes], device: str | None, metric: str | None) -> Ite
         header = _array_header(ordered[low])
         yield bisect.bisect_left(ordered, header + prefix), _end_of(ordered, header + prefix)
         low = _end_of(ordered, header)
+
+
+def _device_and_metric(key: bytes) -> bytes:
+    """The part of a key with tags that holds the first two strings."""
+    begin = len(_array_header(key))
+    return key[begin : _behind_text(key, _behind_text(key, begin))]
+
+
+def _behind_text(key: bytes, at: int) -> int:
+    """Where the msgpack string that begins here ends."""
+    if key[at] <= 0xBF:  # fixstr
+        return at + 1 + (key[at] & 0x1F)
+    width = 1 << (key[at] - 0xD9)  # of the length: str 8, str 16, str 32
+    return at + 1 + width + int.from_bytes(key[at + 1 : at + 1 + width], "big")
 
 
 def _array_header(key: bytes) -> bytes:

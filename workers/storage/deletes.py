@@ -17,7 +17,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from common import files, series
+from common import files, log, series
 from common.errors import ProtocolError
 from common.points import PointBatch
 from common.selector import Selector
@@ -30,6 +30,8 @@ VERSION: Final = 1
 MAX_NUMBER: Final = 10**16 - 1  # what the name of a file has digits for
 
 _CACHED_KEYS: Final = 1 << 17  # at about 100 bytes each; more are found anew
+
+logger = log.get("storage.deletes")
 
 
 class Mask(NamedTuple):
@@ -70,8 +72,8 @@ class _Body(msgspec.Struct, array_like=True, frozen=True):
 class Deletes:
     """All delete records of a store at one moment.
 
-    number: the highest in force, which new rows carry; 0 before the first. It can lie above that of every record,
-    when a record was damaged.
+    number: the highest in force, which new rows carry; 0 before the first. It lies above that of every record when
+    one was damaged.
     """
 
     def __init__(self, records: Iterable[DeleteRecord] = (), number: int = 0) -> None:
@@ -92,6 +94,15 @@ class Deletes:
     def find(self, number: int) -> DeleteRecord | None:
         """The record of this number, or None."""
         return self._by_number.get(number)
+
+    def knows(self, record: DeleteRecord) -> bool:
+        """Whether a record is among these. Raises ProtocolError when neither it is nor may be added to them."""
+        known = self._by_number.get(record.number)
+        if known is not None and known != record:
+            raise ProtocolError(f"delete {record.number} is known with another selector or range")
+        if known is None and record.number <= self.number:
+            raise ProtocolError(f"delete {record.number} is not known, want a number above {self.number}")
+        return known is not None
 
     def after(self, record: DeleteRecord) -> "Deletes":
         """These and one more."""
@@ -153,6 +164,14 @@ def save(place: Layout, record: DeleteRecord) -> None:
     files.replace_file(place.delete_path(record.number), [pack(record)], disk=place.disk)
 
 
+def withdraw(place: Layout, record: DeleteRecord) -> None:
+    """Take back a record that could not be made durable, as far as the disk lets us."""
+    try:
+        files.remove_files([place.delete_path(record.number)], place.disk)
+    except OSError as error:
+        logger.warning("a delete that failed may be in force after a restart", number=record.number, error=str(error))
+
+
 def pack(record: DeleteRecord) -> bytes:
     """The bytes of a record's file; the same for the same record."""
     selector, tags = record.selector, record.selector.tags
@@ -177,8 +196,8 @@ def unpack(data: Any, where: Any) -> DeleteRecord:
     return record
 
 
-def load(place: Layout) -> Deletes:
-    """All records of a directory; damaged ones are set aside, and count by their number alone.
+def load(place: Layout) -> list[DeleteRecord]:
+    """All records of a directory; damaged ones are set aside.
 
     Raises StorageError for a file of a newer version.
     """
@@ -194,4 +213,4 @@ def load(place: Layout) -> Deletes:
             place.set_aside_file(path, note)
             continue
         records.append(record)
-    return Deletes(records, place.highest_delete())
+    return records

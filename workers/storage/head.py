@@ -4,7 +4,7 @@ Owns preallocated columns, one row per point, and one summary row per series (ke
 WAL files; once frozen it never changes and waits to be sealed. No I/O, no per-point Python objects.
 
 Threads: the writer alone appends. `_lock` guards the summary rows and the table of local numbers, held while a
-batch is appended and while one series' summary is copied. The columns only grow: rows that a copied summary
+batch is appended and while summaries are copied. The columns only grow: rows that a copied summary
 leads to are complete and never change, so they are read outside the lock.
 """
 
@@ -20,14 +20,21 @@ from workers.storage import kernels
 Times = npt.NDArray[np.int64]
 Values = npt.NDArray[np.float64]
 
+ROW_BYTES: Final = 4 + 8 + 8 + 4  # of the columns
+_SERIES_BYTES: Final = 8 * kernels.FIELDS + 8 + 8 + 8 + 32  # summary row, two hashes, id in a list
 _FIRST_SERIES: Final = 256  # summary rows to begin with; doubled when they run out
 
 
-class Part(NamedTuple):
-    """One series in a head, at one moment. summary: a copy of its row, int64[FIELDS]; local: its number here."""
+class Parts(NamedTuple):
+    """Some series in a head, at one moment.
 
-    local: int
-    summary: npt.NDArray[np.int64]
+    places: int64[n], ascending, of the series in what was asked; locals: int32[n], their numbers here; summaries: a
+    copy of their rows, int64[n, FIELDS].
+    """
+
+    places: npt.NDArray[np.int64]
+    locals: npt.NDArray[np.int32]
+    summaries: npt.NDArray[np.int64]
 
 
 class _Settled(NamedTuple):
@@ -44,11 +51,13 @@ _NOTHING: Final = _Settled(0, kernels.NO_TIMES, kernels.NO_VALUES)
 class Head:
     """Room for `capacity` rows.
 
-    wal_first, wal_last: the WAL files covered, 0 before the first; wal_bytes: what the rows take there, about.
+    delete_number: the highest delete in force before its rows; it masks none of them. wal_first, wal_last: the WAL
+    files covered, 0 before the first; wal_bytes: what the rows take there, about.
     """
 
-    def __init__(self, capacity: int) -> None:
+    def __init__(self, capacity: int, delete_number: int = 0) -> None:
         self.rows = 0
+        self.delete_number = delete_number
         self.wal_first = 0
         self.wal_last = 0
         self.wal_bytes = 0
@@ -73,11 +82,20 @@ class Head:
         """How many series have rows here."""
         return len(self._ids)
 
+    @property
+    def bytes(self) -> int:
+        """About what rows and series take in memory."""
+        return self.rows * ROW_BYTES + self.series * _SERIES_BYTES + self._local_of.nbytes
+
     def cover(self, wal_number: int, size: int) -> None:
         """Note that rows of this WAL file are here, and how many bytes they take there. Numbers ascend."""
         self.wal_first = self.wal_first or wal_number
         self.wal_last = wal_number
         self.wal_bytes += size
+
+    def take_cover(self, other: "Head") -> None:
+        """Cover what another head covers, which holds no rows."""
+        self.wal_first, self.wal_last, self.wal_bytes = other.wal_first, other.wal_last, other.wal_bytes
 
     def append(self, batch: PointBatch, ids: npt.NDArray[np.int64], hashes: npt.NDArray[np.uint64]) -> None:
         """Add a batch that fits. ids, hashes: of the series in its table. Writer thread."""
@@ -88,34 +106,50 @@ class Head:
             )  # fmt: skip
             self.rows += len(batch)
 
-    def part(self, local_id: int) -> Part | None:
-        """A series' summary as it is now; None when it has no rows here. Any thread."""
+    def parts(self, ids: npt.NDArray[np.int64]) -> Parts:
+        """Those of some series (catalog ids) that have rows here, as they are now. Any thread."""
         with self._lock:
-            if local_id >= len(self._local_of):
-                return None
-            local = int(self._local_of[local_id])
-            if local < 0 or self._state[local, kernels.COUNT] == 0:
-                return None
-            return Part(local, self._state[local].copy())
+            known = np.flatnonzero(ids < len(self._local_of))
+            locals_ = self._local_of[ids[known]]
+            here = locals_ >= 0
+            return Parts(known[here], locals_[here], self._state[locals_[here]])
 
-    def settled(self, part: Part) -> tuple[Times, Values]:
-        """The rows of a series at the moment of `part`, sorted by time, one per timestamp. Any thread.
+    def settled(self, local: int, summary: npt.NDArray[np.int64]) -> tuple[Times, Values]:
+        """The rows of a series at the moment of its summary, sorted by time, one per timestamp. Any thread.
 
         What was settled before is kept, so only rows that arrived since are walked and merged.
         """
-        rows, last_row = int(part.summary[kernels.COUNT]), int(part.summary[kernels.LAST_ROW])
-        known = self._settled.get(part.local, _NOTHING)
+        rows = int(summary[kernels.COUNT])
+        known = self._settled.get(local, _NOTHING)
         newest = known.rows <= rows
         if known.rows == rows:
             return known.times, known.values
         if not newest:
             known = _NOTHING  # another reader looked later than this one
-        times = np.empty(rows - known.rows, np.int64)
-        values = np.empty(rows - known.rows, np.float64)
-        kernels.walk(self._previous, self._times, self._values, last_row, times, values)
+        offsets = np.array([0, rows - known.rows])
+        times, values = self._walk(summary[kernels.LAST_ROW : kernels.LAST_ROW + 1], offsets)
         times, values = join([known.times, times], [known.values, values])
         if newest:
-            self._settled[part.local] = _Settled(rows, times, values)
+            self._settled[local] = _Settled(rows, times, values)
+        return times, values
+
+    def gathered(self, parts: Parts) -> tuple[Times, Values, npt.NDArray[np.int64]]:
+        """The rows of many series as `settled`, one behind the other: times, values, where each series begins and ends.
+
+        Nothing is kept: for many series it is faster to do it again than to find them one by one.
+        """
+        offsets = np.zeros(len(parts.places) + 1, np.int64)
+        np.cumsum(parts.summaries[:, kernels.COUNT], out=offsets[1:])
+        times, values = self._walk(np.ascontiguousarray(parts.summaries[:, kernels.LAST_ROW]), offsets)
+        if not parts.summaries[:, kernels.RISING].all():
+            kernels.settle(times, values, offsets, np.empty_like(times), np.empty_like(values))
+        return times, values, offsets
+
+    def _walk(
+        self, newest: npt.NDArray[np.int64], offsets: npt.NDArray[np.int64]
+    ) -> tuple[Times, Values]:
+        times, values = np.empty(int(offsets[-1]), np.int64), np.empty(int(offsets[-1]), np.float64)
+        kernels.walk(self._previous, self._times, self._values, newest, offsets, times, values)
         return times, values
 
     def grouped(self) -> "Grouped":

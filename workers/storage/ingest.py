@@ -1,8 +1,9 @@
-"""The write side of a storage node: batches in, group commit, acks out.
+"""The write side of a storage node: batches in, group commit, acks out, deletes between groups.
 
 Owns the PULL socket, the sockets that push acks, the ring watcher, and every call that changes the store; runs
 in the writer thread and nowhere else. One turn takes everything that is waiting (up to storage.group_bytes),
-logs it with one fdatasync, applies it, then acks: what is acked is durable and visible.
+logs it with one fdatasync, applies it, then acks: what is acked is durable and visible. Requests that change the
+store come from the server thread through a pair of sockets, and their replies go back there.
 """
 
 from collections.abc import Sequence
@@ -12,12 +13,15 @@ from typing import NamedTuple
 import numpy as np
 
 from common import bus, clock, log, protocol
-from common.errors import ProtocolError, StorageError
+from common.errors import MinitrueError, ProtocolError, StorageError
 from common.points import PointBatch
 from common.protocol import Ack, Header
 from common.ringstore import RingView
+from common.timestamps import MAX_NS, MIN_NS
+from workers.storage import routed
+from workers.storage.limits import DiskFloorError, Refused
 from workers.storage.node import Node
-from workers.storage.store import LoggedBatch, Store
+from workers.storage.store import DeleteRecord, LoggedBatch, Store
 
 ACK_SOCKET_IDLE_S = 60.0  # bridges beat every second: one silent for so long has gone, its endpoint is stale
 TICK_S = 0.2  # between looks at the ring store and the age of the head
@@ -46,15 +50,20 @@ class IngestCounts:
     points: int = 0
     groups: int = 0
     refused: int = 0
+    rows_refused: int = 0
     acks_dropped: int = 0
 
 
 @dataclass
 class Ingest:
-    """The writer thread's work. `run` returns when `stop` is set."""
+    """The writer thread's work. `run` returns when `stop` is set.
+
+    control: where requests that change the store come from, and their replies go (routed.py).
+    """
 
     sockets: bus.Bus
     pull: bus.Socket
+    control: bus.Socket
     node: Node
     store: Store
     ring_view: RingView
@@ -65,9 +74,10 @@ class Ingest:
 
     def run(self, stop: bus.Pollable) -> None:
         """Serve until `stop` becomes readable; then whatever was taken has been stored and acked."""
-        poller = bus.Poller([self.pull, stop])
+        poller = bus.Poller([self.pull, self.control, stop])
         while stop not in poller.poll(TICK_S):
             self.commit(self._gather())
+            self._change()
             self._tick()
 
     def commit(self, group: Sequence[Waiting]) -> None:
@@ -75,19 +85,26 @@ class Ingest:
         if not group:
             return
         try:
-            self.store.append([waiting.logged for waiting in group])
+            refused = self.store.append([waiting.logged for waiting in group])
         except StorageError as error:
             if logger.limited("append", 5.0):
                 logger.error("batches not stored", reason=str(error), batches=len(group))
+            code = protocol.ERR_DISK_FLOOR if isinstance(error, DiskFloorError) else protocol.ERR_DISK
             for waiting in group:
-                self._refuse(waiting.header, protocol.ERR_DISK, str(error))
+                self._refuse(waiting.header, code, str(error))
             return
         self.counts.groups += 1
-        for waiting in group:
-            rows = len(waiting.logged.batch)
-            self.counts.batches += 1
-            self.counts.points += rows
-            self._push(waiting.header, protocol.ACK, Ack(rows))
+        for waiting, rows in zip(group, refused, strict=True):
+            self._ack(waiting, rows)
+
+    def _ack(self, waiting: Waiting, refused: Refused) -> None:
+        rows = len(waiting.logged.batch) - len(refused)
+        self.counts.batches += 1
+        self.counts.points += rows
+        self.counts.rows_refused += len(refused)
+        if refused and logger.limited("rows", 5.0):
+            logger.warning("rows refused", bridge=waiting.header.sender, rows=len(refused), reason=refused[0][1])
+        self._push(waiting.header, protocol.ACK, Ack(rows, refused))
 
     def _gather(self) -> list[Waiting]:
         group: list[Waiting] = []
@@ -141,6 +158,26 @@ class Ingest:
             return None
         return Waiting(header, LoggedBatch(body, header.born, batch))
 
+    def _change(self) -> None:
+        """Do what requests ask for that change the store; their frames were checked by the server."""
+        while (frames := self.control.receive()) is not None:
+            route, request = routed.split(frames)
+            self.control.send(routed.join(route, self._answer(protocol.unpack(request))))
+
+    def _answer(self, message: protocol.Message) -> list[bytes]:
+        header = self.node.header(message.header)
+        try:
+            return protocol.pack(protocol.REPLY, header, self._delete(message.body))
+        except MinitrueError as error:
+            return protocol.pack(protocol.ERROR, header, _explain(error))
+
+    def _delete(self, body: bytes) -> protocol.DeleteReply:
+        asked = protocol.decode_body(body, protocol.DeleteRequest)
+        start = MIN_NS if asked.start_ns is None else asked.start_ns
+        end = MAX_NS if asked.end_ns is None else asked.end_ns
+        applied = self.store.delete(DeleteRecord(asked.number, asked.selector, start, end))
+        return protocol.DeleteReply(asked.number, applied)
+
     def _refuse(self, header: Header, error: str, detail: str) -> None:
         self.counts.refused += 1
         self._push(header, protocol.ACK, Ack(0, error=error, detail=detail))
@@ -181,3 +218,10 @@ class Ingest:
         if ring is not None:
             self.node.adopt(ring)
             logger.info("ring adopted", epoch=ring.epoch, ring=ring.hash)
+
+
+def _explain(error: MinitrueError) -> protocol.ErrorReply:
+    if isinstance(error, ProtocolError):
+        return protocol.ErrorReply(protocol.ERR_BAD_REQUEST, str(error))
+    logger.error("delete failed", reason=str(error))
+    return protocol.ErrorReply(protocol.ERR_DISK, str(error))

@@ -41,10 +41,14 @@ _payload_decoder = msgspec.msgpack.Decoder(Payload)
 
 
 class Replayed(NamedTuple):
-    """One WAL file's rows as they were logged, those of many records joined. size: of its good part, bytes."""
+    """One WAL file's rows as they were logged, those of many records joined. size: of its good part, bytes.
+
+    delete_number: what all of its records carry; 0 when it holds none.
+    """
 
     number: int
     size: int
+    delete_number: int
     batches: list[PointBatch]
 
 
@@ -65,12 +69,16 @@ class _Record(NamedTuple):
 
 @dataclass
 class _File:
-    """A WAL file to be replayed. acked: how far it holds acked records, None when no successor says."""
+    """A WAL file to be replayed. acked: how far it holds acked records, None when no successor says.
+
+    delete_number: of its records, None before the first.
+    """
 
     number: int
     path: Path
     header: wal.Header | None
     acked: int | None = None
+    delete_number: int | None = None
 
 
 class Recovery:
@@ -154,12 +162,18 @@ class Recovery:
                 self._set_aside(file, piece.begin, data[piece.begin : piece.end], "no record with a right CRC")
         batches += self._decode(file, records)
         if newest:
+            self._make_durable(file)
             self.newest = (file.number, end)
-        return Replayed(file.number, end, batches)
+        return Replayed(file.number, end, file.delete_number or 0, batches)
 
     def _unpack(self, file: _File, piece: Piece) -> list[_Record]:
         try:
-            return [_Record(piece, unpack_payload(piece.payload or b"").body)]
+            payload = unpack_payload(piece.payload or b"")
+            if file.delete_number is None:
+                file.delete_number = payload.delete_number
+            if payload.delete_number != file.delete_number:  # a delete begins a new file
+                raise ProtocolError(f"delete number {payload.delete_number} in a file of {file.delete_number}")
+            return [_Record(piece, payload.body)]
         except ProtocolError as error:
             self._set_aside(file, piece.begin, piece.payload, f"record cannot be decoded: {error}")
             return []
@@ -189,6 +203,15 @@ class Recovery:
     def _set_aside(self, file: _File, begin: int, data: Any, reason: str) -> None:
         note = {"file": file.path.name, "offset": begin, "length": len(data), "reason": reason}
         self._layout.set_aside_bytes(f"{file.path.stem}-at-{begin}.bytes", data, note)
+
+    def _make_durable(self, file: _File) -> None:
+        """A killed process may have left records that are not; the next file will say that they were acked."""
+        disk = self._layout.disk
+        descriptor = disk.open(file.path)
+        try:
+            disk.sync(descriptor)
+        finally:
+            disk.close(descriptor)
 
     def _cut(self, file: _File, tail: Piece) -> None:
         """Take the torn tail off, so that it never lies between good records."""

@@ -38,8 +38,9 @@ def run(
         return
     try:
         node = Node(ring.cluster, node_id, Ownership.of(ring, node_id))
-        ingest = Ingest(node_bus, pull, node, store, view, settings.storage.group_bytes)
-        server = Server(node_bus, router, node, store, settings.storage.read_threads)
+        writers_end, servers_end = node_bus.pair("changes")
+        ingest = Ingest(node_bus, pull, writers_end, node, store, view, settings.storage.group_bytes)
+        server = Server(node_bus, router, servers_end, node, store, settings.storage.read_threads)
         _export(node, ingest, server, store)
         logger.info("ready", directory=str(directory), epoch=ring.epoch)
         _run_threads(stop, {"writer": ingest.run, "server": server.run})
@@ -80,6 +81,11 @@ def _export(node: Node, ingest: Ingest, server: Server, store: Store) -> None:
     )
     metrics.counter_from(
         "minitrue_storage_batches_refused_total", "Batches refused whole.", lambda: ingest.counts.refused
+    )
+    metrics.counter_from(
+        "minitrue_storage_rows_refused_total",
+        "Points refused for good: series limit, retention.",
+        lambda: ingest.counts.rows_refused,
     )
     metrics.counter_from(
         "minitrue_storage_acks_dropped_total", "Acks that no bridge took.", lambda: ingest.counts.acks_dropped

@@ -2,7 +2,8 @@
 
 Owns the ROUTER and the pool of readers; runs in the server thread. Short requests are answered there at once;
 one that has to decode much goes to the pool, so that it cannot keep the short ones waiting. Never changes the
-store. A request that is not for this process is counted and not answered: its caller has a deadline.
+store: a request that does is handed to the writer thread, and answered when it was done. A request that is not for
+this process is counted and not answered: its caller has a deadline.
 """
 
 import queue
@@ -11,8 +12,9 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from common import bus, clock, log, metrics, protocol
-from common.errors import MinitrueError, ProtocolError
+from common.errors import MinitrueError, ProtocolError, StorageError
 from common.protocol import ErrorReply, Header, Message
+from workers.storage import routed
 from workers.storage.aggregate import AggregatePlan
 from workers.storage.node import Node
 from workers.storage.store import Store
@@ -42,10 +44,14 @@ class ServeCounts:
 
 @dataclass
 class Server:
-    """The server thread's work. `run` returns when `stop` is set."""
+    """The server thread's work. `run` returns when `stop` is set.
+
+    control: takes requests that change the store to the writer thread, and brings their replies (routed.py).
+    """
 
     sockets: bus.Bus
     router: bus.Router
+    control: bus.Socket
     node: Node
     store: Store
     read_threads: int
@@ -58,7 +64,7 @@ class Server:
         readers = [threading.Thread(target=self._read, args=(theirs,), daemon=True) for _, theirs in ends]
         for reader in readers:
             reader.start()
-        poller = bus.Poller([self.router, stop, *(ours for ours, _ in ends)])
+        poller = bus.Poller([self.router, stop, self.control, *(ours for ours, _ in ends)])
         while stop not in (ready := poller.poll(None)):
             for socket in ready:
                 if socket is self.router:
@@ -102,7 +108,7 @@ class Server:
         return protocol.mismatch(header, self.node.cluster, self.node.node_id, self.node.incarnation)
 
     def _answer(self, ask: Ask, message: Message) -> list[bytes] | None:
-        """The reply's frames, or None when the pool will answer."""
+        """The reply's frames, or None when another thread will answer."""
         if message.kind == protocol.AGGREGATE:
             return self._aggregate(ask, protocol.decode_body(message.body, protocol.AggregateRequest))
         if message.kind == protocol.AGGREGATES:
@@ -112,11 +118,20 @@ class Server:
             return self._reply(ask, self._series(protocol.decode_body(message.body, protocol.SeriesRequest)))
         if message.kind == protocol.STATUS:
             return self._reply(ask, self._status())
+        if message.kind == protocol.DELETE:
+            self._hand_on(ask, message)
+            return None
         if message.kind == protocol.METRICS:
             return self._reply(ask, self._metrics())
         raise ProtocolError(
-            f"{ask.kind.decode()} on the request socket, want status, metrics, aggregate, aggregates or series"
+            f"{ask.kind.decode()} on the request socket, want status, metrics, aggregate, aggregates, series or delete"
         )
+
+    def _hand_on(self, ask: Ask, message: Message) -> None:
+        """Give a request to the writer thread."""
+        frames = protocol.pack(message.kind, message.header, message.body)
+        if not self.control.send(routed.join(ask.route, frames)):
+            raise StorageError("too many changes wait for the writer, ask again")
 
     def _plan(self, request: protocol.AggregateRequest) -> AggregatePlan:
         covered = self.node.view.cover(request.partitions)
@@ -153,12 +168,11 @@ class Server:
                 reply = self._reply(ask, plan.run())
             except Exception as error:
                 reply = self._explain(ask, error)
-            socket.send([len(ask.route).to_bytes(1, "big"), *ask.route, *reply])
+            socket.send(routed.join(ask.route, reply))
 
     def _forward(self, socket: bus.Socket) -> None:
         while (frames := socket.receive()) is not None:
-            cut = 1 + frames[0][0]
-            self.router.reply(frames[1:cut], frames[cut:])
+            self.router.reply(*routed.split(frames))
 
     def _series(self, request: protocol.SeriesRequest) -> protocol.SeriesReply:
         covered = self.node.view.cover(request.partitions)

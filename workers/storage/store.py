@@ -2,93 +2,60 @@
 
 Owns the data directory, the catalog, the heads and the segments. Never opens a socket.
 
-Threads: `append`, `tick`, `seal` and `close` belong to the writer thread; `plan`, `aggregate`, `series`,
-`partitions_of` and `status` to any. Readers take `_view` once and read nothing else that changes; the writer
-and the sealer replace it whole under `_swap`. Order in every step that could be cut short: rows are in the WAL
-before the head, in a renamed segment before the WAL file goes, in the new view before the old one is dropped.
+Threads: `append`, `delete`, `tick`, `seal`, `compact` and `close` belong to the writer thread; everything else to any.
+Readers take the view once (view.py) and read nothing else that changes. Order in every step that could be cut short:
+rows are in the WAL before the head, in a renamed segment before the WAL file goes, in the new view before the old
+one is dropped; a delete record is durable before the first answer that knows of it, and in a WAL file behind a
+delete every row was written after it.
 """
 
-import functools
-import itertools
-import threading
-import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final, NamedTuple, Self
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 
-from common import clock, config, files, log, metrics, protocol
+from common import clock, config, files, log, protocol
 from common.errors import ProtocolError, StorageError
 from common.points import PointBatch
-from workers.storage import kernels, layout, seal, segment, wal
-from workers.storage.aggregate import EARLIEST, AggregatePlan, SegmentSet, View
+from common.selector import Selector
+from common.timestamps import MIN_NS
+from workers.storage import deletes, layout, limits, opening, status, wal
+from workers.storage.aggregate import AggregatePlan
 from workers.storage.catalog import Catalog
-from workers.storage.head import Head
-from workers.storage.layout import DamagedError, Layout
+from workers.storage.deletes import DeleteRecord, Deletes
+from workers.storage.head import ROW_BYTES, Head
+from workers.storage.layout import Layout
+from workers.storage.limits import Gate, LoggedBatch, Refused, Sifted
+from workers.storage.opening import OpeningStopped
+from workers.storage.page_cache import PageCache
 from workers.storage.recovery import Recovery, Replayed
+from workers.storage.retention import Retention
 from workers.storage.sealer import Frozen, Sealer
-from workers.storage.segment import Segment
+from workers.storage.sealing import Sealing
+from workers.storage.view import CurrentView
 
-__all__ = ["AggregatePlan", "LoggedBatch", "OpeningStopped", "Store"]
-
-_NO_DELETES: Final = 0  # the delete number while nothing can be deleted
-
-# Figures of `status` that are exported as metrics: type and meaning.
-_METRICS: Final = {
-    "series": ("gauge", "Series known."),
-    "points": ("gauge", "Points in segments and heads."),
-    "head_rows": ("gauge", "Rows in memory, not sealed yet."),
-    "segments": ("gauge", "Segments."),
-    "segment_points": ("gauge", "Points in segments."),
-    "segment_bytes": ("gauge", "Bytes of segments."),
-    "wal_files": ("gauge", "WAL files."),
-    "wal_bytes": ("gauge", "Bytes of WAL files."),
-    "head_age_s": ("gauge", "Seconds since the head took its first row."),
-    "sealing_backlog": ("gauge", "Heads that wait to be sealed."),
-    "sealing_failures": ("counter", "Attempts to seal that failed."),
-    "sealed_rows": ("counter", "Rows sealed."),
-    "seal_seconds": ("counter", "Seconds spent sealing."),
-    "wal_failures": ("counter", "Groups that the disk refused."),
-    "wal_written_bytes": ("counter", "Bytes of records written to the WAL."),
-    "fsyncs": ("counter", "Groups made durable."),
-    "fsync_seconds": ("counter", "Seconds spent in fdatasync."),
-    "fsync_max_ms": ("gauge", "Longest fdatasync, milliseconds."),
-}
+__all__ = ["AggregatePlan", "DeleteRecord", "LoggedBatch", "OpeningStopped", "Store"]
 
 logger = log.get("storage")
-
-
-class OpeningStopped(StorageError):
-    """The opening of a store was given up because the process is to end; nothing is lost by that."""
-
-
-class LoggedBatch(NamedTuple):
-    """A batch on its way into the store. body: as received, for the WAL; batch: the same, decoded."""
-
-    body: bytes
-    born: int
-    batch: PointBatch
 
 
 class Store:
     """One open data directory. Made by `Store.open`."""
 
     def __init__(self, place: Layout, partitions: int, settings: config.Storage) -> None:
+        """As `open`, from a directory that is held. Nothing is replayed yet."""
         self._layout = place
         self._partitions = partitions
         self._settings = settings
         self._catalog = Catalog()
-        self._swap = threading.Lock()  # guards the replacing of _view
-        self._view = View(SegmentSet([]), (Head(settings.head_rows),))
-        self._frontiers = np.empty(0, np.int64)  # greatest sealed time by catalog id; sealer's thread after opening
-        self._numbers = itertools.count(1)  # of files; writer thread
+        self._cache = PageCache(settings.cache_bytes)
+        self._retention = Retention(settings.retention_days)
+        self._floor = limits.DiskFloor(place.directory, settings.disk_floor_bytes)
         self._head_since_s: float | None = None  # when the head took its first row, monotonic; writer thread
         self._replayed_rows = 0
-        self._sealed_rows = 0
-        self._seal_ns = 0
-        self._damaged: list[dict[str, Any]] = []
+        self._refused_rows = 0
 
     @classmethod
     def open(
@@ -119,27 +86,46 @@ class Store:
             raise
         return store
 
-    def append(self, batches: Sequence[LoggedBatch]) -> None:
-        """Make batches durable with one fdatasync, then visible.
+    # Writer thread.
 
-        Raises ProtocolError for a series key that is not canonical, StorageError when the disk fails; either way
-        nothing of any batch counts. The arrays must be as PointBatch.decode made them.
+    def append(self, batches: Sequence[LoggedBatch]) -> list[Refused]:
+        """Make batches durable with one fdatasync, then visible. The rows of each that are refused for good.
+
+        Rows that a delete masks, for they were born before it, are neither stored nor refused (limits.Gate).
+        Raises ProtocolError for a series key that is not canonical, StorageError when the disk fails or is too
+        full; either way nothing of any batch counts. The arrays must be as PointBatch.decode made them.
         """
-        batches = [logged for logged in batches if len(logged.batch)]
-        if not batches:
-            return
-        ids = [self._catalog.ids_of(logged.batch.keys) for logged in batches]
-        size = sum(len(logged.body) + wal.RECORD_BYTES for logged in batches)
-        self._make_room(sum(len(logged.batch) for logged in batches), size)
-        number = self._wal.append([(logged.body, logged.born) for logged in batches], _NO_DELETES)
-        self._head.cover(number, size)
-        for logged, known in zip(batches, ids, strict=True):
-            self._apply(logged.batch, known)
-        if self._head_since_s is None:
-            self._head_since_s = clock.monotonic_s()
+        gate = Gate(self._catalog, self._current.now.deletes, self._retention, self._settings.max_series)
+        sifted = [gate.sift(logged) for logged in batches]
+        taken = [each for each in sifted if len(each.logged.batch)]
+        if taken:
+            self._store(taken)
+        refused = [each.refused for each in sifted]
+        self._refused_rows += sum(map(len, refused))
+        return refused
+
+    def delete(self, record: DeleteRecord) -> bool:
+        """Delete what a record names and what was written before: durable and in force when this returns.
+
+        Whether it is new; the same record again changes nothing. Raises ProtocolError for one that cannot be, whose
+        number is another's, or not above every number in force; StorageError when the disk fails: then it is not in
+        force, and may be tried again.
+        """
+        record.check()
+        in_force = self._current.now.deletes
+        if in_force.knows(record):
+            return False
+        if self._current.head.rows:
+            self._sealer.wait_for_room()
+        self._save(record)
+        self._wal.roll()
+        self._begin_after(in_force.after(record))
+        logger.info("delete in force", number=record.number, device=record.selector.device_id)
+        return True
 
     def tick(self) -> None:
-        """Freeze a head that is older than storage.seal_interval_s. To be called now and then."""
+        """Look at the clocks: the retention's cutoff, the age of the head. To be called now and then."""
+        self._retention.observe()
         since = self._head_since_s
         if since is None or clock.monotonic_s() - since < self._settings.seal_interval_s:
             return
@@ -148,7 +134,7 @@ class Store:
 
     def seal(self) -> None:
         """Freeze the head and wait until everything is sealed. Raises StorageError when sealing fails."""
-        if self._head.rows:
+        if self._current.head.rows:
             self._sealer.wait_for_room()
             self._freeze(0)
         self._sealer.wait_until_idle()
@@ -158,6 +144,8 @@ class Store:
         self._sealer.stop()
         self._wal.roll()
         self._layout.lock.release()
+
+    # Any thread.
 
     def plan(
         self,
@@ -173,12 +161,10 @@ class Store:
         tags: None for any. start, end: ns, None is open. The plan's `run` gives the answer, and does what takes
         time. Raises ProtocolError for a bitmap of another size.
         """
-        self._check_bitmap(partitions)
-        plan = AggregatePlan(self._view, partitions, start, end)
-        for local_id in self._catalog.matching(device, metric, tags):
-            hash_ = self._catalog.hash(local_id)
-            if self._is_in(hash_, partitions):
-                plan.add(local_id, self._catalog.key(local_id), hash_)
+        ids = self._select(Selector(device, metric, None if tags is None else dict(tags)), partitions)
+        plan = AggregatePlan(self._current.now, partitions, self._first_kept(start), end)
+        for local_id in ids.tolist():
+            plan.add(local_id, self._catalog.key(local_id), self._catalog.hash(local_id))
         return plan
 
     def aggregate(
@@ -209,39 +195,41 @@ class Store:
 
     def partitions_of(self, keys: Sequence[bytes]) -> npt.NDArray[np.int64]:
         """The partition of each key. Raises ProtocolError for one that is not canonical."""
-        below = np.uint64(64 - self._partitions.bit_length())  # in two steps: a shift by 64 has no meaning
-        found: npt.NDArray[np.int64] = (self._catalog.hashes_of(keys) >> below >> np.uint64(1)).astype(np.int64)
-        return found
+        return self._partitions_of(self._catalog.hashes_of(keys))
 
     def status(self) -> dict[str, Any]:
         """What an operator wants to know. Sizes in bytes, durations as their names say.
 
         points counts a point once for each segment or head row that holds it, so repeats not yet joined count.
         """
-        stored, heads = self._view
+        stored, heads, in_force = self._current.now
         counts = self._wal.counts
-        points = sum(each.points for each in stored.segments)
-        size = sum(each.bytes for each in stored.segments)
         rows = sum(head.rows for head in heads)
         wal_files = self._layout.wal_sizes()
         since = self._head_since_s
+        of_segments = status.of_segments(stored.segments)
         return {
             "store_id": self._layout.store_id.hex(),
             "series": len(self._catalog),
-            "points": points + rows,
+            "points": of_segments["segment_points"] + rows,
             "head_rows": rows,
-            "segments": len(stored.segments),
-            "segment_points": points,
-            "segment_bytes": size,
-            "bytes_per_point": size / points if points else None,
+            "head_bytes": sum(head.bytes for head in heads),
+            **of_segments,
             "wal_files": len(wal_files),
             "wal_bytes": sum(wal_files),
             "head_age_s": 0.0 if since is None else clock.monotonic_s() - since,
             "sealing_backlog": self._sealer.backlog,
             "sealing_failures": self._sealer.failures,
-            "sealed_rows": self._sealed_rows,
-            "seal_seconds": self._seal_ns / 1e9,
+            "sealed_rows": self._sealing.rows,
+            "sealed_bytes": self._sealing.bytes,
+            "seal_seconds": self._sealing.seconds,
             "replayed_rows": self._replayed_rows,
+            "refused_rows": self._refused_rows,
+            "deletes": len(in_force),
+            "delete_number": in_force.number,
+            "retention_cutoff_ns": self._retention.cutoff if self._retention.days else None,
+            "disk_free_bytes": limits.free_bytes(self._layout.directory),
+            "resident_bytes": status.resident_bytes(),
             "wal_cut_bytes": self._wal_cut_bytes,
             "wal_failures": counts.failures,
             "wal_written_bytes": counts.bytes,
@@ -254,166 +242,156 @@ class Store:
 
     def export_metrics(self) -> None:
         """Show the figures of `status` that are numbers as metrics of this process. Once per process."""
-        for name, (kind, help_) in _METRICS.items():
-            export = metrics.counter_from if kind == "counter" else metrics.gauge_from
-            export(f"minitrue_storage_{name}", help_, functools.partial(self._figure, name))
-        metrics.gauge_from(
-            "minitrue_storage_damaged", "Damaged files and parts set aside.", lambda: len(self._damaged)
-        )
+        status.export(self.status)
 
-    def _figure(self, name: str) -> float:
-        return float(self.status()[name])
-
-    @property
-    def _head(self) -> Head:
-        return self._view.heads[-1]
+    # Opening.
 
     def _load(self, stop: Callable[[], bool]) -> None:
         self._layout.sweep()
-        segments = self._open_segments()
-        headers = [each.header for each in segments]
-        self._view = View(SegmentSet(segments), self._view.heads)
-        self._numbers = itertools.count(1 + max([self._layout.highest_number(), *map(_highest, headers)]))
-        store_id = self._layout.store_id
-        recovery = Recovery(self._layout, lambda number: segment.covers(headers, store_id, number))
-        self._sealer = Sealer(self._seal)
+        settings, cache = self._settings, self._cache
+        segments = opening.open_segments(self._layout, cache, self._catalog, settings.codec, stop)
+        records = deletes.load(self._layout)
+        in_force = Deletes(records, opening.highest_delete(self._layout, segments))
+        self._numbers = opening.next_numbers(self._layout, segments)
+        self._current = CurrentView(segments, in_force, Head(settings.head_rows, in_force.number))
+        self._sealing = Sealing(self._layout, self._catalog, self._current, cache, settings.codec)
+        for each in segments:
+            self._sealing.note(each)
+        recovery = Recovery(self._layout, opening.covering(self._layout, segments))
+        self._sealer = Sealer(self._sealing.seal)
         try:
-            for replayed in recovery.replay():
-                if stop():
-                    raise OpeningStopped(f"asked to stop before WAL file {replayed.number} was replayed")
-                self._replay(replayed)
+            self._replay_all(recovery, stop)
         except BaseException:
             self._sealer.stop()
             raise
-        self._wal = wal.WalWriter(self._layout, self._numbers.__next__, recovery.newest)
+        self._wal = wal.WalWriter(self._layout, self._numbers.take, recovery.newest)
         self._wal_cut_bytes = recovery.cut_bytes
         self._damaged = self._layout.damaged()
-        self._head_since_s = clock.monotonic_s() if self._head.rows else None
+        self._head_since_s = clock.monotonic_s() if self._current.head.rows else None
         logger.info(
             "store open", directory=str(self._layout.directory), segments=len(segments), series=len(self._catalog),
-            replayed_rows=self._replayed_rows, damaged=len(self._damaged),
+            replayed_rows=self._replayed_rows, deletes=len(in_force), damaged=len(self._damaged),
         )  # fmt: skip
 
-    def _open_segments(self) -> list[Segment]:
-        opened: list[Segment] = []
-        for number in self._layout.segment_numbers():
-            path = self._layout.segment_path(number)
-            try:
-                found = Segment(path, number)
-            except DamagedError as error:
-                self._layout.set_aside_file(path, segment.describe_damage(path, error))
-                continue
-            ids = self._catalog.add([found.key(ordinal) for ordinal in range(found.series)])
-            self._raise_frontiers(found, ids)
-            opened.append(found)
-        return opened
+    def _replay_all(self, recovery: Recovery, stop: Callable[[], bool]) -> None:
+        for replayed in recovery.replay():
+            if stop():
+                raise OpeningStopped(f"asked to stop before WAL file {replayed.number} was replayed")
+            self._replay(replayed)
+        head, in_force = self._current.head, self._current.now.deletes
+        if head.delete_number > in_force.number:  # the record of that number is gone
+            in_force = Deletes(in_force.records, head.delete_number)
+        elif head.rows and head.delete_number < in_force.number:
+            self._sealer.wait_for_room()
+        self._begin_after(in_force)
 
     def _replay(self, replayed: Replayed) -> None:
-        """Put the rows of one WAL file, or none of them, into the head: a head covers whole files."""
-        rows = sum(len(batch) for batch in replayed.batches)
-        if self._is_full(rows, replayed.size):
+        """Put the rows of one WAL file, or none of them, into a head: one covers whole files, of one delete number."""
+        rows, head = sum(len(batch) for batch in replayed.batches), self._current.head
+        number = replayed.delete_number if rows else head.delete_number
+        if head.rows and (number != head.delete_number or self._is_full(rows, replayed.size)):
             self._sealer.wait_for_room()
-            self._freeze_head(rows)
-        elif not self._head.fits(rows):
-            self._replace_head(rows)
-        self._head.cover(replayed.number, replayed.size)
+            self._freeze_head(rows, number)
+        elif number != head.delete_number or not head.fits(rows):
+            self._current.replace_head(self._new_head(rows, number))
+        self._current.head.cover(replayed.number, replayed.size)
         for batch in replayed.batches:
             self._apply(batch, self._catalog.ids_of(batch.keys))
         self._replayed_rows += rows
 
+    # The head.
+
+    def _store(self, taken: Sequence[Sifted]) -> None:
+        """Log and apply what the gate has let through."""
+        size = sum(len(each.logged.body) + wal.RECORD_BYTES for each in taken)
+        self._floor.check()
+        self._make_room(sum(len(each.logged.batch) for each in taken), size)
+        head = self._current.head
+        number = self._wal.append([(each.logged.body, each.logged.born) for each in taken], head.delete_number)
+        head.cover(number, size)
+        for each in taken:
+            self._apply(each.logged.batch, each.ids)
+        if self._head_since_s is None:
+            self._head_since_s = clock.monotonic_s()
+
     def _apply(self, batch: PointBatch, known: npt.NDArray[np.int64] | None) -> None:
         """Put a batch into the head. known: the ids of its keys, None when some are new."""
         ids = self._catalog.add(batch.keys) if known is None else known
-        self._head.append(batch, ids, self._catalog.hashes(ids))
+        self._current.head.append(batch, ids, self._catalog.hashes(ids))
 
     def _is_full(self, rows: int, size: int) -> bool:
-        """Whether the head must be frozen before it takes so many more rows, and bytes of WAL."""
-        if not self._head.rows:
-            return False
-        return not self._head.fits(rows) or self._head.wal_bytes + size > self._settings.head_wal_bytes
+        """Whether a head that holds rows must be frozen before it takes so many more, and bytes of WAL."""
+        head, settings = self._current.head, self._settings
+        return (
+            not head.fits(rows)
+            or head.wal_bytes + size > settings.head_wal_bytes
+            or head.bytes + rows * ROW_BYTES > settings.head_bytes
+        )
 
     def _make_room(self, rows: int, size: int) -> None:
         """See that the head takes so many more rows, at the price of freezing it. Raises StorageError."""
-        if self._is_full(rows, size):
+        head = self._current.head
+        if head.rows and self._is_full(rows, size):
             self._sealer.wait_for_room()
             self._freeze(rows)
-        elif not self._head.fits(rows):
-            self._replace_head(rows)
+        elif not head.fits(rows):
+            self._current.replace_head(self._new_head(rows, head.delete_number))
 
     def _freeze(self, rows: int) -> None:
         """Freeze the head, end its WAL file, begin a head with room for so many rows."""
         self._wal.roll()
-        self._freeze_head(rows)
+        self._freeze_head(rows, self._current.head.delete_number)
+
+    def _freeze_head(self, rows: int, number: int, in_force: Deletes | None = None) -> None:
+        """The head goes to the sealer; the next one is of this delete number, with other deletes where given."""
+        frozen = self._current.begin_head(self._new_head(rows, number), in_force)
+        self._sealer.submit(Frozen(frozen, self._numbers.take()))
         self._head_since_s = None
 
-    def _freeze_head(self, rows: int) -> None:
-        frozen = Frozen(self._head, next(self._numbers))
-        fresh = Head(max(rows, self._settings.head_rows))
-        with self._swap:
-            self._view = View(self._view.stored, (*self._view.heads, fresh))
-        self._sealer.submit(frozen)
+    def _begin_after(self, in_force: Deletes) -> None:
+        """Let these deletes be in force, and the head take rows that are written after them."""
+        head = self._current.head
+        if head.rows and head.delete_number != in_force.number:
+            self._freeze_head(0, in_force.number, in_force)
+        elif not head.rows:
+            self._current.replace_head(self._new_head(0, in_force.number), in_force)
 
-    def _replace_head(self, rows: int) -> None:
-        """Begin a larger head in place of one without rows, for a group that is larger than a head."""
-        fresh = Head(rows)
-        fresh.wal_first, fresh.wal_last = self._head.wal_first, self._head.wal_last
-        fresh.wal_bytes = self._head.wal_bytes
-        with self._swap:
-            self._view = View(self._view.stored, (*self._view.heads[:-1], fresh))
+    def _new_head(self, rows: int, number: int) -> Head:
+        return Head(max(rows, self._settings.head_rows), number)
 
-    def _seal(self, frozen: Frozen) -> None:
-        """Write a frozen head's segment, let queries read that instead, drop its WAL files. Sealer's thread."""
-        begin_ns = time.perf_counter_ns()
-        head, number = frozen
-        store_id = self._layout.store_id
-        header = segment.Header(store_id, store_id, _NO_DELETES, ((head.wal_first, head.wal_last),), ())
-        grouped = head.grouped()
-        keys = [self._catalog.key(local_id) for local_id in grouped.ids.tolist()]
-        path = self._layout.segment_path(number)
-        self._grow_frontiers()
-        seal.write_segment(path, header, grouped, keys, self._frontiers[grouped.ids], self._layout.disk)
-        written = Segment(path, number)
-        with self._swap:
-            stored = SegmentSet([*self._view.stored.segments, written])
-            self._view = View(stored, tuple(each for each in self._view.heads if each is not head))
-        self._raise_frontiers(written, grouped.ids)
-        self._drop_wal(head)
-        self._sealed_rows += head.rows
-        self._seal_ns += time.perf_counter_ns() - begin_ns
-        logger.info("sealed", segment=number, rows=head.rows, points=written.points, bytes=written.bytes)
-
-    def _drop_wal(self, head: Head) -> None:
-        """Remove the WAL files whose rows are in a segment now. Should that fail, the next start does it."""
+    def _save(self, record: DeleteRecord) -> None:
         try:
-            covered = [each for each in self._layout.wal_numbers() if head.wal_first <= each <= head.wal_last]
-            files.remove_files([self._layout.wal_path(number) for number in covered], self._layout.disk)
+            deletes.save(self._layout, record)
         except OSError as error:
-            logger.warning("sealed WAL files not removed", first=head.wal_first, last=head.wal_last, error=str(error))
+            deletes.withdraw(self._layout, record)
+            raise StorageError(f"delete {record.number} in {self._layout.directory}: {error.strerror}") from error
 
-    def _grow_frontiers(self) -> None:
-        missing = len(self._catalog) - len(self._frontiers)
-        if missing > 0:
-            self._frontiers = np.concatenate([self._frontiers, np.full(missing, EARLIEST, np.int64)])
+    # Which series.
 
-    def _raise_frontiers(self, written: Segment, ids: npt.NDArray[np.int64]) -> None:
-        """Note the greatest times of a segment's series; a series' last block holds it."""
-        self._grow_frontiers()
-        latest = written.ints[kernels.T_MAX][written.first_block[1:].astype(np.int64) - 1]
-        self._frontiers[ids] = np.maximum(self._frontiers[ids], latest)
+    def _select(self, selector: Selector, partitions: bytes) -> npt.NDArray[np.int64]:
+        """The ids of the series that match and lie in the partitions of a bitmap."""
+        self._check_bitmap(partitions)
+        ids = self._catalog.matching(selector)
+        inside = self._partitions_of(self._catalog.hashes(ids))
+        bits = np.frombuffer(partitions, np.uint8)
+        chosen: npt.NDArray[np.int64] = ids[(bits[inside >> 3] >> (inside & 7)) & 1 != 0]
+        return chosen
+
+    def _first_kept(self, start: int | None) -> int | None:
+        """The start of a range that holds nothing behind the retention's cutoff."""
+        cutoff = self._retention.cutoff
+        return start if cutoff == MIN_NS else max(cutoff, MIN_NS if start is None else start)
 
     def _check_bitmap(self, partitions: bytes) -> None:
         want = (self._partitions + 7) // 8
         if len(partitions) != want:
             raise ProtocolError(f"bitmap of {len(partitions)} bytes, want {want}")
 
-    def _partition(self, hash_: int) -> int:
-        return hash_ >> (64 - self._partitions.bit_length() + 1)
+    def _partitions_of(self, hashes: npt.NDArray[np.uint64]) -> npt.NDArray[np.int64]:
+        below = np.uint64(64 - self._partitions.bit_length())  # in two steps: a shift by 64 has no meaning
+        found: npt.NDArray[np.int64] = (hashes >> below >> np.uint64(1)).astype(np.int64)
+        return found
 
     def _is_in(self, hash_: int, partitions: bytes) -> bool:
-        partition = self._partition(hash_)
+        partition = hash_ >> (64 - self._partitions.bit_length() + 1)
         return bool(partitions[partition >> 3] >> (partition & 7) & 1)
-
-
-def _highest(header: segment.Header) -> int:
-    """The highest file number that a segment's header mentions."""
-    return max([0, *(last for _, last in header.wal_ranges), *header.replaces])

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from common import series
 from common.errors import ProtocolError
+from common.selector import Selector
 from workers.storage.catalog import Catalog
 
 texts = st.sampled_from(["", "a", "aa", "b", "temperature", "x" * 40, "ü", "\x7f", "\uffff", "a:b/c"])
@@ -41,17 +42,34 @@ def test_listing_is_a_sorted_filter_of_all_keys(
     assert list(catalog.keys_after(after, device, metric)) == want
 
 
-@given(series_lists, texts, texts, st.none() | tags)
+@given(series_lists, texts, st.none() | texts, st.none() | tags)
 def test_matching_is_what_a_scan_finds(
-    named: list[Any], device: str, metric: str, wanted: dict[str, str] | None
+    named: list[Any], device: str, metric: str | None, wanted: dict[str, str] | None
 ) -> None:
     catalog, keys = catalog_of(named)
     want = [
         key
         for key in keys
-        if (parsed := series.parse_key(key))[:2] == (device, metric) and wanted in (None, dict(parsed.tags))
+        if (parsed := series.parse_key(key)).device_id == device
+        and metric in (None, parsed.metric_name)
+        and wanted in (None, dict(parsed.tags))
     ]
-    assert sorted(catalog.key(each) for each in catalog.matching(device, metric, wanted)) == want
+    found = catalog.matching(Selector(device, metric, wanted))
+    assert found.dtype == "int64"
+    assert sorted(catalog.key(each) for each in found.tolist()) == want
+
+
+@pytest.mark.parametrize("length", [1, 31, 32, 255, 256, 65_535, 65_536])
+def test_tagged_series_are_found_however_long_their_ids(length: int) -> None:
+    named = [("d" * length, "m" * length, {"a": text}) for text in "xy"] + [("d" * length, "n", {"a": "x"})]
+    catalog, keys = catalog_of(named)
+    found = catalog.matching(Selector("d" * length, "m" * length))
+    assert sorted(catalog.key(each) for each in found.tolist()) == [k for k in keys if b"m" in k]
+
+
+def test_unknown_names_the_places_of_new_keys() -> None:
+    catalog, keys = catalog_of([("d", "m", {})])
+    assert catalog.unknown([series.series_key("x", "m"), *keys, series.series_key("y", "m")]) == [0, 2]
 
 
 def test_series_with_more_tags_than_a_short_array_holds_are_listed() -> None:

@@ -1,0 +1,74 @@
+"""What a store shows of itself: the map that `status` answers with, and the same figures as metrics.
+
+Owns the list of figures. Never changes the store. Any thread.
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from common import metrics
+from workers.storage.segment import Segment
+
+# Figures of the status that are exported as metrics: type and meaning.
+_METRICS: Final = {
+    "series": ("gauge", "Series known."),
+    "points": ("gauge", "Points in segments and heads."),
+    "head_rows": ("gauge", "Rows in memory, not sealed yet."),
+    "head_bytes": ("gauge", "Bytes of memory that heads take."),
+    "segments": ("gauge", "Segments."),
+    "segment_points": ("gauge", "Points in segments."),
+    "segment_bytes": ("gauge", "Bytes of segments."),
+    "wal_files": ("gauge", "WAL files."),
+    "wal_bytes": ("gauge", "Bytes of WAL files."),
+    "head_age_s": ("gauge", "Seconds since the head took its first row: the age of the oldest row in the WAL alone."),
+    "sealing_backlog": ("gauge", "Heads that wait to be sealed."),
+    "sealing_failures": ("counter", "Attempts to seal that failed."),
+    "sealed_rows": ("counter", "Rows sealed."),
+    "sealed_bytes": ("counter", "Bytes of segments written by sealing."),
+    "seal_seconds": ("counter", "Seconds spent sealing."),
+    "deletes": ("gauge", "Delete records."),
+    "delete_number": ("gauge", "Highest delete in force."),
+    "disk_free_bytes": ("gauge", "Bytes free on the disk of the data directory."),
+    "resident_bytes": ("gauge", "Bytes of memory in use, without mapped files."),
+    "wal_failures": ("counter", "Groups that the disk refused."),
+    "wal_written_bytes": ("counter", "Bytes of records written to the WAL."),
+    "fsyncs": ("counter", "Groups made durable."),
+    "fsync_seconds": ("counter", "Seconds spent in fdatasync."),
+    "fsync_max_ms": ("gauge", "Longest fdatasync, milliseconds."),
+}
+
+
+def of_segments(segments: Sequence[Segment]) -> dict[str, Any]:
+    """Figures of segments."""
+    points = sum(each.points for each in segments)
+    size = sum(each.bytes for each in segments)
+    return {
+        "segments": len(segments),
+        "segment_points": points,
+        "segment_bytes": size,
+        "bytes_per_point": size / points if points else None,
+    }
+
+
+def resident_bytes() -> int:
+    """Bytes of memory of this process, without mapped files: those the system takes back when it needs them."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("RssAnon:"):
+            return int(line.split()[1]) * 1024
+    return 0
+
+
+def export(status: Callable[[], dict[str, Any]]) -> None:
+    """Show the figures of a store that are numbers as metrics of this process. Once per process."""
+
+    def figure(name: str) -> float:
+        return float(status()[name])
+
+    for name, (kind, help_) in _METRICS.items():
+        make = metrics.counter_from if kind == "counter" else metrics.gauge_from
+        make(f"minitrue_storage_{name}", help_, functools.partial(figure, name))
+    metrics.gauge_from(
+        "minitrue_storage_damaged", "Damaged files and parts set aside.", lambda: len(status()["damaged"])
+    )
