@@ -3,8 +3,7 @@
 Owns when, and how much of a core's time, and nothing else: what a step does (compaction, retention) is the store's
 business. A step that fails is tried again, ever more seldom: what it was to put in order stays as it was.
 
-Threads: any may call the methods. `_changed` guards everything here but `_step_lock`, which is held during a step
-and by whoever wants to do the same work himself.
+Threads: any may call the methods. `_changed` guards everything here; it is not held during a step.
 """
 
 import threading
@@ -40,9 +39,10 @@ class Maintainer:
         self._rest = (1.0 - share) / share  # seconds of sleep for each of work
         self._interval_s = interval_s
         self._changed = threading.Condition()
-        self._step_lock = threading.Lock()
         self._stopping = False
-        self._hurried = 0  # how many wait for the lock, or for the thread to be idle: nobody sleeps then
+        self._stepping = False
+        self._excluding = 0  # threads that want no step to run, or have seen to it
+        self._waiting = 0  # threads in wait_until_idle
         self._wakes = 0
         self._idle_at = -1  # as many wakes as there were before the last step that found nothing to do
         self._since_s = 0.0  # when the step went on after its last pause
@@ -70,46 +70,48 @@ class Maintainer:
 
     @contextmanager
     def exclusive(self) -> Iterator[None]:
-        """Keep the thread from beginning a step meanwhile; the one that runs is waited for, and does not sleep."""
-        with self._hurry(), self._step_lock:
-            yield
-
-    def wait_until_idle(self) -> None:
-        """Wait until a step that began after this call finds nothing to do. Raises StorageError when one fails."""
-        self.wake()
-        with self._hurry(), self._changed:
-            wanted, failures = self._wakes, self.failures
-            self._changed.wait_for(
-                lambda: self._idle_at >= wanted or self.failures > failures or not self._thread.is_alive()
-            )
-            if self._idle_at < wanted:
-                raise StorageError(f"maintenance fails: {self.failure}")
-
-    @contextmanager
-    def _hurry(self) -> Iterator[None]:
+        """Let no step run meanwhile, nor another block like this; a step that runs is waited for and does not sleep."""
         with self._changed:
-            self._hurried += 1
+            self._excluding += 1
             self._changed.notify_all()
+            self._changed.wait_for(lambda: not self._stepping)
+            self._stepping = True
         try:
             yield
         finally:
             with self._changed:
-                self._hurried -= 1
+                self._stepping = False
+                self._excluding -= 1
+                self._changed.notify_all()
+
+    def wait_until_idle(self) -> None:
+        """Wait until a step that began after this call finds nothing to do. Raises StorageError when one fails."""
+        with self._changed:
+            self._wakes += 1
+            self._waiting += 1
+            wanted, failures = self._wakes, self.failures
+            self._changed.notify_all()
+            self._changed.wait_for(
+                lambda: self._idle_at >= wanted or self.failures > failures or not self._thread.is_alive()
+            )
+            self._waiting -= 1
+            if self._idle_at < wanted:
+                raise StorageError(f"maintenance does not come to an end: {self.failure}")
 
     def _run(self) -> None:
-        retry_s = _RETRY_S
         try:
+            retry_s = _RETRY_S
             while not self._stopping:
                 wakes = self._wakes
                 done = self._attempt()
                 if done is None:
-                    self._sleep(retry_s, lambda: self._hurried > 0)
+                    self._sleep(retry_s, lambda: self._waiting > 0)
                     retry_s = min(2 * retry_s, _RETRY_MAX_S)
                     continue
                 retry_s = _RETRY_S
                 if not done:
                     self._settle(wakes)
-                    self._sleep(self._interval_s, lambda wakes=wakes: self._wakes > wakes)
+                    self._sleep_until_woken(wakes)
         except BaseException as error:
             self._note(f"BUG: the maintainer's thread ended: {error!r}")
             raise
@@ -117,9 +119,10 @@ class Maintainer:
     def _attempt(self) -> bool | None:
         """Whether a step did something; None when it failed."""
         try:
-            with self._step_lock:
-                self._since_s = clock.monotonic_s()
+            with self._alone():
                 done = self._step(self._pause)
+                if done:
+                    self._pause()
         except StopRequestedError:
             return True
         except (OSError, MemoryError, MinitrueError) as error:
@@ -133,12 +136,30 @@ class Maintainer:
         self.failure = None
         return done
 
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        with self._changed:
+            self._changed.wait_for(lambda: self._stopping or not (self._excluding or self._stepping))
+            if self._stopping:
+                raise StopRequestedError("asked to stop")
+            self._stepping = True
+            self._since_s = clock.monotonic_s()
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._stepping = False
+                self._changed.notify_all()
+
     def _pause(self) -> None:
         worked_s = clock.monotonic_s() - self._since_s
-        self._sleep(worked_s * self._rest, lambda: self._hurried > 0)
+        self._sleep(worked_s * self._rest, lambda: self._waiting + self._excluding > 0)
         if self._stopping:
             raise StopRequestedError("asked to stop")
         self._since_s = clock.monotonic_s()
+
+    def _sleep_until_woken(self, wakes: int) -> None:
+        self._sleep(self._interval_s, lambda: self._wakes > wakes)
 
     def _sleep(self, seconds: float, until: Callable[[], bool]) -> None:
         with self._changed:
