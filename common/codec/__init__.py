@@ -9,7 +9,7 @@ from typing import Any, Final, Literal, NamedTuple
 
 import numpy as np
 
-from common.codec import choose, constant, gorilla, pco, raw
+from common.codec import choose, constant, decimal, gorilla, pco, raw
 from common.codec.ids import CodecId
 from common.errors import CodecError
 from common.points import Times, Values
@@ -50,6 +50,7 @@ _VALUES: Final = {
     CodecId.RAW: _Codec(raw.encode_values, raw.decode_values),
     CodecId.GORILLA: _Codec(gorilla.encode_values, gorilla.decode_values),
     CodecId.CONSTANT: _Codec(constant.encode_values, constant.decode_values),
+    CodecId.DECIMAL: _Codec(decimal.encode_values, decimal.decode_values),
     CodecId.PCO: _Codec(pco.encode_values, pco.decode_values),
 }
 

@@ -8,6 +8,7 @@ What is inside: https://github.com/pcodec/pcodec/blob/main/docs/format.md
 
 from typing import Any, Final
 
+import numpy as np
 import numpy.typing as npt
 from pcodec import ChunkConfig, DeltaSpec, ModeSpec
 from pcodec.wrapped import FileCompressor, FileDecompressor
@@ -17,7 +18,13 @@ from common.errors import CodecError
 VERSIONED: Final = 0x80
 _USUAL: Final = b"\x04\x01"
 _VERSION_BYTES: Final = 2
-_TYPES: Final = {"uint16": "u16", "uint32": "u32", "uint64": "u64", "float32": "f32", "float64": "f64"}
+_TYPES: Final = {
+    np.dtype(np.uint16): "u16",
+    np.dtype(np.uint32): "u32",
+    np.dtype(np.uint64): "u64",
+    np.dtype(np.float32): "f32",
+    np.dtype(np.float64): "f64",
+}
 
 _compressor: Final = FileCompressor()
 _written: Final[bytes] = _compressor.write_header()
@@ -53,7 +60,7 @@ def unpack(data: bytes, at: int, head: int, out: npt.NDArray[Any], what: str) ->
             decompressor = FileDecompressor.new(data[at : at + _VERSION_BYTES])[0]
             at += _VERSION_BYTES
         rest = data[at:]
-        chunk, meta_bytes = decompressor.chunk_decompressor(rest, _TYPES[out.dtype.name])
+        chunk, meta_bytes = decompressor.chunk_decompressor(rest, _TYPES[out.dtype])
         progress, page_bytes = chunk.read_page_into(rest[meta_bytes:], len(out), out)
     except RuntimeError as error:  # the only thing that pcodec raises on bytes
         raise CodecError(f"{what}: {error}, in {len(data) - at} bytes for {len(out)} numbers") from error

@@ -69,7 +69,7 @@ def decode_times(data: bytes | memoryview, out: Times) -> None:
         raise CodecError(f"constant timestamps: got {len(data)} bytes, want {at}")
     if not varint.INT64_MIN <= min(first, last) <= max(first, last) <= varint.INT64_MAX:
         raise CodecError(f"constant timestamps from {first} to {last} ns, want them inside int64")
-    kernels.fill(first, delta, out)
+    kernels.fill(first % 2**64, delta % 2**64, out)
 
 
 def decode_values(data: bytes | memoryview, out: Values) -> None:

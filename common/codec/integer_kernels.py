@@ -37,6 +37,17 @@ def _costs(numbers, begin, end, middle, slope, found):
         found[COST_2] += _bits(difference - (numbers[i - 1] - numbers[i - 2]))
 
 
+@jit.helper
+def _middle(numbers, low):
+    """About the mean of the items of all stretches."""
+    total, taken = 0.0, 0
+    for begin in range(2, len(numbers), _EVERY):
+        for i in range(begin, min(begin + _STRETCH, len(numbers))):
+            total += np.float64(np.uint64(numbers[i]) - np.uint64(low))
+            taken += 1
+    return np.int64(np.uint64(low) + np.uint64(total / taken))
+
+
 @jit.kernel(jit.void(jit.readonly(jit.int64), jit.int64[::1]))
 def survey(numbers, found):
     """Fill `found` (FINDINGS items): least and greatest item, whether all differences are equal, and the bits that a
@@ -58,10 +69,7 @@ def survey(numbers, found):
     found[LOW], found[HIGH], found[LINEAR] = low, high, linear
     if linear:
         return
-    total = 0.0
-    for i in range(len(numbers)):
-        total += np.float64(numbers[i] - low)  # differences beyond 2^63 misplace the middle and nothing else
-    middle = low + np.int64(total / len(numbers))
+    middle = _middle(numbers, low)
     slope = (numbers[-1] - numbers[0]) // np.int64(len(numbers) - 1)
     for begin in range(2, len(numbers), _EVERY):
         _costs(numbers, begin, min(begin + _STRETCH, len(numbers)), middle, slope, found)
@@ -130,15 +138,15 @@ def widen_32(numbers, base, step, out):
 
 @jit.kernel(jit.void(jit.readonly(jit.uint64), jit.uint64, jit.uint64, jit.int64[::1]))
 def widen_64(numbers, base, step, out):
-    """As widen_16."""
+    """As widen_16; numbers may lie where out does."""
     _widen(numbers, base, step, out)
 
 
-@jit.kernel(jit.void(jit.int64, jit.int64, jit.int64[::1]))
+@jit.kernel(jit.void(jit.uint64, jit.uint64, jit.int64[::1]))
 def fill(first, difference, out):
     """out = first, first + difference, ..., modulo 2^64."""
     for i in range(len(out)):
-        out[i] = first + difference * i
+        out[i] = np.int64(first + np.uint64(i) * difference)
 
 
 @jit.kernel(jit.boolean(jit.readonly(jit.int64)))

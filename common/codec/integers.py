@@ -9,7 +9,8 @@ A column is one byte, the head, then varints, then perhaps a chunk (chunk.py):
                          numbers: items are base + step * number, modulo 2^64
 
 Encoder: form 0 if all differences are equal, else the shortest numbers that hold what remains when the least item is
-taken off and the rest divided by its greatest common divisor. They are packed by themselves, as differences, or as
+taken off and the rest divided by its greatest common divisor; but 32 bits at least for more than 2048 items, because
+packing those takes a quarter less time and hardly more room. They are packed by themselves, as differences, or as
 differences of differences: whatever a sample says takes the fewest bits.
 """
 
@@ -28,41 +29,44 @@ _FORM: Final = 0x03
 _STEP: Final = 0x04
 _KNOWN: Final = _FORM | _STEP | chunk.VERSIONED
 _MODULUS: Final = 2**64
+_LONG: Final = 2048  # items: on 720 of real data 16 bits saved 6 percent over 32, on 8192 of a walk 0.5
+_TYPES: Final = {1: np.uint16, 2: np.uint32, 3: np.uint64}
+_NARROW: Final = {1: kernels.narrow_16, 2: kernels.narrow_32, 3: kernels.narrow_64}
+_WIDEN: Final = {2: kernels.widen_16, 4: kernels.widen_32, 8: kernels.widen_64}
 
 
-class _Width(NamedTuple):
-    """How numbers of one length are made and read."""
+class Column(NamedTuple):
+    """A column before its arithmetic: items are base + step * number, modulo 2^64. numbers: None for 0, 1, 2, ..."""
 
-    dtype: Any
-    narrow: Any
-    widen: Any
+    base: int
+    step: int
+    numbers: npt.NDArray[Any] | None
 
 
-_WIDTHS: Final = {
-    1: _Width(np.uint16, kernels.narrow_16, kernels.widen_16),
-    2: _Width(np.uint32, kernels.narrow_32, kernels.widen_32),
-    3: _Width(np.uint64, kernels.narrow_64, kernels.widen_64),
-}
+def encode(numbers: Integers) -> bytes:
+    """The bytes of a column of at least one item."""
+    found = survey(numbers)
+    if found[kernels.LINEAR]:
+        return _encode_linear(numbers)
+    return encode_surveyed(numbers, found)
 
 
 def survey(numbers: Integers) -> list[int]:
     """What a column looks like: see integer_kernels.survey."""
     found = np.empty(kernels.FINDINGS, np.int64)
     kernels.survey(numbers, found)
-    return found.tolist()
+    items: list[int] = found.tolist()
+    return items
 
 
-def encode(numbers: Integers, found: list[int]) -> bytes:
-    """The bytes of a column of at least one item, of which survey() found this."""
-    if found[kernels.LINEAR]:
-        return _encode_linear(numbers)
+def encode_surveyed(numbers: Integers, found: list[int]) -> bytes:
+    """The bytes of a column of which survey() found this, and that its differences are not all equal."""
     low, high = found[kernels.LOW], found[kernels.HIGH]
     step = int(kernels.common_step(numbers))
     span = (high - low) // step
-    form = 1 if span < 1 << 16 else 2 if span < 1 << 32 else 3
-    width = _WIDTHS[form]
-    narrow = np.empty(len(numbers), width.dtype)
-    width.narrow(numbers, low % _MODULUS, step, narrow)
+    form = 1 if span < 1 << 16 and len(numbers) <= _LONG else 2 if span < 1 << 32 else 3
+    narrow = np.empty(len(numbers), _TYPES[form])
+    _NARROW[form](numbers, low % _MODULUS, step, narrow)
     costs = found[kernels.COST_0 : kernels.COST_2 + 1]
     packed = chunk.pack(narrow, chunk.CLASSIC[costs.index(min(costs))])
     if step == 1:
@@ -74,32 +78,40 @@ def _encode_linear(numbers: Integers) -> bytes:
     first = int(numbers[0])
     if len(numbers) == 1:
         return b"\0" + varint.put_signed(first)
-    difference = (int(numbers[1]) - first + varint.INT64_MAX + 1) % _MODULUS + varint.INT64_MIN
+    difference = (int(numbers[1]) - first - varint.INT64_MIN) % _MODULUS + varint.INT64_MIN
     return b"\0" + varint.put_signed(first) + varint.put_signed(difference)
 
 
 def decode(data: bytes, at: int, out: Integers, what: str) -> None:
     """Fill `out` from the column that reaches from an offset to the end. Raises CodecError when it does not."""
+    column = read(data, at, out.view(np.uint64), what)
+    if column.numbers is None:
+        kernels.fill(column.base, column.step, out)
+    else:
+        _WIDEN[column.numbers.itemsize](column.numbers, column.base, column.step, out)
+
+
+def read(data: bytes, at: int, room: npt.NDArray[np.uint64], what: str) -> Column:
+    """The column that reaches from an offset to the end, of as many items as there is room for.
+
+    room: may be used for the numbers; what is decoded from them may go to the same place. Raises CodecError when the
+    bytes are not such a column.
+    """
     if at >= len(data) or data[at] & ~_KNOWN:
         raise CodecError(f"{what}: got head {data[at : at + 1].hex() or 'missing'} of a column, want a form and flags")
-    head = data[at]
-    base, at = varint.take_signed(data, at + 1)
+    head, at = data[at], at + 1
+    base, at = varint.take_signed(data, at)
     if not head & _FORM:
-        _decode_linear(data, at, base, out, what)
-        return
-    step = 1
-    if head & _STEP:
-        step, at = varint.take(data, at)
-    width = _WIDTHS[head & _FORM]
-    narrow = out.view(np.uint64) if width.dtype is np.uint64 else np.empty(len(out), width.dtype)
-    chunk.unpack(data, at, head, narrow, what)
-    width.widen(narrow, base % _MODULUS, step, out)
+        return _read_linear(data, at, base, len(room), what)
+    step, at = varint.take(data, at) if head & _STEP else (1, at)
+    dtype = _TYPES[head & _FORM]
+    numbers = room if dtype is np.uint64 else np.empty(len(room), dtype)
+    chunk.unpack(data, at, head, numbers, what)
+    return Column(base % _MODULUS, step, numbers)
 
 
-def _decode_linear(data: bytes, at: int, base: int, out: Integers, what: str) -> None:
-    difference = 0
-    if len(out) > 1:
-        difference, at = varint.take_signed(data, at)
+def _read_linear(data: bytes, at: int, base: int, count: int, what: str) -> Column:
+    difference, at = varint.take_signed(data, at) if count > 1 else (0, at)
     if at != len(data):
-        raise CodecError(f"{what}: {len(out)} items end at byte {at} of {len(data)}, want all of them")
-    kernels.fill(base, difference, out)
+        raise CodecError(f"{what}: {count} items end at byte {at} of {len(data)}, want all of them")
+    return Column(base % _MODULUS, difference % _MODULUS, None)

@@ -301,3 +301,32 @@ def decode_times(data, size, unit, out):
             out[j] = np.int64(time * scale)
         i = stop
     return _position(i < count or bit > end, bad, bit)
+
+
+@jit.kernel(jit.int64(jit.readonly(jit.uint64), jit.int64))
+def least_value_bytes(words, limit):
+    """No fewer bytes than these hold the words, whatever windows are chosen; stops counting above a limit."""
+    bits, most = _64, np.uint64(limit) << _3
+    for i in range(1, len(words)):
+        xor = words[i] ^ words[i - 1]
+        length = _64 - jit.leading_zeros(xor) - jit.trailing_zeros(xor)
+        bits += jit.choose(xor == _0, _1, _2 + length)
+        if bits > most:
+            break
+    return np.int64((bits + _7) >> _3)
+
+
+@jit.kernel(jit.int64(jit.readonly(jit.int64), jit.int64))
+def time_bytes(times, limit):
+    """The bytes that encode_times() writes; stops counting above a limit."""
+    previous, delta = np.uint64(times[0]), _0
+    bits, most = _64, np.uint64(limit) << _3
+    for i in range(1, len(times)):
+        time = np.uint64(times[i])
+        second = time - previous - delta
+        delta = time - previous
+        previous = time
+        bits += (_CODE_BITS >> (_ones(np.int64(second)) << _3)) & _255
+        if bits > most:
+            break
+    return np.int64((bits + _7) >> _3)

@@ -22,7 +22,7 @@ _KNOWN: Final = _SINGLE | chunk.VERSIONED
 def encode_times(times: Times) -> bytes:
     """The block of int64 timestamps, shape (n,), n >= 1, in any order."""
     unit, divided = divide(times)
-    return bytes((unit,)) + integers.encode(divided, integers.survey(divided))
+    return bytes((unit,)) + integers.encode(divided)
 
 
 def encode_values(values: Values) -> bytes:
