@@ -22,6 +22,7 @@ Values = npt.NDArray[np.float64]
 
 ROW_BYTES: Final = 4 + 8 + 8 + 4  # of the columns
 _SERIES_BYTES: Final = 8 * kernels.FIELDS + 8 + 8 + 8 + 32  # summary row, two hashes, id in a list
+_FEW_SERIES: Final = 8
 _FIRST_SERIES: Final = 256  # summary rows to begin with; doubled when they run out
 
 
@@ -109,10 +110,12 @@ class Head:
     def parts(self, ids: npt.NDArray[np.int64]) -> Parts:
         """Those of some series (catalog ids) that have rows here, as they are now. Any thread."""
         with self._lock:
-            known = np.flatnonzero(ids < len(self._local_of))
-            locals_ = self._local_of[ids[known]]
+            places = np.flatnonzero(ids < len(self._local_of))
+            locals_ = self._local_of[ids[places]]
             here = locals_ >= 0
-            return Parts(known[here], locals_[here], self._state[locals_[here]])
+            summaries = self._state[locals_[here]]
+        some = summaries[:, kernels.COUNT] > 0
+        return Parts(places[here][some], locals_[here][some], summaries[some])
 
     def settled(self, local: int, summary: npt.NDArray[np.int64]) -> tuple[Times, Values]:
         """The rows of a series at the moment of its summary, sorted by time, one per timestamp. Any thread.
@@ -134,10 +137,13 @@ class Head:
         return times, values
 
     def gathered(self, parts: Parts) -> tuple[Times, Values, npt.NDArray[np.int64]]:
-        """The rows of many series as `settled`, one behind the other: times, values, where each series begins and ends.
+        """The rows of series, at least one, as `settled`, one behind the other: times, values, and where each begins
+        and the last one ends.
 
-        Nothing is kept: for many series it is faster to do it again than to find them one by one.
+        Of many series nothing is kept: it is faster to settle them again than to find them one by one.
         """
+        if len(parts.places) <= _FEW_SERIES:
+            return self._gathered_one_by_one(parts)
         offsets = np.zeros(len(parts.places) + 1, np.int64)
         np.cumsum(parts.summaries[:, kernels.COUNT], out=offsets[1:])
         times, values = self._walk(np.ascontiguousarray(parts.summaries[:, kernels.LAST_ROW]), offsets)
@@ -145,9 +151,14 @@ class Head:
             kernels.settle(times, values, offsets, np.empty_like(times), np.empty_like(values))
         return times, values, offsets
 
-    def _walk(
-        self, newest: npt.NDArray[np.int64], offsets: npt.NDArray[np.int64]
-    ) -> tuple[Times, Values]:
+    def _gathered_one_by_one(self, parts: Parts) -> tuple[Times, Values, npt.NDArray[np.int64]]:
+        pieces = [self.settled(local, row) for local, row in zip(parts.locals.tolist(), parts.summaries, strict=True)]
+        offsets = np.zeros(len(pieces) + 1, np.int64)
+        np.cumsum([len(times) for times, _ in pieces], out=offsets[1:])
+        times, values = np.concatenate([times for times, _ in pieces]), np.concatenate([each for _, each in pieces])
+        return times, values, offsets
+
+    def _walk(self, newest: npt.NDArray[np.int64], offsets: npt.NDArray[np.int64]) -> tuple[Times, Values]:
         times, values = np.empty(int(offsets[-1]), np.int64), np.empty(int(offsets[-1]), np.float64)
         kernels.walk(self._previous, self._times, self._values, newest, offsets, times, values)
         return times, values

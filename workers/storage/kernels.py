@@ -1,4 +1,4 @@
-"""The compiled inner loops of the storage engine: append, sort, cut, summarize, fold.
+"""The compiled inner loops of the storage engine: append, sort, cut, summarize.
 
 Owns no state: every array belongs to the caller, who also proves the indices (checks are off). No I/O. Any
 thread; the GIL is released.
@@ -17,7 +17,7 @@ and Welford's (1962) of the distances from the first value where they come one b
 import numpy as np
 
 from common import jit
-from common.jit import float64, int32, int64, readonly, uint8, uint32, uint64, void
+from common.jit import float64, int32, int64, readonly, uint32, uint64, void
 
 # Fields of a summary row, int64[FIELDS]. MIN, MAX, FIRST, LAST hold ordered bits; HI, LO and M2 hold float64 bits.
 COUNT, FIRST_TIME, LAST_TIME, MIN, MAX, FIRST, LAST, HI, LO, M2, DIGEST = range(11)
@@ -26,8 +26,6 @@ COUNT, FIRST_TIME, LAST_TIME, MIN, MAX, FIRST, LAST, HI, LO, M2, DIGEST = range(
 # included), FIRST_TIME (least) and LAST_TIME (greatest) always do. DRIFT is the mean distance from the first value
 # (float64 bits).
 LAST_ROW, RISING, DRIFT = 11, 12, 13
-# In an answer: how many block summaries were absorbed.
-BLOCKS = 11
 FIELDS = 14
 
 # Rows of a block summary matrix, as they lie in a segment's index (docs/file-formats.md).
@@ -155,13 +153,18 @@ def append_rows(index, times, values, locals_, mixed, begin, head_series, head_t
         state[series, LAST_ROW] = row
 
 
-@jit.kernel(void(int32[::1], int64[::1], float64[::1], int64, int64[::1], float64[::1]))
-def walk(previous, head_times, head_values, row, times, values):  # type: ignore[no-untyped-def]
-    """The last len(times) rows of the series whose newest row is `row`, in order of arrival."""
-    for at in range(len(times) - 1, -1, -1):
-        times[at] = head_times[row]
-        values[at] = head_values[row]
-        row = previous[row]
+@jit.kernel(void(int32[::1], int64[::1], float64[::1], readonly(int64), readonly(int64), int64[::1], float64[::1]))
+def walk(previous, head_times, head_values, newest, offsets, times, values):  # type: ignore[no-untyped-def]
+    """The last rows of some series, in order of arrival.
+
+    newest: the row that came last of each; those of series s go to offsets[s] up to offsets[s + 1].
+    """
+    for series in range(len(newest)):
+        row = newest[series]
+        for at in range(offsets[series + 1] - 1, offsets[series] - 1, -1):
+            times[at] = head_times[row]
+            values[at] = head_values[row]
+            row = previous[row]
 
 
 @jit.kernel(void(readonly(uint32), readonly(int64), readonly(float64), int64[::1], int64[::1], float64[::1]))
@@ -241,17 +244,6 @@ def settle(times, values, offsets, spare_times, spare_values):  # type: ignore[n
 
 
 @jit.helper
-def _lower_bound(times, begin, end, time):  # type: ignore[no-untyped-def]
-    while begin < end:
-        middle = (begin + end) >> 1
-        if times[middle] < time:
-            begin = middle + 1
-        else:
-            end = middle
-    return begin
-
-
-@jit.helper
 def _upper_bound(times, begin, end, time):  # type: ignore[no-untyped-def]
     while begin < end:
         middle = (begin + end) >> 1
@@ -321,98 +313,3 @@ def summarize(times, values, ends, mixed, ints, floats):  # type: ignore[no-unty
         floats[BLOCK_LAST, block] = values[end - 1]
         floats[BLOCK_M2, block] = _m2(values, begin, end, (hi + lo) / (end - begin))
         begin = end
-
-
-@jit.kernel(void(readonly(int64), readonly(int64), uint8[::1]))
-def mark_alone(t_min, t_max, alone):  # type: ignore[no-untyped-def]
-    """alone[b] = 1 where block b overlaps no other. The blocks are in order of t_min."""
-    reach = np.int64(0)
-    for block in range(len(t_min)):
-        clear_before = block == 0 or reach < t_min[block]
-        clear_after = block + 1 == len(t_min) or t_max[block] < t_min[block + 1]
-        alone[block] = clear_before and clear_after
-        reach = t_max[block] if block == 0 else max(reach, t_max[block])
-
-
-@jit.helper
-def _absorb(into, count, first_time, last_time, least, most, first, last, hi, lo):  # type: ignore[no-untyped-def]
-    sums = into.view(np.float64)
-    if into[COUNT] == 0:
-        into[FIRST_TIME], into[LAST_TIME] = first_time, last_time
-        into[MIN], into[MAX], into[FIRST], into[LAST] = least, most, first, last
-        sums[HI], sums[LO] = hi, lo
-    else:
-        if first_time < into[FIRST_TIME] or (first_time == into[FIRST_TIME] and first > into[FIRST]):
-            into[FIRST_TIME], into[FIRST] = first_time, first
-        if last_time > into[LAST_TIME] or (last_time == into[LAST_TIME] and last > into[LAST]):
-            into[LAST_TIME], into[LAST] = last_time, last
-        into[MIN] = min(into[MIN], least)
-        into[MAX] = max(into[MAX], most)
-        sums[HI], sums[LO] = _add(sums[HI], sums[LO] + lo, hi)
-    into[COUNT] += count
-
-
-@jit.kernel(void(int64[::1], int64[::1]))
-def absorb(into, part):  # type: ignore[no-untyped-def]
-    """Add a summary row (int64[FIELDS]) to another. Equal times across series: the larger value is first or last."""
-    sums = part.view(np.float64)
-    _absorb(
-        into, part[COUNT], part[FIRST_TIME], part[LAST_TIME], part[MIN], part[MAX], part[FIRST], part[LAST],
-        sums[HI], sums[LO],
-    )  # fmt: skip
-
-
-@jit.kernel(void(readonly(int64), readonly(float64), int64, int64, int64[::1]))
-def absorb_rows(times, values, start, end, into):  # type: ignore[no-untyped-def]
-    """Add the settled rows of one series with start <= time <= end to a summary row."""
-    bits = values.view(np.int64)
-    begin = _lower_bound(times, 0, len(times), start)
-    stop = _upper_bound(times, begin, len(times), end)
-    if begin >= stop:
-        return
-    hi, lo = values[begin], 0.0
-    least = most = _ordered(bits[begin])
-    for at in range(begin + 1, stop):
-        hi, lo = _add(hi, lo, values[at])
-        key = _ordered(bits[at])
-        least = min(least, key)
-        most = max(most, key)
-    _absorb(
-        into, stop - begin, times[begin], times[stop - 1], least, most,
-        _ordered(bits[begin]), _ordered(bits[stop - 1]), hi, lo,
-    )  # fmt: skip
-
-
-@jit.kernel(
-    int64(readonly(int64), readonly(int64), readonly(int64), readonly(uint8), float64[:, ::1], readonly(int64),
-          int64, int64, int64[::1], int32[::1])
-)  # fmt: skip
-def absorb_blocks(t_min, t_max, counts, alone, floats, recent, start, end, into, undecided):  # type: ignore[no-untyped-def]
-    """Add the summaries of one series' blocks to a summary row where they apply; how many do not.
-
-    A summary applies when the block lies wholly in start..end, overlaps no other block, and none of the times
-    `recent` (sorted, of rows outside the blocks) lies in it. The other blocks that touch the range go to
-    `undecided`, in order of t_min, as the blocks are.
-    """
-    bits = floats.view(np.int64)
-    left = 0
-    near = 0
-    for block in range(len(t_min)):
-        if t_min[block] > end:
-            break
-        if t_max[block] < start:
-            continue
-        near = _lower_bound(recent, near, len(recent), t_min[block])
-        touched = near < len(recent) and recent[near] <= t_max[block]
-        if alone[block] and not touched and start <= t_min[block] and t_max[block] <= end:
-            _absorb(
-                into, counts[block], t_min[block], t_max[block],
-                _ordered(bits[BLOCK_MIN, block]), _ordered(bits[BLOCK_MAX, block]),
-                _ordered(bits[BLOCK_FIRST, block]), _ordered(bits[BLOCK_LAST, block]),
-                floats[SUM_HI, block], floats[SUM_LO, block],
-            )  # fmt: skip
-            into[BLOCKS] += 1
-        else:
-            undecided[left] = block
-            left += 1
-    return left

@@ -1,0 +1,422 @@
+"""Folds what a view holds of some series into summary rows, one for each series and bucket.
+
+Owns nothing that lasts. Any thread; a fold belongs to one, its tasks to the pool's.
+
+A summary stands for its rows when all of them lie in the range and in one bucket, and no other place holds rows of
+the same series between them: heads count as such places. Windows do the same within a block, where only count, sum
+and extremes are wanted. Whatever is left is decoded and joined by the identity rule (one row per timestamp, the
+larger value). Rows in heads are compared with blocks one by one, not by the span that they reach over, so one late
+point makes one block be decoded and not all history.
+
+Decoding is cut into tasks by the rows in them, never by the number of threads, and what they found is added in
+their order: so the same points give the same sums to the last bit, whoever works on them.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Final, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from workers.storage import aggregate_kernels, kernels
+from workers.storage.aggregate_kernels import FIELDS, JOINED, SEPARATE
+from workers.storage.deletes import outside
+from workers.storage.head import Head, Parts, join
+from workers.storage.join import settled_pieces
+from workers.storage.readers import Readers
+from workers.storage.segment import Segment
+from workers.storage.table import Masks, Selection, Table, View, runs
+
+Integers = npt.NDArray[np.int64]
+Values = npt.NDArray[np.float64]
+Rows = tuple[Integers, Values]
+
+_TASK_ROWS: Final = 1 << 18  # decoding them takes a few milliseconds: many tasks in a second, few changes of thread
+_TASK_SERIES: Final = 64  # of series whose recent rows are joined with blocks one by one
+_BATCH_ROWS: Final = 1 << 15  # decoded before they are folded; times and values take half a megabyte of cache
+
+
+class Grid(NamedTuple):
+    """The range start..end, inclusive, and the buckets in it (aggregate_kernels); interval 0: a single one. ns."""
+
+    start: int
+    end: int
+    interval: int = 0
+    offset: int = 0
+
+
+class Layout(NamedTuple):
+    """Which rows of an answer a series has: base[s] for its bucket first[s], and so on. rows: of all series.
+
+    ends: by series, the row after its last.
+    """
+
+    base: Integers
+    first: Integers
+    ends: Integers
+    rows: int
+
+    @classmethod
+    def together(cls, series: int) -> "Layout":
+        """One row for all series."""
+        return cls(np.zeros(series, np.int64), np.zeros(series, np.int64), np.ones(series, np.int64), 1)
+
+    @classmethod
+    def apart(cls, series: int) -> "Layout":
+        """One row for each series."""
+        return cls(np.arange(series), np.zeros(series, np.int64), np.arange(1, series + 1), series)
+
+    def span(self, first: int, last: int) -> slice:
+        """The rows of the series first to last."""
+        return slice(int(self.base[first]), int(self.ends[last]))
+
+
+class Cost(NamedTuple):
+    """What an answer cost."""
+
+    summarized: int = 0
+    windows: int = 0
+    decoded: int = 0
+    rows: int = 0
+
+    def plus(self, other: "Cost") -> "Cost":
+        """Both together."""
+        return Cost(*(one + another for one, another in zip(self, other, strict=True)))
+
+
+class _Part(NamedTuple):
+    """What a task found: summary rows for those of the answer that begin with `shift`."""
+
+    shift: int
+    rows: Integers
+    cost: Cost
+
+
+Task = Callable[[], _Part]
+
+
+class Recent(NamedTuple):
+    """What the heads of a view hold of some series, by series: columns as in head.Parts, and the head of each part.
+
+    heads: int64[n]; masked: uint8[n], 1 where a delete may hide some of its rows.
+    """
+
+    places: Integers
+    heads: Integers
+    locals: npt.NDArray[np.int32]
+    summaries: Integers
+    masked: npt.NDArray[np.uint8]
+
+    @classmethod
+    def of(cls, heads: Sequence[Head], series: Selection, masks: dict[int, Masks]) -> "Recent":
+        """As it is now."""
+        found = [(number, parts) for number, head in enumerate(heads) if len((parts := head.parts(series.ids)).places)]
+        if not found:
+            return _NOTHING_RECENT
+        places, locals_, summaries = (np.concatenate(each) for each in zip(*(parts for _, parts in found), strict=True))
+        numbers = np.repeat([number for number, _ in found], [len(parts.places) for _, parts in found])
+        if len(found) > 1:
+            order = np.argsort(places, kind="stable")
+            places, numbers, locals_, summaries = places[order], numbers[order], locals_[order], summaries[order]
+        recent = cls(places, numbers, locals_, summaries, np.zeros(len(places), np.uint8))
+        recent._mark_masked(heads, masks)
+        return recent
+
+    def of_series(self, place: int) -> range:
+        """The parts of one series."""
+        begin, end = self.places.searchsorted([place, place + 1]).tolist()
+        return range(begin, end)
+
+    def rows(self, heads: Sequence[Head], which: Sequence[int], masks: Masks, start: int, end: int) -> Rows:
+        """The rows of parts of one series that lie in the range and under no mask, settled."""
+        pieces = []
+        for part in which:
+            head = heads[int(self.heads[part])]
+            times, values = head.settled(int(self.locals[part]), self.summaries[part])
+            inside = slice(int(times.searchsorted(start)), int(times.searchsorted(end, "right")))
+            pieces.append(unmasked((times[inside], values[inside]), masks, head.delete_number))
+        if len(pieces) == 1:
+            return pieces[0]
+        return join([times for times, _ in pieces], [values for _, values in pieces])
+
+    def _mark_masked(self, heads: Sequence[Head], masks: dict[int, Masks]) -> None:
+        for place, of_series in masks.items():
+            for part in self.of_series(place):
+                first, last = self.summaries[part, [kernels.FIRST_TIME, kernels.LAST_TIME]].tolist()
+                number = heads[int(self.heads[part])].delete_number
+                self.masked[part] = any(
+                    mask.number > number and mask.start <= last and mask.end >= first for mask in of_series
+                )
+
+
+_NOTHING_RECENT: Final = Recent(
+    np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.int32), np.empty((0, FIELDS), np.int64),
+    np.empty(0, np.uint8),
+)  # fmt: skip
+
+
+def unmasked(rows: Rows, masks: Masks, number: int) -> Rows:
+    """The rows of a place that carries a delete number, without those that a later delete hides."""
+    above = [mask for mask in masks if mask.number > number]
+    if not above:
+        return rows
+    keep = outside(rows[0], above)
+    return rows[0][keep], rows[1][keep]
+
+
+class Fold:
+    """What a view holds of the series of one table, folded. What needs no decoding is folded at once.
+
+    rows: int64[layout.rows, FIELDS], complete after `run`; rows_to_decode: at most; cost: so far. with_windows: whether
+    windows may be read, of which first, last and M2 cannot be told (M2 is NaN then).
+    """
+
+    def __init__(
+        self, view: View, table: Table, recent: Recent, grid: Grid, layout: Layout, with_windows: bool = False
+    ) -> None:
+        self.rows = np.zeros((layout.rows, FIELDS), np.int64)
+        self.rows_to_decode = 0
+        self.cost = Cost()
+        self._view = view
+        self._table = table
+        self._recent = recent
+        self._grid = grid
+        self._layout = layout
+        self._with_windows = with_windows
+        self._held = np.zeros(len(layout.base), np.uint8)
+        self._none_held = np.zeros(len(layout.base), np.uint8)
+        self._fates = np.zeros(len(recent.places), np.uint8)
+        self._tasks: list[Task] = []
+        if len(recent.places):
+            self._fold_recent()
+        self._fold_blocks()
+
+    def run(self, pool: Readers | None = None) -> None:
+        """Decode what is left. Raises StorageError for a damaged block."""
+        tasks, self._tasks = self._tasks, []
+        parts = pool.run(tasks) if pool is not None and len(tasks) > 1 else [task() for task in tasks]
+        for part in parts:
+            aggregate_kernels.merge(part.rows, self.rows[part.shift : part.shift + len(part.rows)])
+            self.cost = self.cost.plus(part.cost)
+
+    def _fold_recent(self) -> None:
+        """Take in the summaries of heads that stand for themselves; tasks for the others that touch the range."""
+        recent, table, layout = self._recent, self._table, self._layout
+        aggregate_kernels.judge_parts(
+            recent.places, recent.summaries, recent.masked, table.earliest, table.latest, *self._grid, self._fates,
+            self._held,
+        )  # fmt: skip
+        summarized = aggregate_kernels.fold_parts(
+            recent.places, recent.summaries, self._fates, self._grid.interval, self._grid.offset, layout.base,
+            layout.first, self.rows,
+        )  # fmt: skip
+        self.cost = Cost(summarized=summarized)
+        if summarized < len(recent.places):
+            self._plan_separate()
+            self._plan_joined()
+
+    def _plan_separate(self) -> None:
+        """Tasks for the rows of heads that nothing else overlaps."""
+        separate = np.flatnonzero(self._fates == SEPARATE)
+        for number in np.unique(self._recent.heads[separate]).tolist():
+            which = separate[self._recent.heads[separate] == number]
+            counts = self._recent.summaries[which, kernels.COUNT]
+            self.rows_to_decode += int(counts.sum())
+            for span in _stretches(counts, np.ones(len(which), np.bool_), _TASK_ROWS):
+                self._tasks.append(partial(self._fold_separate, number, which[span]))
+
+    def _plan_joined(self) -> None:
+        """Tasks for the series of which rows in heads and blocks, or of several heads, may overlap."""
+        held = np.flatnonzero(self._held)
+        if not len(held):
+            return
+        joined = self._fates == JOINED
+        self.rows_to_decode += int(self._recent.summaries[joined, kernels.COUNT].sum())
+        table, recent = self._table, self._recent
+        self.rows_to_decode += aggregate_kernels.count_exposed(
+            table.places, table.t_min, table.t_max, table.counts, table.alone, recent.places, recent.summaries,
+            self._fates, self._held, *self._grid,
+        )  # fmt: skip
+        for begin in range(0, len(held), _TASK_SERIES):
+            self._tasks.append(partial(self._fold_joined, held[begin : begin + _TASK_SERIES]))
+
+    def _fold_blocks(self) -> None:
+        """Take in the summaries and windows of blocks that stand for their rows; tasks for the others."""
+        everything = slice(0, len(self._table.places))
+        blocks, cost = self._absorb(everything, self._held, kernels.NO_TIMES, 0, self.rows)
+        self.cost = self.cost.plus(cost)
+        if not len(blocks):
+            return
+        counts = self._table.counts[blocks]
+        self.rows_to_decode += int(counts.sum())
+        low, high, begins = self._plan(blocks)
+        for span in _stretches(counts, begins, _TASK_ROWS):
+            rows = slice(int(low[span].min()), int(high[span].max()) + 1)
+            self._tasks.append(partial(self._fold_undecided, blocks[span], begins[span], rows))
+
+    def _plan(self, blocks: npt.NDArray[np.int32]) -> tuple[Integers, Integers, npt.NDArray[np.bool_]]:
+        """Of blocks to decode: the first and last row of the answer that each reaches, and where a chain begins."""
+        low, high = np.empty((2, len(blocks)), np.int64)
+        begins = np.empty(len(blocks), np.uint8)
+        aggregate_kernels.plan_blocks(
+            self._table.places, self._table.t_min, self._table.t_max, blocks, *self._grid, self._layout.base,
+            self._layout.first, low, high, begins,
+        )  # fmt: skip
+        return low, high, begins.view(np.bool_)
+
+    def _absorb(
+        self, span: slice, held: npt.NDArray[np.uint8], recent: Integers, shift: int, rows: Integers
+    ) -> tuple[npt.NDArray[np.int32], Cost]:
+        """Fold the summaries and windows of a span of the table where they stand; the blocks that are left."""
+        table = self._table
+        undecided = np.empty(span.stop - span.start, np.int32)
+        clean = np.empty(len(undecided), np.uint8)
+        tally = np.zeros(1, np.int64)
+        left = aggregate_kernels.fold_blocks(
+            span.start, span.stop, table.places, table.t_min, table.t_max, table.counts, table.alone, table.floats,
+            held, recent, *self._grid, self._layout.base, self._layout.first, shift, rows, undecided, clean, tally,
+        )  # fmt: skip
+        undecided = undecided[:left]
+        windows = 0
+        if left and self._with_windows:
+            undecided, windows = self._absorb_windows(undecided, clean[:left].view(np.bool_), shift, rows)
+        return undecided, Cost(summarized=int(tally[0]), windows=windows)
+
+    def _absorb_windows(
+        self, blocks: npt.NDArray[np.int32], clean: npt.NDArray[np.bool_], shift: int, rows: Integers
+    ) -> tuple[npt.NDArray[np.int32], int]:
+        """Fold the windows of blocks where they suffice; the blocks that are left, and how many windows."""
+        read = 0
+        left = ~clean
+        candidates = np.flatnonzero(clean)
+        segments = self._table.segments[blocks[candidates]]
+        for number in np.unique(segments).tolist():
+            of_segment = candidates[segments == number]
+            of_segment = of_segment[np.argsort(self._table.blocks[blocks[of_segment]], kind="stable")]
+            for span in runs(self._table.blocks[blocks[of_segment]]):
+                chosen = of_segment[span]
+                taken, found = self._read_windows(self._view.stored.segments[number], blocks[chosen], shift, rows)
+                left[chosen] = ~taken
+                read += found
+        return blocks[left], read
+
+    def _read_windows(
+        self, segment: Segment, chosen: npt.NDArray[np.int32], shift: int, rows: Integers
+    ) -> tuple[npt.NDArray[np.bool_], int]:
+        """Fold the windows of blocks of one segment; which of the blocks these stand for, and how many windows."""
+        table = self._table
+        numbers = table.blocks[chosen]
+        windows = segment.windows(int(numbers[0]), int(numbers[-1]) + 1)
+        at = numbers - numbers[0]
+        taken = np.empty(len(chosen), np.uint8)
+        read = aggregate_kernels.fold_windows(
+            table.places[chosen], table.t_min[chosen], table.t_max[chosen], windows.widths[at], windows.first[at],
+            windows.first[at + 1], windows.numbers, windows.counts, windows.sum_hi, windows.sum_lo, windows.least,
+            windows.most, *self._grid, self._layout.base, self._layout.first, shift, rows, taken,
+        )  # fmt: skip
+        return taken.view(np.bool_), read
+
+    def _fold_separate(self, number: int, which: Integers) -> _Part:
+        recent = self._recent
+        span = self._layout.span(int(recent.places[which[0]]), int(recent.places[which[-1]]))
+        rows = np.zeros((span.stop - span.start, FIELDS), np.int64)
+        parts = Parts(recent.places[which], recent.locals[which], recent.summaries[which])
+        times, values, offsets = self._view.heads[number].gathered(parts)
+        self._fold_rows(times, values, offsets, parts.places, span.start, rows)
+        return _Part(span.start, rows, Cost())
+
+    def _fold_joined(self, places: Integers) -> _Part:
+        span = self._layout.span(int(places[0]), int(places[-1]))
+        rows = np.zeros((span.stop - span.start, FIELDS), np.int64)
+        cost = Cost()
+        for place in places.tolist():
+            cost = cost.plus(self._fold_series(place, span.start, rows))
+        return _Part(span.start, rows, cost)
+
+    def _fold_series(self, place: int, shift: int, rows: Integers) -> Cost:
+        """Fold one series, rows of heads joined with its blocks where they overlap."""
+        which = [part for part in self._recent.of_series(place) if self._fates[part] == JOINED]
+        masks = self._table.masks.get(place, ())
+        times, values = self._recent.rows(self._view.heads, which, masks, self._grid.start, self._grid.end)
+        span = self._table.of(place)
+        blocks, cost = self._absorb(span, self._none_held, times, shift, rows)
+        at = 0
+        if len(blocks):
+            begins = self._plan(blocks)[2]
+            for chain in np.split(blocks, np.flatnonzero(begins[1:]) + 1):
+                stop = int(times.searchsorted(self._table.t_max[chain].max(), "right"))
+                self._fold_chain(chain, (times[at:stop], values[at:stop]), shift, rows)
+                at = stop
+        self._fold_piece((times[at:], values[at:]), place, shift, rows)
+        return cost.plus(self._cost_of(blocks))
+
+    def _fold_undecided(self, blocks: npt.NDArray[np.int32], begins: npt.NDArray[np.bool_], span: slice) -> _Part:
+        """Decode and fold blocks, chains of overlapping ones as a whole."""
+        rows = np.zeros((span.stop - span.start, FIELDS), np.int64)
+        ends = np.append(begins[1:], True)
+        single = begins & ends
+        if self._table.masks:
+            single &= ~np.isin(self._table.places[blocks], list(self._table.masks))
+        self._fold_singles(blocks[single], span.start, rows)
+        starts, stops = np.flatnonzero(begins & ~single), np.flatnonzero(ends & ~single) + 1
+        for begin, end in zip(starts.tolist(), stops.tolist(), strict=True):
+            self._fold_chain(blocks[begin:end], None, span.start, rows)
+        return _Part(span.start, rows, self._cost_of(blocks))
+
+    def _fold_singles(self, blocks: npt.NDArray[np.int32], shift: int, rows: Integers) -> None:
+        """Decode and fold blocks that overlap nothing and that no delete touches."""
+        table, segments = self._table, self._view.stored.segments
+        counts = table.counts[blocks]
+        room = max(_BATCH_ROWS, int(counts.max(initial=0)))
+        times, values = np.empty(room, np.int64), np.empty(room, np.float64)
+        for span in _stretches(counts, np.ones(len(blocks), np.bool_), room):
+            chosen = blocks[span]
+            offsets = np.zeros(len(chosen) + 1, np.int64)
+            np.cumsum(counts[span], out=offsets[1:])
+            places = zip(table.segments[chosen].tolist(), table.blocks[chosen].tolist(), strict=True)
+            begin = 0
+            for (segment, block), end in zip(places, offsets[1:].tolist(), strict=True):
+                segments[segment].decode_into(block, times[begin:end], values[begin:end])
+                begin = end
+            self._fold_rows(times, values, offsets, table.places[chosen], shift, rows)
+
+    def _fold_chain(self, blocks: npt.NDArray[np.int32], recent: Rows | None, shift: int, rows: Integers) -> None:
+        """Decode blocks of one series, join them with one another and with recent rows, and fold them."""
+        place = int(self._table.places[blocks[0]])
+        masks = self._table.masks.get(place, ())
+        chain = list(zip(self._table.segments[blocks].tolist(), self._table.blocks[blocks].tolist(), strict=True))
+        for piece in settled_pieces(self._table.t_min[blocks], lambda at: self._decode(*chain[at], masks), recent):
+            self._fold_piece(piece, place, shift, rows)
+
+    def _decode(self, number: int, block: int, masks: Masks) -> Rows:
+        segment = self._view.stored.segments[number]
+        return unmasked(segment.decode(block), masks, segment.header.delete_number)
+
+    def _fold_piece(self, piece: Rows, place: int, shift: int, rows: Integers) -> None:
+        self._fold_rows(*piece, np.array([0, len(piece[0])]), np.array([place]), shift, rows)
+
+    def _fold_rows(
+        self, times: Integers, values: Values, offsets: Integers, places: Integers, shift: int, rows: Integers
+    ) -> None:
+        aggregate_kernels.fold_rows(
+            times, values, offsets, places, *self._grid, self._layout.base, self._layout.first, shift, rows
+        )
+
+    def _cost_of(self, blocks: npt.NDArray[np.int32]) -> Cost:
+        return Cost(decoded=len(blocks), rows=int(self._table.counts[blocks].sum()))
+
+
+def _stretches(counts: Integers, begins: npt.NDArray[np.bool_], limit: int) -> Iterator[slice]:
+    """Cut items, each with some rows, into stretches of `limit` rows at most, only where one may begin.
+
+    A stretch that cannot be cut has more. begins: true for the first item.
+    """
+    edges = np.append(np.flatnonzero(begins), len(counts))
+    rows = np.append(0, np.cumsum(counts))[edges]
+    at = 0
+    while at + 1 < len(edges):
+        furthest = int(rows.searchsorted(rows[at] + limit, "right")) - 1
+        after = max(at + 1, furthest)
+        yield slice(int(edges[at]), int(edges[after]))
+        at = after
