@@ -31,8 +31,8 @@ _HEADER: Final = struct.Struct(f"<{layout.STORE_ID_BYTES}s{layout.STORE_ID_BYTES
 _FOOTER: Final = struct.Struct("<QQQIIII8s")  # index offset, its length, points, blocks, series, two CRCs, magic
 _FOOTER_CRC_AT: Final = 36  # the footer's own CRC covers what lies before it
 
-_T_MIN, _T_MAX, _DIGEST, _OFFSET = range(4)  # int64 rows of the index
-_SERIES, _COUNT, _TIMES_BYTES, _VALUES_BYTES, _CRC = range(5)  # uint32 rows
+T_MIN, T_MAX, DIGEST, OFFSET = range(4)  # int64 rows of the index
+SERIES, COUNT, TIMES_BYTES, VALUES_BYTES, CRC = range(5)  # uint32 rows
 
 Times = npt.NDArray[np.int64]
 Values = npt.NDArray[np.float64]
@@ -66,8 +66,9 @@ def is_version_1(path: Path) -> bool:
 class Segment:
     """An open segment. Columns are by block, blocks in order of series and time.
 
-    hashes: uint64[series]; first_block: uint32[series + 1]; owners, counts: uint32[blocks]; t_min, t_max:
-    int64[blocks]; digests: uint64[blocks]; floats: float64[6, blocks] (sum hi and lo, min, max, first, last).
+    hashes: uint64[series]; first_block: uint32[series + 1]; ints: int64[4, blocks] (t_min, t_max, digest, offset);
+    floats: float64[6, blocks] (sum hi and lo, min, max, first, last); words: uint32[5, blocks] (series, count, lengths
+    of timestamps and values, CRC), of which owners and counts are rows; codecs: uint8[2, blocks].
     """
 
     def __init__(self, path: Path, number: int) -> None:
@@ -89,14 +90,14 @@ class Segment:
 
     def decode(self, block: int) -> tuple[Times, Values]:
         """The points of a block, settled. Raises DamagedError when its bytes are not what was written."""
-        offset = int(self._ints[_OFFSET, block])
-        middle = offset + int(self._words[_TIMES_BYTES, block])
-        end = middle + int(self._words[_VALUES_BYTES, block])
+        offset = int(self.ints[OFFSET, block])
+        middle = offset + int(self.words[TIMES_BYTES, block])
+        end = middle + int(self.words[VALUES_BYTES, block])
         count = int(self.counts[block])
-        computed, want = files.crc32c(self._data[offset:end]), int(self._words[_CRC, block])
+        computed, want = files.crc32c(self._data[offset:end]), int(self.words[CRC, block])
         if computed != want:
             raise DamagedError(f"{self.path}: block {block} at {offset} has CRC {computed:08x}, want {want:08x}")
-        times_codec, values_codec = self._codecs[:, block].tolist()
+        times_codec, values_codec = self.codecs[:, block].tolist()
         try:
             times = codec.decode_times(self._data[offset:middle], count, times_codec)
             values = codec.decode_values(self._data[middle:end], count, values_codec)
@@ -114,11 +115,9 @@ class Segment:
             arrays.append(np.frombuffer(self._data, dtype, count, at).reshape(shape))
             at += count * dtype.itemsize
             at += -at % 8
-        self._ints, self.floats, self.hashes, self._words, self.first_block, self._key_begin, self._codecs = arrays
+        self.ints, self.floats, self.hashes, self.words, self.first_block, self._key_begin, self.codecs = arrays
         self._keys = self._data[at:end]
-        self.t_min, self.t_max = self._ints[_T_MIN], self._ints[_T_MAX]
-        self.digests = self._ints[_DIGEST].view(np.uint64)
-        self.owners, self.counts = self._words[_SERIES], self._words[_COUNT]
+        self.owners, self.counts = self.words[SERIES], self.words[COUNT]
 
 
 def describe_damage(path: Path, error: DamagedError) -> dict[str, Any]:
@@ -134,7 +133,7 @@ def describe_damage(path: Path, error: DamagedError) -> dict[str, Any]:
         footer = _unpack_footer(data, path)
         note["points"], note["series"] = footer.points, footer.series
         found = Segment(path, 0)
-        note["first_time"], note["last_time"] = int(found.t_min.min()), int(found.t_max.max())
+        note["first_time"], note["last_time"] = int(found.ints[T_MIN].min()), int(found.ints[T_MAX].max())
     except DamagedError:
         return note  # the footer or the index is what was damaged
     return note
