@@ -38,6 +38,10 @@ class Catalog:
         """The key of a series."""
         return self._keys[local_id]
 
+    def keys(self, local_ids: npt.NDArray[np.int64]) -> list[bytes]:
+        """The keys of many series."""
+        return [self._keys[each] for each in local_ids.tolist()]
+
     def hash(self, local_id: int) -> int:
         """series_hash of a series."""
         return int(self._hashes[local_id])

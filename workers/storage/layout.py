@@ -45,7 +45,7 @@ logger = log.get("storage.layout")
 
 
 class DamagedError(StorageError):
-    """A file, or a part of one, that is not what was written."""
+    """A file, or a part of one, that is not what was written. The text begins with the file's path and a colon."""
 
 
 class NodeFile(msgspec.Struct, frozen=True):

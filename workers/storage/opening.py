@@ -10,10 +10,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
+from common import files
 from common.codec import Policy
 from common.errors import StorageError
 from workers.storage import segment
 from workers.storage.catalog import Catalog
+from workers.storage.compaction_plan import resolve
 from workers.storage.layout import DamagedError, Layout
 from workers.storage.segment import PageCache, Segment
 from workers.storage.upgrade import upgrade
@@ -50,16 +52,29 @@ def open_segments(
     upgrade(place, policy, stop)
     numbers = place.segment_numbers()
     _allow_open_files(len(numbers))
-    opened = []
+    opened: dict[int, Segment] = {}
+    damaged: dict[int, DamagedError] = {}
     for number in numbers:
         if stop():
             raise OpeningStopped(f"asked to stop before segment {number} was opened")
-        path = place.segment_path(number)
         try:
-            opened.append(open_segment(path, number, cache, catalog))
+            opened[number] = open_segment(place.segment_path(number), number, cache, catalog)
         except DamagedError as error:
+            damaged[number] = error
+    return _resolve(place, opened, damaged)
+
+
+def _resolve(place: Layout, opened: dict[int, Segment], damaged: dict[int, DamagedError]) -> list[Segment]:
+    """The segments that count. What compactions have replaced, or have not finished, goes."""
+    found = resolve({number: each.header for number, each in opened.items()}, place.store_id)
+    for gone in (found.superseded, found.incomplete):  # in this order: an output counts as long as an input is there
+        present = sorted(gone & (opened.keys() | damaged.keys()))
+        files.remove_files([place.segment_path(number) for number in present], place.disk)
+    for number, error in damaged.items():
+        if number not in found.superseded:
+            path = place.segment_path(number)
             place.set_aside_file(path, segment.describe_damage(path, error))
-    return opened
+    return [each for number, each in opened.items() if number not in found.superseded | found.incomplete]
 
 
 def open_segment(path: Path, number: int, cache: PageCache, catalog: Catalog) -> Segment:

@@ -6,6 +6,7 @@ leaves it and the WAL files go.
 """
 
 import time
+from collections.abc import Callable
 
 import numpy as np
 
@@ -28,8 +29,15 @@ class Sealing:
     """rows, bytes, seconds: sealed so far, and the time that it took."""
 
     def __init__(
-        self, place: Layout, catalog: Catalog, current: CurrentView, cache: PageCache, policy: Policy
+        self,
+        place: Layout,
+        catalog: Catalog,
+        current: CurrentView,
+        cache: PageCache,
+        policy: Policy,
+        on_sealed: Callable[[], None],
     ) -> None:
+        """on_sealed: called after each."""
         self.rows = 0
         self.bytes = 0
         self.seconds = 0.0
@@ -38,6 +46,7 @@ class Sealing:
         self._current = current
         self._cache = cache
         self._policy: Policy = policy
+        self._on_sealed = on_sealed
         self._frontiers = np.empty(0, np.int64)  # by catalog id
 
     def seal(self, frozen: Frozen) -> None:
@@ -47,7 +56,7 @@ class Sealing:
         store_id = self._layout.store_id
         header = segment.Header(store_id, store_id, head.delete_number, ((head.wal_first, head.wal_last),), ())
         grouped = head.grouped()
-        keys = [self._catalog.key(local_id) for local_id in grouped.ids.tolist()]
+        keys = self._catalog.keys(grouped.ids)
         path = self._layout.segment_path(number)
         self._grow_frontiers()
         frontiers = self._frontiers[grouped.ids]
@@ -60,6 +69,7 @@ class Sealing:
         self.bytes += written.bytes
         self.seconds += time.perf_counter() - begin_s
         logger.info("sealed", segment=number, rows=head.rows, points=written.points, bytes=written.bytes)
+        self._on_sealed()
 
     def note(self, written: Segment) -> None:
         """Take in the greatest times of a segment's series. Raises DamagedError."""

@@ -147,7 +147,7 @@ class Server:
                 plan = self._plan(request)
                 fits = rows + plan.rows_to_decode <= INLINE_ROWS
                 rows += plan.rows_to_decode if fits else 0
-                outcomes.append(protocol.AggregateOutcome(plan.run() if fits else None, None))
+                outcomes.append(protocol.AggregateOutcome(self._run(plan) if fits else None, None))
             except Exception as error:
                 outcomes.append(protocol.AggregateOutcome(None, self._error(ask, error)))
         return outcomes
@@ -155,17 +155,21 @@ class Server:
     def _aggregate(self, ask: Ask, request: protocol.AggregateRequest) -> list[bytes] | None:
         plan = self._plan(request)
         if plan.rows_to_decode <= INLINE_ROWS:
-            return self._reply(ask, plan.run())
+            return self._reply(ask, self._run(plan))
         self.counts.pooled += 1
         self._work.put((ask, plan))
         return None
+
+    def _run(self, plan: AggregatePlan) -> protocol.AggregateReply:
+        with self.store.watching_damage():
+            return plan.run(self.store.pool)
 
     def _read(self, socket: bus.Socket) -> None:
         """A reader thread: runs plans, hands the frames to the server thread through its pair."""
         while (work := self._work.get()) is not None:
             ask, plan = work
             try:
-                reply = self._reply(ask, plan.run())
+                reply = self._reply(ask, self._run(plan))
             except Exception as error:
                 reply = self._explain(ask, error)
             socket.send(routed.join(ask.route, reply))

@@ -9,18 +9,16 @@ one is dropped; a delete record is durable before the first answer that knows of
 delete every row was written after it.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 
-from common import clock, config, files, log, protocol
-from common.errors import ProtocolError, StorageError
+from common import clock, config, files, log
+from common.errors import StorageError
 from common.points import PointBatch
-from common.selector import Selector
-from common.timestamps import MIN_NS
 from workers.storage import deletes, layout, limits, opening, status, wal
 from workers.storage.aggregate import AggregatePlan
 from workers.storage.catalog import Catalog
@@ -28,8 +26,12 @@ from workers.storage.deletes import DeleteRecord, Deletes
 from workers.storage.head import ROW_BYTES, Head
 from workers.storage.layout import Layout
 from workers.storage.limits import Gate, LoggedBatch, Refused, Sifted
+from workers.storage.maintainer import Maintainer
+from workers.storage.maintenance import Maintenance
 from workers.storage.opening import OpeningStopped
 from workers.storage.page_cache import PageCache
+from workers.storage.readers import Readers
+from workers.storage.reading import Reading
 from workers.storage.recovery import Recovery, Replayed
 from workers.storage.retention import Retention
 from workers.storage.sealer import Frozen, Sealer
@@ -41,8 +43,8 @@ __all__ = ["AggregatePlan", "DeleteRecord", "LoggedBatch", "OpeningStopped", "St
 logger = log.get("storage")
 
 
-class Store:
-    """One open data directory. Made by `Store.open`."""
+class Store(Reading):
+    """One open data directory. Made by `Store.open`. What it answers is in reading.py."""
 
     def __init__(self, place: Layout, partitions: int, settings: config.Storage) -> None:
         """As `open`, from a directory that is held. Nothing is replayed yet."""
@@ -51,6 +53,7 @@ class Store:
         self._settings = settings
         self._catalog = Catalog()
         self._cache = PageCache(settings.cache_bytes)
+        self.pool = Readers(settings.read_threads)
         self._retention = Retention(settings.retention_days)
         self._floor = limits.DiskFloor(place.directory, settings.disk_floor_bytes)
         self._head_since_s: float | None = None  # when the head took its first row, monotonic; writer thread
@@ -120,6 +123,7 @@ class Store:
         self._save(record)
         self._wal.roll()
         self._begin_after(in_force.after(record))
+        self._maintainer.wake()
         logger.info("delete in force", number=record.number, device=record.selector.device_id)
         return True
 
@@ -139,63 +143,24 @@ class Store:
             self._freeze(0)
         self._sealer.wait_until_idle()
 
+    def compact(self) -> None:
+        """Merge all segments that can be, apply deletes and retention. Raises StorageError when that fails."""
+        with self._maintainer.exclusive():
+            try:
+                while self._maintenance.step(_no_pause, everything=True):
+                    pass
+            except OSError as error:
+                raise StorageError(f"compaction in {self._layout.directory}: {error.strerror}") from error
+
     def close(self) -> None:
         """Let the directory go. The head stays in the WAL, where the next `open` finds it."""
+        self._maintainer.stop()
         self._sealer.stop()
+        self.pool.close()
         self._wal.roll()
         self._layout.lock.release()
 
     # Any thread.
-
-    def plan(
-        self,
-        device: str,
-        metric: str,
-        tags: Mapping[str, str] | None,
-        partitions: bytes,
-        start: int | None,
-        end: int | None,
-    ) -> AggregatePlan:
-        """Prepare an aggregate over the series that match, in the partitions of a bitmap, start <= time <= end.
-
-        tags: None for any. start, end: ns, None is open. The plan's `run` gives the answer, and does what takes
-        time. Raises ProtocolError for a bitmap of another size.
-        """
-        ids = self._select(Selector(device, metric, None if tags is None else dict(tags)), partitions)
-        plan = AggregatePlan(self._current.now, partitions, self._first_kept(start), end)
-        for local_id in ids.tolist():
-            plan.add(local_id, self._catalog.key(local_id), self._catalog.hash(local_id))
-        return plan
-
-    def aggregate(
-        self,
-        device: str,
-        metric: str,
-        tags: Mapping[str, str] | None,
-        partitions: bytes,
-        start: int | None,
-        end: int | None,
-    ) -> protocol.AggregateReply:
-        """Plan and run at once."""
-        return self.plan(device, metric, tags, partitions, start, end).run()
-
-    def series(
-        self, after: bytes, limit: int, device: str | None, metric: str | None, partitions: bytes
-    ) -> tuple[list[bytes], bool]:
-        """At most `limit` keys above `after`, ascending, of one device or metric where given; whether more follow."""
-        self._check_bitmap(partitions)
-        keys: list[bytes] = []
-        for key in self._catalog.keys_after(after, device, metric):
-            local_id = self._catalog.find(key)
-            if local_id is not None and self._is_in(self._catalog.hash(local_id), partitions):
-                if len(keys) == limit:
-                    return keys, True
-                keys.append(key)
-        return keys, False
-
-    def partitions_of(self, keys: Sequence[bytes]) -> npt.NDArray[np.int64]:
-        """The partition of each key. Raises ProtocolError for one that is not canonical."""
-        return self._partitions_of(self._catalog.hashes_of(keys))
 
     def status(self) -> dict[str, Any]:
         """What an operator wants to know. Sizes in bytes, durations as their names say.
@@ -223,10 +188,16 @@ class Store:
             "sealed_rows": self._sealing.rows,
             "sealed_bytes": self._sealing.bytes,
             "seal_seconds": self._sealing.seconds,
+            "compaction_backlog": self._maintenance.backlog,
+            "compaction_failures": self._maintainer.failures,
+            "compactions": self._maintenance.compactions,
+            "compacted_bytes": self._maintenance.compacted_bytes,
+            "expired_points": self._maintenance.expired_points,
             "replayed_rows": self._replayed_rows,
             "refused_rows": self._refused_rows,
             "deletes": len(in_force),
             "delete_number": in_force.number,
+            "deletes_unapplied": self._maintenance.masked,
             "retention_cutoff_ns": self._retention.cutoff if self._retention.days else None,
             "disk_free_bytes": limits.free_bytes(self._layout.directory),
             "resident_bytes": status.resident_bytes(),
@@ -237,7 +208,7 @@ class Store:
             "fsync_seconds": counts.sync_ns / 1e9,
             "fsync_last_ms": counts.sync_last_ns / 1e6,
             "fsync_max_ms": counts.sync_max_ns / 1e6,
-            "damaged": self._damaged,
+            "damaged": self._layout.damaged(),
         }
 
     def export_metrics(self) -> None:
@@ -253,8 +224,13 @@ class Store:
         records = deletes.load(self._layout)
         in_force = Deletes(records, opening.highest_delete(self._layout, segments))
         self._numbers = opening.next_numbers(self._layout, segments)
-        self._current = CurrentView(segments, in_force, Head(settings.head_rows, in_force.number))
-        self._sealing = Sealing(self._layout, self._catalog, self._current, cache, settings.codec)
+        self._current = CurrentView(segments, cache, in_force, Head(settings.head_rows, in_force.number))
+        self._maintenance = Maintenance(
+            self._layout, settings, self._catalog, self._current, cache, self._numbers, self._retention
+        )
+        self._maintainer = Maintainer(self._maintenance.step, settings.compaction_share)
+        wake = self._maintainer.wake
+        self._sealing = Sealing(self._layout, self._catalog, self._current, cache, settings.codec, wake)
         for each in segments:
             self._sealing.note(each)
         recovery = Recovery(self._layout, opening.covering(self._layout, segments))
@@ -266,11 +242,11 @@ class Store:
             raise
         self._wal = wal.WalWriter(self._layout, self._numbers.take, recovery.newest)
         self._wal_cut_bytes = recovery.cut_bytes
-        self._damaged = self._layout.damaged()
+        self._maintainer.start()
         self._head_since_s = clock.monotonic_s() if self._current.head.rows else None
         logger.info(
             "store open", directory=str(self._layout.directory), segments=len(segments), series=len(self._catalog),
-            replayed_rows=self._replayed_rows, deletes=len(in_force), damaged=len(self._damaged),
+            replayed_rows=self._replayed_rows, deletes=len(in_force), damaged=len(self._layout.damaged()),
         )  # fmt: skip
 
     def _replay_all(self, recovery: Recovery, stop: Callable[[], bool]) -> None:
@@ -366,32 +342,6 @@ class Store:
             deletes.withdraw(self._layout, record)
             raise StorageError(f"delete {record.number} in {self._layout.directory}: {error.strerror}") from error
 
-    # Which series.
 
-    def _select(self, selector: Selector, partitions: bytes) -> npt.NDArray[np.int64]:
-        """The ids of the series that match and lie in the partitions of a bitmap."""
-        self._check_bitmap(partitions)
-        ids = self._catalog.matching(selector)
-        inside = self._partitions_of(self._catalog.hashes(ids))
-        bits = np.frombuffer(partitions, np.uint8)
-        chosen: npt.NDArray[np.int64] = ids[(bits[inside >> 3] >> (inside & 7)) & 1 != 0]
-        return chosen
-
-    def _first_kept(self, start: int | None) -> int | None:
-        """The start of a range that holds nothing behind the retention's cutoff."""
-        cutoff = self._retention.cutoff
-        return start if cutoff == MIN_NS else max(cutoff, MIN_NS if start is None else start)
-
-    def _check_bitmap(self, partitions: bytes) -> None:
-        want = (self._partitions + 7) // 8
-        if len(partitions) != want:
-            raise ProtocolError(f"bitmap of {len(partitions)} bytes, want {want}")
-
-    def _partitions_of(self, hashes: npt.NDArray[np.uint64]) -> npt.NDArray[np.int64]:
-        below = np.uint64(64 - self._partitions.bit_length())  # in two steps: a shift by 64 has no meaning
-        found: npt.NDArray[np.int64] = (hashes >> below >> np.uint64(1)).astype(np.int64)
-        return found
-
-    def _is_in(self, hash_: int, partitions: bytes) -> bool:
-        partition = hash_ >> (64 - self._partitions.bit_length() + 1)
-        return bool(partitions[partition >> 3] >> (partition & 7) & 1)
+def _no_pause() -> None:
+    """Compaction that is waited for takes all the time it can get."""

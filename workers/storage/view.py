@@ -9,18 +9,20 @@ read by those who took it before: files stay readable through their mappings aft
 import threading
 from collections.abc import Collection, Sequence
 
-from workers.storage.aggregate import SegmentSet, View
 from workers.storage.deletes import Deletes
 from workers.storage.head import Head
+from workers.storage.page_cache import PageCache
 from workers.storage.segment import Segment
+from workers.storage.table import SegmentSet, View
 
 
 class CurrentView:
-    """Any thread reads `now`; changes are made by the methods alone."""
+    """Any thread reads `now`; changes are made by the methods alone. cache: of the segments' pages and tables."""
 
-    def __init__(self, segments: Sequence[Segment], deletes: Deletes, head: Head) -> None:
+    def __init__(self, segments: Sequence[Segment], cache: PageCache, deletes: Deletes, head: Head) -> None:
         self._lock = threading.Lock()
-        self.now = View(SegmentSet(segments), (head,), deletes)
+        self._cache = cache
+        self.now = View(SegmentSet(segments, cache), (head,), deletes)
 
     @property
     def head(self) -> Head:
@@ -46,7 +48,7 @@ class CurrentView:
         with self._lock:
             view = self.now
             heads = tuple(each for each in view.heads if each is not head)
-            self.now = View(SegmentSet([*view.stored.segments, written]), heads, view.deletes)
+            self.now = View(SegmentSet([*view.stored.segments, written], self._cache), heads, view.deletes)
 
     def put_segments(self, gone: Collection[int], written: Sequence[Segment] = ()) -> list[Segment]:
         """Segments for those of the numbers `gone`; the ones that went, fewer when others took them out before."""
@@ -54,5 +56,5 @@ class CurrentView:
             view = self.now
             left = [each for each in view.stored.segments if each.number not in gone]
             went = [each for each in view.stored.segments if each.number in gone]
-            self.now = View(SegmentSet([*left, *written]), view.heads, view.deletes)
+            self.now = View(SegmentSet([*left, *written], self._cache), view.heads, view.deletes)
             return went

@@ -1,0 +1,163 @@
+"""What a store does in the background with its segments: drop what has expired, merge, apply deletes, set aside.
+
+Owns the order of these steps. Which segments are merged is compaction_plan's choice, how is compaction.py's, and when
+is the maintainer's. `step` belongs to whoever excludes other steps (maintainer.py); `set_aside` to any thread.
+
+In each step the new segments are durable before the view names them, the view names them in the place of the old
+ones at once, and only then are the old ones unlinked: a reader sees all rows once, at any moment.
+"""
+
+import numpy as np
+import numpy.typing as npt
+
+from common import clock, log
+from common.config import Storage
+from workers.storage import compaction_plan, limits, segment
+from workers.storage.catalog import Catalog
+from workers.storage.compaction import Compactor
+from workers.storage.compaction_plan import Described, Task
+from workers.storage.compaction_table import DamagedInputError
+from workers.storage.deletes import DeleteRecord, Deletes
+from workers.storage.layout import DamagedError, Layout
+from workers.storage.maintainer import Pause
+from workers.storage.opening import Numbers, open_segment
+from workers.storage.page_cache import PageCache
+from workers.storage.retention import Retention
+from workers.storage.segment import Segment
+from workers.storage.view import CurrentView
+
+logger = log.get("storage")
+
+
+class Maintenance:
+    """compacted_bytes, compactions, expired_points: done so far; backlog: segments that the next merge would take.
+
+    masked: segments with rows that a delete hides, as of the last step.
+    """
+
+    def __init__(
+        self,
+        place: Layout,
+        settings: Storage,
+        catalog: Catalog,
+        current: CurrentView,
+        cache: PageCache,
+        numbers: Numbers,
+        retention: Retention,
+    ) -> None:
+        self.compactions = 0
+        self.compacted_bytes = 0
+        self.expired_points = 0
+        self.backlog = 0
+        self.masked = 0
+        self._layout = place
+        self._floor = settings.disk_floor_bytes
+        self._catalog = catalog
+        self._current = current
+        self._cache = cache
+        self._retention = retention
+        self._examined: dict[int, tuple[int, bool]] = {}  # by segment: deletes up to this, whether one hides rows
+        self._compactor = Compactor(place, settings.codec, self._keys_of, numbers.take, settings.compaction_bytes)
+
+    def step(self, pause: Pause, everything: bool = False) -> bool:
+        """Do the next thing; whether there was any. everything: merge all that can be, not what pays.
+
+        Raises OSError, StorageError, and what `pause` raises; then nothing has changed but what was complete.
+        """
+        self._compactor.clean()
+        self._expire()
+        deletes, cutoff = self._current.now.deletes, self._retention.settled
+        try:
+            described = self._describe(deletes, cutoff)
+        except DamagedError as error:
+            self.set_aside(error)
+            return True
+        room = limits.free_bytes(self._layout.directory) - self._floor
+        task = compaction_plan.pick(described, clock.wall_ns(), room, everything)
+        self.backlog = len(task.numbers) if task else 0
+        if task is None:
+            return False
+        self._compact(task, deletes, cutoff, pause)
+        return True
+
+    def set_aside(self, error: DamagedError) -> None:
+        """Take the segment that an error speaks of out of the view, and move its file out of the way.
+
+        An error of no segment that is still in use changes nothing: others found the same before.
+        """
+        found = [each for each in self._current.now.stored.segments if str(error).startswith(f"{each.path}: ")]
+        for gone in self._current.put_segments([each.number for each in found]):
+            note = segment.describe_damage(gone.path, error)
+            try:
+                self._layout.set_aside_file(gone.path, note)
+            except OSError as refused:
+                logger.error("damaged segment cannot be moved", file=gone.path.name, error=str(refused))
+
+    def _expire(self) -> None:
+        """Unlink segments that lie wholly behind the settled cutoff."""
+        settled = self._retention.settled
+        expired = [each for each in self._current.now.stored.segments if each.t_max < settled]
+        if not expired:
+            return
+        gone = self._current.put_segments([each.number for each in expired])
+        self._compactor.retire(gone)
+        points = sum(each.points for each in gone)
+        self.expired_points += points
+        logger.info("segments behind the retention removed", segments=len(gone), points=points)
+
+    def _compact(self, task: Task, deletes: Deletes, cutoff: int, pause: Pause) -> None:
+        began_s = clock.monotonic_s()
+        inputs = [each for each in self._current.now.stored.segments if each.number in task.numbers]
+        try:
+            numbers = self._compactor.run(inputs, deletes, cutoff, pause)
+            written = [self._open(number) for number in numbers]
+        except DamagedInputError as error:
+            self.set_aside(DamagedError(str(error)))
+            return
+        self._current.put_segments(task.numbers, written)
+        self._compactor.retire(inputs)
+        self.compactions += 1
+        self.compacted_bytes += sum(each.bytes for each in written)
+        logger.info(
+            "compacted", reason=task.reason, segments=list(task.numbers), into=numbers,
+            points=sum(each.points for each in written), bytes_before=task.bytes,
+            bytes=sum(each.bytes for each in written), seconds=round(clock.monotonic_s() - began_s, 3),
+        )  # fmt: skip
+
+    def _open(self, number: int) -> Segment:
+        return open_segment(self._layout.segment_path(number), number, self._cache, self._catalog)
+
+    def _keys_of(self, ids: npt.NDArray[np.int64]) -> list[bytes]:
+        return self._catalog.keys(ids)
+
+    def _describe(self, deletes: Deletes, cutoff: int) -> list[Described]:
+        stored = self._current.now.stored.segments
+        self._examined = {each.number: self._examine(each, deletes) for each in stored}
+        self.masked = sum(masked for _, masked in self._examined.values())
+        return [
+            Described(
+                each.number, each.points, each.bytes, each.t_min, each.t_max, each.header.group,
+                self._examined[each.number][1], compaction_plan.share_behind(each.t_min, each.t_max, cutoff),
+            )
+            for each in stored
+        ]  # fmt: skip
+
+    def _examine(self, stored: Segment, deletes: Deletes) -> tuple[int, bool]:
+        """Whether a delete hides rows of a segment; only those that came since it was examined last are looked at."""
+        known, masked = self._examined.get(stored.number, (stored.header.delete_number, False))
+        later = [] if masked else [record for record in deletes.records if record.number > known]
+        return deletes.number, masked or any(self._hides(record, stored) for record in later)
+
+    def _hides(self, record: DeleteRecord, stored: Segment) -> bool:
+        """Whether a block of a segment holds rows in the range of a delete, or may."""
+        if record.end < stored.t_min or record.start > stored.t_max:
+            return False
+        ids = self._catalog.matching(record.selector)
+        for local_id, hash_ in zip(ids.tolist(), self._catalog.hashes(ids).tolist(), strict=True):
+            ordinal = stored.find(local_id, hash_)
+            if ordinal < 0:
+                continue
+            blocks = stored.index(*stored.block_range(ordinal))
+            if ((blocks.t_min <= record.end) & (blocks.t_max >= record.start)).any():
+                return True
+        return False

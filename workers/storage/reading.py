@@ -1,0 +1,157 @@
+"""The read side of a store: aggregates, samples, series. Any thread.
+
+Owns nothing: a reader takes the view once, and reads nothing else that changes. Never changes the store, but that a
+segment found damaged is set aside.
+"""
+
+import contextlib
+from collections.abc import Collection, Iterator, Mapping, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from common import protocol
+from common.errors import ProtocolError
+from common.selector import Selector
+from common.timestamps import MIN_NS
+from workers.storage import aggregate as aggregates
+from workers.storage.aggregate import AggregatePlan, Rows, Selection
+from workers.storage.catalog import Catalog
+from workers.storage.layout import DamagedError
+from workers.storage.maintenance import Maintenance
+from workers.storage.readers import Readers
+from workers.storage.retention import Retention
+from workers.storage.view import CurrentView
+
+
+class Reading:
+    """What Store answers; its attributes are made there. pool: threads that share the work of one request."""
+
+    pool: Readers
+    _partitions: int
+    _catalog: Catalog
+    _current: CurrentView
+    _retention: Retention
+    _maintenance: Maintenance
+
+    def plan(
+        self,
+        device: str,
+        metric: str,
+        tags: Mapping[str, str] | None,
+        partitions: bytes,
+        start: int | None,
+        end: int | None,
+    ) -> AggregatePlan:
+        """Prepare an aggregate over the series that match, in the partitions of a bitmap, start <= time <= end.
+
+        tags: None for any. start, end: ns, None is open. The plan's `run` gives the answer, and does what takes
+        time. Raises ProtocolError for a bitmap of another size.
+        """
+        chosen = self._select(Selector(device, metric, None if tags is None else dict(tags)), partitions)
+        with self.watching_damage():
+            return AggregatePlan(self._current.now, chosen, partitions, self._first_kept(start), end)
+
+    def aggregate(
+        self,
+        device: str,
+        metric: str,
+        tags: Mapping[str, str] | None,
+        partitions: bytes,
+        start: int | None,
+        end: int | None,
+    ) -> protocol.AggregateReply:
+        """Plan and run at once."""
+        with self.watching_damage():
+            return self.plan(device, metric, tags, partitions, start, end).run(self.pool)
+
+    def by_series(self, selector: Selector, partitions: bytes, start: int | None, end: int | None) -> Rows:
+        """Aggregates of each series that matches; arguments and errors as of `plan`, and StorageError for damage."""
+        chosen = self._select(selector, partitions)
+        with self.watching_damage():
+            return aggregates.by_series(self._current.now, chosen, self._first_kept(start), end, self.pool)
+
+    def by_interval(
+        self,
+        selector: Selector,
+        partitions: bytes,
+        start: int | None,
+        end: int | None,
+        interval: int,
+        offset: int = 0,
+        wants: Collection[str] = aggregates.WANTS,
+        max_rows: int = 1_000_000,
+    ) -> Rows:
+        """Aggregates of each series that matches and each bucket; more in aggregate.by_interval."""
+        chosen = self._select(selector, partitions)
+        with self.watching_damage():
+            return aggregates.by_interval(
+                self._current.now, chosen, self._first_kept(start), end, interval, offset, wants, max_rows, self.pool
+            )
+
+    def samples(
+        self, selector: Selector, partitions: bytes, start: int | None, end: int | None
+    ) -> Iterator[tuple[bytes, npt.NDArray[np.int64], npt.NDArray[np.float64]]]:
+        """The points of each series that matches, in pieces in order of time: key, times (ns), values."""
+        chosen = self._select(selector, partitions)
+        with self.watching_damage():
+            for local_id, times, values in aggregates.samples(self._current.now, chosen, self._first_kept(start), end):
+                yield self._catalog.key(local_id), times, values
+
+    @contextlib.contextmanager
+    def watching_damage(self) -> Iterator[None]:
+        """For reading: a segment found damaged is set aside, so that what is asked next is answered by the others.
+
+        The error passes on: this answer would lack what the segment held.
+        """
+        try:
+            yield
+        except DamagedError as error:
+            self._maintenance.set_aside(error)
+            raise
+
+    def series(
+        self, after: bytes, limit: int, device: str | None, metric: str | None, partitions: bytes
+    ) -> tuple[list[bytes], bool]:
+        """At most `limit` keys above `after`, ascending, of one device or metric where given; whether more follow."""
+        self._check_bitmap(partitions)
+        keys: list[bytes] = []
+        for key in self._catalog.keys_after(after, device, metric):
+            local_id = self._catalog.find(key)
+            if local_id is not None and self._is_in(self._catalog.hash(local_id), partitions):
+                if len(keys) == limit:
+                    return keys, True
+                keys.append(key)
+        return keys, False
+
+    def partitions_of(self, keys: Sequence[bytes]) -> npt.NDArray[np.int64]:
+        """The partition of each key. Raises ProtocolError for one that is not canonical."""
+        return self._partitions_of(self._catalog.hashes_of(keys))
+
+    def _select(self, selector: Selector, partitions: bytes) -> Selection:
+        """The series that match and lie in the partitions of a bitmap."""
+        self._check_bitmap(partitions)
+        ids = self._catalog.matching(selector)
+        hashes = self._catalog.hashes(ids)
+        places = self._partitions_of(hashes)
+        inside = np.frombuffer(partitions, np.uint8)[places >> 3] >> (places & 7) & 1 != 0
+        return Selection(ids[inside], hashes[inside], self._catalog.key)
+
+    def _first_kept(self, start: int | None) -> int | None:
+        """The start of a range that holds nothing behind the retention's cutoff."""
+        cutoff = self._retention.cutoff
+        return start if cutoff == MIN_NS else max(cutoff, MIN_NS if start is None else start)
+
+    def _check_bitmap(self, partitions: bytes) -> None:
+        want = (self._partitions + 7) // 8
+        if len(partitions) != want:
+            raise ProtocolError(f"bitmap of {len(partitions)} bytes, want {want}")
+
+    def _partitions_of(self, hashes: npt.NDArray[np.uint64]) -> npt.NDArray[np.int64]:
+        below = np.uint64(64 - self._partitions.bit_length())  # in two steps: a shift by 64 has no meaning
+        found: npt.NDArray[np.int64] = (hashes >> below >> np.uint64(1)).astype(np.int64)
+        return found
+
+    def _is_in(self, hash_: int, partitions: bytes) -> bool:
+        partition = hash_ >> (64 - self._partitions.bit_length() + 1)
+        return bool(partitions[partition >> 3] >> (partition & 7) & 1)
