@@ -52,7 +52,9 @@ KERNEL_MODULES = (
     "common.codec.kernels",
     "common.codec.integer_kernels",
     "common.codec.decimal_kernels",
+    "common.codec.grid_kernels",
     "workers.storage.kernels",
+    "workers.storage.aggregate_kernels",
     "workers.storage.window_kernels",
     "workers.storage.compaction_kernels",
 )

@@ -9,7 +9,7 @@ from typing import Any, Final, Literal, NamedTuple
 
 import numpy as np
 
-from common.codec import choose, constant, decimal, gorilla, pco, raw
+from common.codec import choose, constant, decimal, gorilla, grid, pco, raw
 from common.codec.ids import CodecId
 from common.errors import CodecError
 from common.points import Times, Values
@@ -45,6 +45,7 @@ _TIMES: Final = {
     CodecId.GORILLA: _Codec(gorilla.encode_times, gorilla.decode_times),
     CodecId.CONSTANT: _Codec(constant.encode_times, constant.decode_times),
     CodecId.PCO: _Codec(pco.encode_times, pco.decode_times),
+    CodecId.GRID: _Codec(grid.encode_times, grid.decode_times),
 }
 _VALUES: Final = {
     CodecId.RAW: _Codec(raw.encode_values, raw.decode_values),

@@ -4,24 +4,46 @@ from typing import Final
 
 import numpy as np
 
-from common.codec import constant, decimal, gorilla, pco, raw
+from common.codec import constant, decimal, gorilla, grid, integers, pco, raw
 from common.codec import integer_kernels as kernels
 from common.codec import kernels as gorilla_kernels
 from common.codec.ids import CodecId
+from common.codec.units import divide
 from common.points import Times, Values
 
 _ITEM_BYTES: Final = 8
 _NOISY_BYTES: Final = 3  # a decimal block with more of them for each value may be float noise, which pcodec packs well
+_SKIPPED: Final = 64  # timestamps for every skip, up to which differences may take less
 
 Packed = tuple[CodecId, bytes]
 
 
 def times(column: Times) -> Packed:
     """The codec and bytes of a block of timestamps."""
-    if constant.fits(column):
-        return _or_raw((CodecId.CONSTANT, constant.encode_times(column)), column)
-    packed = CodecId.PCO, pco.encode_times(column)
+    block = constant.attempt_times(column)
+    if block is not None:
+        return _or_raw((CodecId.CONSTANT, block), column)
+    unit, divided = divide(column)
+    packed = _off_grid(unit, divided)
+    limit = len(packed[1]) - 1  # Gorilla's block has a byte before its stream
+    if gorilla_kernels.time_bytes(divided, limit) < limit:
+        packed = CodecId.GORILLA, gorilla.encode_times(column)
     return _or_raw(packed, column)
+
+
+def _off_grid(unit: int, divided: Times) -> Packed:
+    """The smaller of distances from a grid and differences, by a sample of either; both if much is skipped."""
+    found = grid.find(divided)
+    if found is None or _cost(found.distances) > _cost(divided):
+        return CodecId.PCO, pco.encode_divided(unit, divided)
+    packed: Packed = CodecId.GRID, found.encode(unit)
+    if found.skips * _SKIPPED > len(divided):
+        packed = min(packed, (CodecId.PCO, pco.encode_divided(unit, divided)), key=_length)
+    return packed
+
+
+def _cost(numbers: Times) -> int:
+    return min(integers.survey(numbers)[kernels.COST_0 : kernels.COST_2 + 1])
 
 
 def values(column: Values) -> Packed:

@@ -21,25 +21,27 @@ from common.points import Times, Values
 _WORD: Final = struct.Struct("<Q")
 
 
-def fits(times: Times) -> bool:
-    """Whether the timestamps are at equal distances, without leaving int64 on the way."""
+def attempt_times(times: Times) -> bytes | None:
+    """The block of int64 timestamps, shape (n,), n >= 1, or None when their distances differ."""
+    first = int(times[0])
     if len(times) == 1:
-        return True
-    first, delta = int(times[0]), int(times[1]) - int(times[0])
+        unit = _unit(first, 0)
+        return bytes((unit,)) + varint.put_signed(first // UNITS_NS[unit])
+    delta = int(times[1]) - first
     if first + delta * (len(times) - 1) != int(times[-1]) or not varint.INT64_MIN <= delta <= varint.INT64_MAX:
-        return False
-    return bool(kernels.is_linear(times))
+        return None
+    if not kernels.is_linear(times):
+        return None
+    unit = _unit(first, delta)
+    return bytes((unit,)) + varint.put_signed(first // UNITS_NS[unit]) + varint.put_signed(delta // UNITS_NS[unit])
 
 
 def encode_times(times: Times) -> bytes:
-    """The block of int64 timestamps, shape (n,), n >= 1. Raises CodecError unless they fit."""
-    if not fits(times):
+    """The block of int64 timestamps, shape (n,), n >= 1. Raises CodecError when their distances differ."""
+    block = attempt_times(times)
+    if block is None:
         raise CodecError(f"{len(times)} timestamps at different distances, want a constant one")
-    first = int(times[0])
-    delta = int(times[1]) - first if len(times) > 1 else 0
-    unit = _unit(first, delta)
-    block = bytes((unit,)) + varint.put_signed(first // UNITS_NS[unit])
-    return block if len(times) == 1 else block + varint.put_signed(delta // UNITS_NS[unit])
+    return block
 
 
 def _unit(first: int, delta: int) -> int:

@@ -26,19 +26,17 @@ import numpy as np
 import numpy.typing as npt
 
 from common.codec import decimal_kernels as kernels
-from common.codec import integers, varint
+from common.codec import integers
 from common.errors import CodecError
 from common.points import Values
 
 _DIGITS: Final = 0x1F
 _EXPONENT: Final = 0x3F  # digits, and kernels.SINGLE
-_SPARSE: Final = 0x40
+SPARSE: Final = 0x40
 DENSE: Final = 0x80
 _SAMPLES: Final = 96  # values that the exponent is chosen by, at first
 _WHAT: Final = "decimal values"
 _WIDEN: Final = {2: kernels.widen_16, 4: kernels.widen_32, 8: kernels.widen_64}
-_FEW: Final = 16  # exceptions: a column of their own does not pay
-_RARE: Final = 64  # items for every exception, from which on it does not pay either
 _MANY: Final = 16  # items for every exception, from which on the sample is not believed
 
 Integers = npt.NDArray[np.int64]
@@ -75,28 +73,14 @@ def _encode(values: Values, exponent: int, wholes: Integers, exceptions: int) ->
     distances, counts = np.empty(len(values), np.int64), np.empty(2, np.int64)
     kernels.distances(values, wholes, exponent, distances, counts)
     near, far = counts.tolist()
-    if not near + far:
-        return bytes((exponent,)) + column
     head, sections = exponent, b""
-    if not _often(far, values) and (far or not _often(near, values)):
-        limit = kernels.FAR if _often(near, values) else 1
-        head, sections = head | _SPARSE, _section(_take_out(distances, limit, near + far))
-    if _often(near, values) or _often(far, values):
-        head, sections = head | DENSE, sections + _section(integers.encode(distances))
+    dense = integers.often(far, len(values)) or integers.often(near, len(values))
+    if not integers.often(far, len(values)) and (far or (near and not dense)):
+        head |= SPARSE
+        sections = integers.section(integers.take_out(distances, kernels.FAR if dense else 1, near + far))
+    if dense:
+        head, sections = head | DENSE, sections + integers.section(integers.encode(distances))
     return bytes((head,)) + sections + column
-
-
-def _often(exceptions: int, values: Values) -> bool:
-    return exceptions >= _FEW and exceptions * _RARE > len(values)
-
-
-def _take_out(distances: Integers, limit: int, exceptions: int) -> bytes:
-    room = np.empty(exceptions * kernels.EXCEPTION_BYTES, np.uint8)
-    return room[: kernels.take_out(distances, limit, room)].tobytes()
-
-
-def _section(data: bytes) -> bytes:
-    return varint.put(len(data)) + data
 
 
 def decode_values(data: bytes | memoryview, out: Values) -> None:
@@ -106,22 +90,16 @@ def decode_values(data: bytes | memoryview, out: Values) -> None:
         raise CodecError(f"{_WHAT}: got head {data[:1].hex() or 'missing'}, want digits up to {kernels.MOST_DIGITS}")
     head, at = data[0], 1
     sparse = dense = b""
-    if head & _SPARSE:
-        sparse, at = _take_section(data, at)
+    if head & SPARSE:
+        sparse, at = integers.take_section(data, at)
     if head & DENSE:
-        dense, at = _take_section(data, at)
+        dense, at = integers.take_section(data, at)
     _decode_wholes(data, at, head & _EXPONENT, out)
     if head & DENSE:
         distances = np.empty(len(out), np.int64)
         integers.decode(dense, 0, distances, _WHAT)
         kernels.add(distances, out.view(np.int64))
-    if sparse and not kernels.put_back(np.frombuffer(sparse, np.uint8), out.view(np.int64)):
-        raise CodecError(f"{_WHAT}: exceptions in {len(sparse)} bytes end behind them, or behind item {len(out)}")
-
-
-def _take_section(data: bytes, at: int) -> tuple[bytes, int]:
-    length, at = varint.take(data, at)
-    return data[at : at + length], at + length
+    integers.put_back(sparse, out.view(np.int64), _WHAT)
 
 
 def _decode_wholes(data: bytes, at: int, exponent: int, out: Values) -> None:

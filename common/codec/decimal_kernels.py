@@ -15,7 +15,6 @@ from common import jit
 SINGLE = 32  # added to an exponent: values are float32
 HOPELESS = -1  # choose(): no exponent makes much of the values whole
 FAR = 64  # units in the last place: arithmetic on decimals seldom errs by more
-EXCEPTION_BYTES = 13  # 3 of its place among at most 2^20 items, 10 of its distance
 MOST_DIGITS = 22  # a reader takes them; an encoder tries those that the precision of a float can fill
 _TRIED_DIGITS = 17
 _TRIED_DIGITS_SINGLE = 9
@@ -33,8 +32,7 @@ _SUSPECT_BITS = 20.0  # from six digits on, values may be those of a float32
 _HOPELESS_BITS = 70.0  # more than that is no gain
 _NEAR = 8  # units in the last place, of the 2^28 between a float32 and what is halfway to the next
 
-_0, _1, _7, _63, _64, _127, _128 = (np.uint64(number) for number in (0, 1, 7, 63, 64, 127, 128))
-_I1, _I63 = np.int64(1), np.int64(63)
+_64, _I63 = np.uint64(64), np.int64(63)
 
 
 @jit.helper
@@ -179,63 +177,6 @@ def distances(values, wholes, exponent, out, counts):
         out[i] = distance
         if distance != 0:
             counts[np.int64(_is_far(distance, FAR))] += 1
-
-
-@jit.helper
-def _put_varint(out, at, number):
-    while number >= _128:
-        out[at] = np.uint8((number & _127) | _128)
-        number >>= _7
-        at += 1
-    out[at] = np.uint8(number)
-    return at + 1
-
-
-@jit.kernel(jit.int64(jit.int64[::1], jit.int64, jit.uint8[::1]))
-def take_out(distances, limit, out):
-    """Write the place and the size of every distance from a limit on, and set it to 0; the number of bytes.
-
-    limit: at least 1; out: room for EXCEPTION_BYTES each.
-    """
-    at, behind = 0, 0
-    for i in range(len(distances)):
-        if _is_far(distances[i], limit):
-            at = _put_varint(out, at, np.uint64(i - behind))
-            at = _put_varint(out, at, np.uint64((distances[i] << _I1) ^ (distances[i] >> _I63)))
-            distances[i] = 0
-            behind = i + 1
-    return at
-
-
-@jit.helper
-def _take_varint(data, at):
-    """The number, and the offset behind it: beyond the end when it does not end before that."""
-    number, shift = _0, _0
-    while at < len(data):
-        byte = np.uint64(data[at])
-        at += 1
-        number |= (byte & _127) << shift
-        if byte < _128:
-            return number, at
-        if shift == _63:
-            break
-        shift += _7
-    return _0, len(data) + 1
-
-
-@jit.kernel(jit.boolean(jit.readonly(jit.uint8), jit.int64[::1]))
-def put_back(data, words):
-    """Add the distances of the exceptions in `data` to the bits of values; whether it was nothing but exceptions."""
-    at, place = 0, _0
-    while at < len(data):
-        gap, at = _take_varint(data, at)
-        size, at = _take_varint(data, at)
-        if at > len(data) or gap >= np.uint64(len(words)) - place:
-            return False
-        place += gap
-        words[np.int64(place)] += np.int64(size >> _1) ^ -np.int64(size & _1)
-        place += _1
-    return True
 
 
 @jit.kernel(jit.void(jit.readonly(jit.int64), jit.int64[::1]))

@@ -14,10 +14,12 @@ from common import jit
 # What survey() finds, by place.
 LOW, HIGH, LINEAR, COST_0, COST_1, COST_2, FINDINGS = range(7)
 
+SPARSE_BYTES = 13  # take_out(): 3 of a place among at most 2^20 items, 10 of a size
+
 _STRETCH = 256  # items of a stretch of the column whose bits are counted
 _EVERY = 1024  # from one stretch to the next: a quarter is enough to choose by
 
-_0, _1, _64 = (np.uint64(number) for number in (0, 1, 64))
+_0, _1, _7, _63, _64, _127, _128 = (np.uint64(number) for number in (0, 1, 7, 63, 64, 127, 128))
 _I1, _I63 = np.int64(1), np.int64(63)
 
 
@@ -178,3 +180,60 @@ def multiply(numbers, unit):
         inside &= (numbers[i] >= least) & (numbers[i] <= most)
         numbers[i] *= unit
     return inside
+
+
+@jit.helper
+def _put_varint(out, at, number):
+    while number >= _128:
+        out[at] = np.uint8((number & _127) | _128)
+        number >>= _7
+        at += 1
+    out[at] = np.uint8(number)
+    return at + 1
+
+
+@jit.kernel(jit.int64(jit.int64[::1], jit.int64, jit.uint8[::1]))
+def take_out(numbers, limit, out):
+    """Write the places and sizes of the numbers that are not below a limit, and set those to 0; how many bytes.
+
+    limit: at least 1; out: room for SPARSE_BYTES each.
+    """
+    at, behind = 0, 0
+    for i in range(len(numbers)):
+        if numbers[i] >= limit or numbers[i] <= -limit:
+            at = _put_varint(out, at, np.uint64(i - behind))
+            at = _put_varint(out, at, np.uint64((numbers[i] << _I1) ^ (numbers[i] >> _I63)))
+            numbers[i] = 0
+            behind = i + 1
+    return at
+
+
+@jit.helper
+def _take_varint(data, at):
+    """The number, and the offset behind it: beyond the end when it does not end before that."""
+    number, shift = _0, _0
+    while at < len(data):
+        byte = np.uint64(data[at])
+        at += 1
+        number |= (byte & _127) << shift
+        if byte < _128:
+            return number, at
+        if shift == _63:
+            break
+        shift += _7
+    return _0, len(data) + 1
+
+
+@jit.kernel(jit.boolean(jit.readonly(jit.uint8), jit.int64[::1]))
+def put_back(data, words):
+    """Add what take_out() wrote to the items of `words`; whether `data` is that, and for so many."""
+    at, place = 0, _0
+    while at < len(data):
+        gap, at = _take_varint(data, at)
+        size, at = _take_varint(data, at)
+        if at > len(data) or gap >= np.uint64(len(words)) - place:
+            return False
+        place += gap
+        words[np.int64(place)] += np.int64(size >> _1) ^ -np.int64(size & _1)
+        place += _1
+    return True

@@ -1,8 +1,8 @@
 """Pco blocks: timestamps and values through pcodec. Pure.
 
 Timestamps: one byte, the number of their unit (0 = 1 ns, 1 = 1 us, 2 = 1 ms, 3 = 1 s); then the timestamps in that
-unit as a column of integers (integers.py). Values: one byte, the head: bit 0 set if every value is a float32,
-bit 7 as chunk.py says, others 0; then a chunk of float64 or float32.
+unit as a column of integers (integers.py). Values: one byte, the head: bit 0 set if every value is a float32 and
+none is NaN, bit 7 as chunk.py says, others 0; then a chunk of float64 or float32.
 """
 
 from typing import Final
@@ -10,7 +10,6 @@ from typing import Final
 import numpy as np
 
 from common.codec import chunk, integers
-from common.codec import integer_kernels as kernels
 from common.codec.units import divide, unit_of
 from common.errors import CodecError
 from common.points import Times, Values
@@ -21,12 +20,20 @@ _KNOWN: Final = _SINGLE | chunk.VERSIONED
 
 def encode_times(times: Times) -> bytes:
     """The block of int64 timestamps, shape (n,), n >= 1, in any order."""
-    unit, divided = divide(times)
+    return encode_divided(*divide(times))
+
+
+def encode_divided(unit: int, divided: Times) -> bytes:
+    """The block of timestamps that are already divided by the unit of this number."""
     return bytes((unit,)) + integers.encode(divided)
 
 
 def encode_values(values: Values) -> bytes:
     """The block of float64 values, shape (n,), n >= 1. Every bit pattern is kept."""
+    with np.errstate(over="ignore"):
+        single = values.astype(np.float32)
+    if np.array_equal(single, values) and not np.isnan(values).any():
+        return bytes((_SINGLE | chunk.HEAD,)) + chunk.pack(single, chunk.AUTO)
     return bytes((chunk.HEAD,)) + chunk.pack(values, chunk.AUTO)
 
 
@@ -35,8 +42,7 @@ def decode_times(data: bytes | memoryview, out: Times) -> None:
     data = bytes(data)
     unit = unit_of(data, "pco timestamps")
     integers.decode(data, 1, out, "pco timestamps")
-    if not kernels.multiply(out, unit):
-        raise CodecError(f"pco timestamps: {len(out)} in units of {unit} ns, want them inside int64")
+    integers.multiply(out, unit, "pco timestamps")
 
 
 def decode_values(data: bytes | memoryview, out: Values) -> None:
