@@ -1,0 +1,237 @@
+"""What files hold, row by row: points, blocks, WAL records, delete records; of damaged files what can be read.
+
+Rows are dicts, all of one kind with the same fields (rows.py). Times are nanoseconds. Writes nothing.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from common.errors import ProtocolError, StorageError
+from common.series import Series, parse_key
+from tools.inspection import wal
+from tools.inspection.facts import delete_facts, read_delete
+from tools.inspection.place import DAMAGED, DELETE, SEGMENT, WAL, Entry, Place
+from tools.inspection.rows import BLOCKS, DELETES, FIELDS, POINTS, RECORDS, series_fields
+from tools.inspection.segments import Opened, codec_name, open_segment, spans
+from tools.inspection.verify import ranges_of
+from workers.storage import deletes, segment_v1
+from workers.storage import wal as wal_format
+from workers.storage.deletes import Deletes
+from workers.storage.layout import DamagedError
+
+_AT_ONCE: Final = 256  # blocks whose index is read together
+
+Row = dict[str, Any]
+Report = Callable[[str], None]
+
+
+class Wanted(NamedTuple):
+    """Which points. Device and metric: None for any; tags: those that a series must have among its own."""
+
+    device_id: str | None
+    metric_name: str | None
+    tags: dict[str, str]
+    start: int
+    end: int
+
+    def matches(self, series: Series) -> bool:
+        """Whether a series is wanted."""
+        return (
+            self.device_id in (None, series.device_id)
+            and self.metric_name in (None, series.metric_name)
+            and self.tags.items() <= dict(series.tags).items()
+        )
+
+
+def chosen(place: Place, names: Sequence[str], kinds: Sequence[str]) -> list[Entry]:
+    """The files of these names or paths; without any, all in use that are of one of these kinds.
+
+    WAL files whose rows lie in a segment are left out then: they would be there twice. Raises StorageError for a
+    name that there is not.
+    """
+    if names:
+        return [_named(place, name) for name in names]
+    found = [entry for kind in kinds for entry in place.of_kind(kind)]
+    if WAL not in kinds:
+        return found
+    covered = [each for entry in place.of_kind(SEGMENT) for each in ranges_of(place, entry)]
+    return [entry for entry in found if entry.kind != WAL or wal.covered_by(entry.number, covered) is None]
+
+
+def _named(place: Place, name: str) -> Entry:
+    for path in (place.directory / name, Path(name)):
+        if path.is_file() and path.resolve().is_relative_to(place.directory.resolve()):
+            return place.entry(place.directory / path.resolve().relative_to(place.directory.resolve()))
+    found = [entry for entry in place.entries() if entry.path.name == name]
+    if not found:
+        raise StorageError(f"no file {name} in {place.directory}; see: tools/inspect list {place.directory}")
+    return found[0]
+
+
+class Dump:
+    """Rows of files. report: told, in words, of everything that cannot be read. skip_deleted: leave masked rows out."""
+
+    def __init__(self, place: Place, wanted: Wanted, report: Report, skip_deleted: bool = False) -> None:
+        self._place = place
+        self._wanted = wanted
+        self._report = report
+        self._deletes = Deletes(_records_of(place, report)) if skip_deleted else Deletes()
+        self._wal = {file.entry.path: file for file in wal.wal_files(place)}
+
+    def rows(self, what: str, entry: Entry) -> Iterator[Row]:
+        """The rows of a kind in a file; none where the file has no such."""
+        kind = _kind_by_content(entry)
+        readers = {
+            (POINTS, SEGMENT): self._segment_points,
+            (BLOCKS, SEGMENT): self._blocks,
+            (POINTS, WAL): self._wal_points,
+            (RECORDS, WAL): self._wal_records,
+            (DELETES, DELETE): self._deletes_of,
+        }
+        reader = readers.get((what, kind))
+        if reader is None:
+            self._report(f"{entry.name}: has no {what}")
+            return
+        try:
+            yield from reader(entry)
+        except DamagedError as error:
+            self._say(entry, error)
+
+    def _say(self, entry: Entry, error: DamagedError) -> None:
+        self._report(f"{entry.name}: {str(error).removeprefix(f'{entry.path}: ')}")
+
+    def _segment_points(self, entry: Entry) -> Iterator[Row]:
+        opened = open_segment(entry.path)
+        for key, series, block in self._blocks_wanted(entry, opened):
+            try:
+                times, values = opened.decode(block)
+            except DamagedError as error:
+                self._say(entry, error)
+                continue
+            at = f"block {block}"
+            yield from self._points(entry, at, opened.header.delete_number, key, series, times, values)
+
+    def _blocks_wanted(self, entry: Entry, opened: Opened) -> Iterator[tuple[bytes, Series, int]]:
+        """Key, series and number of each block that may hold wanted points."""
+        keys = opened.keys()
+        series = [_parsed(key) for key in keys]
+        owners = opened.owners()
+        matching = np.array([self._wanted.matches(each) for each in series], np.bool_)
+        for begin, end in spans(opened.blocks, _AT_ONCE):
+            if not matching[owners[begin:end]].any():
+                continue
+            try:
+                index = opened.index(begin, end)
+            except DamagedError as error:
+                self._say(entry, error)
+                continue
+            near = (index.t_max >= self._wanted.start) & (index.t_min <= self._wanted.end)
+            for block in (begin + np.flatnonzero(near & matching[owners[begin:end]])).tolist():
+                yield keys[owners[block]], series[owners[block]], block
+
+    def _points(
+        self, entry: Entry, at: str, delete_number: int, key: bytes, series: Series,
+        times: npt.NDArray[np.int64], values: npt.NDArray[np.float64],
+    ) -> Iterator[Row]:  # fmt: skip
+        keep = (times >= self._wanted.start) & (times <= self._wanted.end)
+        masks = self._deletes.masks_above(key, delete_number) if self._deletes else ()
+        if masks:
+            keep &= deletes.outside(times, masks)
+        shared = series_fields(series)
+        for time, value in zip(times[keep].tolist(), values[keep].tolist(), strict=True):
+            rest = {"timestamp": time, "value": value, "file": entry.name, "at": at, "delete_number": delete_number}
+            yield shared | rest
+
+    def _blocks(self, entry: Entry) -> Iterator[Row]:
+        opened = open_segment(entry.path)
+        for _, series, block in self._blocks_wanted(entry, opened):
+            index, found = opened.index(block, block + 1), opened.windows(block, block + 1)
+            floats = [float(each) if np.isfinite(each) else None for each in index.floats[:, 0]]
+            names = ("sum", "sum_low", "min", "max", "first", "last", "m2")
+            yield series_fields(series) | dict(zip(names, floats, strict=True)) | {
+                "file": entry.name,
+                "block": block,
+                "first_time": int(index.t_min[0]),
+                "last_time": int(index.t_max[0]),
+                "points": int(index.counts[0]),
+                "digest": f"{int(index.digests[0]):016x}",
+                "offset": int(index.offsets[0]),
+                "times_codec": codec_name(int(index.times_codec[0])),
+                "times_bytes": int(index.times_bytes[0]),
+                "values_codec": codec_name(int(index.values_codec[0])),
+                "values_bytes": int(index.values_bytes[0]),
+                "window_s": int(found.widths[0]) // 1_000_000_000,
+                "windows": len(found.numbers),
+            }
+
+    def _records(self, entry: Entry) -> Iterator[wal.Record | wal.Fault]:
+        file = self._wal.get(entry.path) or wal.lone_file(entry)
+        store_id = file.header.store_id if file.header is not None else self._place.layout.store_id
+        yield from wal.contents(file, store_id)
+
+    def _wal_points(self, entry: Entry) -> Iterator[Row]:
+        for found in self._records(entry):
+            if isinstance(found, wal.Fault):
+                if not found.torn:
+                    self._report(f"{entry.name}: {found.length} bytes at {found.offset}: {found.what}")
+                continue
+            batch = found.batch
+            for place, key in enumerate(batch.keys):
+                series = _parsed(key)
+                if self._wanted.matches(series):
+                    mine = batch.index == place
+                    at = f"record at {found.offset}"
+                    columns = batch.times[mine], batch.values[mine]
+                    yield from self._points(entry, at, found.delete_number, key, series, *columns)
+
+    def _wal_records(self, entry: Entry) -> Iterator[Row]:
+        for found in self._records(entry):
+            row = dict.fromkeys(FIELDS[RECORDS]) | {
+                "file": entry.name, "offset": found.offset, "length": found.length
+            }  # fmt: skip
+            if isinstance(found, wal.Fault):
+                yield row | {"state": found.what}
+                continue
+            times = found.batch.times
+            yield row | {
+                "state": "good",
+                "born": found.born,
+                "delete_number": found.delete_number,
+                "points": len(times),
+                "series": len(found.batch.keys),
+                "first_time": int(times.min()) if len(times) else None,
+                "last_time": int(times.max()) if len(times) else None,
+            }
+
+    def _deletes_of(self, entry: Entry) -> Iterator[Row]:
+        record = read_delete(entry)
+        yield {"file": entry.name, "number": record.number} | delete_facts(record)
+
+
+def _parsed(key: bytes) -> Series:
+    try:
+        return parse_key(key)
+    except ProtocolError:
+        return Series(repr(key), "")  # keys of a damaged file: shown as they are
+
+
+def _records_of(place: Place, report: Report) -> Iterator[deletes.DeleteRecord]:
+    for entry in place.of_kind(DELETE):
+        try:
+            yield read_delete(entry)
+        except DamagedError as error:
+            report(f"{entry.name}: {error}")
+
+
+def _kind_by_content(entry: Entry) -> str:
+    """What a file is; one that was set aside, by its first bytes."""
+    if entry.kind != DAMAGED:
+        return entry.kind
+    with entry.path.open("rb") as file:
+        magic = file.read(4)
+    kinds = {segment_v1.MAGIC: SEGMENT, wal_format.MAGIC: WAL, deletes.MAGIC: DELETE}
+    return kinds.get(magic, DAMAGED)
