@@ -3,6 +3,7 @@
 import itertools
 import re
 import struct
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from common import codec, files, series
 from common.points import PointBatch
 from tests import naive
 from tests.support import ROOT
+from tests.workers.storage import segments
 from workers.storage import layout, seal, segment, wal
 from workers.storage.head import Head
 
@@ -43,10 +45,10 @@ def batch() -> PointBatch:
     return PointBatch([KEY], np.zeros(4, np.uint32), times, np.array(VALUES))
 
 
-def check_start(data: bytes, magic: bytes) -> int:
+def check_start(data: bytes, magic: bytes, format_version: int) -> int:
     """The first 16 bytes as documented; the length of the header."""
     found, version, reserved, length, checksum = struct.unpack("<4sHHII", data[:16])
-    assert (found, version, reserved) == (magic, 1, 0)
+    assert (found, version, reserved) == (magic, format_version, 0)
     assert crc32c.crc32c(data[:12] + data[16:length]) == checksum
     return int(length)
 
@@ -57,7 +59,7 @@ def test_crc_is_the_one_the_page_names() -> None:
 
 def test_wal_example_reads_as_the_page_says() -> None:
     data = example("example-wal")
-    begin = check_start(data, b"MTWL")
+    begin = check_start(data, b"MTWL", 1)
     assert struct.unpack("<16sQQQ", data[16:begin]) == (STORE_ID, 7, 5, 12345)
     magic, length, checksum = struct.unpack("<4sII", data[begin : begin + 12])
     payload = data[begin + 12 :]
@@ -93,52 +95,166 @@ def test_wal_example_is_what_the_writer_writes(tmp_path: Path) -> None:
     assert disk.data == place.wal_path(7).read_bytes() == example("example-wal")
 
 
-def read_index(data: bytes, begin: int, blocks: int, count: int) -> dict[str, Any]:
-    """The index by the table of the page."""
-    groups = [
-        ("q", blocks, ["t_min", "t_max", "digest", "offset"]),
-        ("d", blocks, ["hi", "lo", "min", "max", "first", "last"]),
-        ("Q", count, ["hash"]),
-        ("I", blocks, ["series", "count", "times_bytes", "values_bytes", "crc"]),
-        ("I", count + 1, ["first_block"]),
-        ("I", count + 1, ["key_begin"]),
-        ("B", blocks, ["times_codec", "values_codec"]),
-    ]
-    index: dict[str, Any] = {}
-    for code, items, names in groups:
-        for name in names:
-            index[name] = struct.unpack_from(f"<{items}{code}", data, begin)
-            begin += items * struct.calcsize(f"<{code}")
-        begin += -begin % 8
-    index["keys"] = data[begin : begin + index["key_begin"][-1]]
-    return index
+class Bytes:
+    """Reads parts of a file one behind the other."""
+
+    def __init__(self, data: bytes) -> None:
+        self.data = data
+        self.at = 0
+
+    def take(self, size: int) -> bytes:
+        self.at += size
+        assert self.at <= len(self.data)
+        return self.data[self.at - size : self.at]
+
+    def fields(self, format_: str) -> tuple[Any, ...]:
+        return struct.unpack("<" + format_, self.take(struct.calcsize("<" + format_)))
+
+    def integers(self, count: int) -> list[int]:
+        codec_id, size = self.fields("BI") if count else (0, 0)
+        return codec.decode_times(self.take(size), count, codec_id).tolist() if count else []
+
+    def values(self, count: int) -> list[float]:
+        codec_id, size = self.fields("BI") if count else (0, 0)
+        return codec.decode_values(self.take(size), count, codec_id).tolist() if count else []
+
+
+PAGE_ENTRY = [
+    "blocks", "points", "block_bytes", "index_bytes", "windows_bytes", "index_crc", "windows_crc", "t_min", "t_max",
+]  # fmt: skip
+INTEGERS = ["t_min", "span", "count", "times_bytes", "values_bytes", "codecs"]
+FLOATS = ["hi", "lo", "min", "max", "first", "last", "m2"]
+
+
+def read_segment(data: bytes) -> dict[str, Any]:
+    """A segment by the tables of the page, all CRCs checked: header, blocks with their summaries, windows, series."""
+    footer = Bytes(data[-52:])
+    points, blocks, series_, pages, chunks, codecs, size, checksum, reserved = footer.fields("QIIIIIIII")
+    assert reserved == 0
+    assert footer.fields("I8s") == (crc32c.crc32c(data[-52:-12]), b"MTSGEND\n")
+    directory = Bytes(data[-52 - size : -52])
+    assert crc32c.crc32c(directory.data) == checksum
+    entries = [dict(zip(PAGE_ENTRY, directory.fields("IIQIIIIqq"), strict=True)) for _ in range(pages)]
+    chunk_entries = [directory.fields("IIII") for _ in range(chunks)]
+    uses = [directory.fields("BBHIQQ") for _ in range(codecs)]
+    assert directory.at == size
+    file = Bytes(data)
+    file.take(check_start(data, b"MTSG", 2))
+    read = [read_page(file, entry) for entry in entries]
+    table = [row for entry in chunk_entries for row in read_chunk(file, *entry)]
+    assert file.at == len(data) - 52 - size
+    assert sum(entry["points"] for entry in entries) == points
+    all_blocks = [block for page in read for block in page]
+    assert (len(all_blocks), len(table)) == (blocks, series_)
+    return {"header": data[16 : check_start(data, b"MTSG", 2)], "blocks": all_blocks, "series": table, "uses": uses}
+
+
+def read_page(file: Bytes, entry: dict[str, int]) -> list[dict[str, Any]]:
+    """The blocks of a page, each with its encoded parts and its windows."""
+    count = entry["blocks"]
+    encoded = Bytes(file.take(entry["block_bytes"]))
+    index = Bytes(file.take(entry["index_bytes"]))
+    assert crc32c.crc32c(index.data) == entry["index_crc"]
+    columns: dict[str, Any] = {"digest": index.fields(f"{count}Q"), "crc": index.fields(f"{count}I")}
+    columns |= {name: index.integers(count) for name in INTEGERS} | {name: index.values(count) for name in FLOATS}
+    assert index.at == entry["index_bytes"]
+    blocks = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+    for block in blocks:
+        block["t_max"] = block["t_min"] + block["span"]
+        block["times"], block["values"] = encoded.take(block["times_bytes"]), encoded.take(block["values_bytes"])
+        assert crc32c.crc32c(block["times"] + block["values"]) == block["crc"]
+    assert min(each["t_min"] for each in blocks) == entry["t_min"]
+    assert max(each["t_max"] for each in blocks) == entry["t_max"]
+    assert sum(each["count"] for each in blocks) == entry["points"]
+    read_windows(file.take(entry["windows_bytes"]), entry["windows_crc"], blocks)
+    return blocks
+
+
+def read_windows(data: bytes, checksum: int, blocks: list[dict[str, Any]]) -> None:
+    """Give each block its windows: rows of number, count, hi, lo, min, max; and their width."""
+    assert crc32c.crc32c(data) == checksum
+    parts = Bytes(data)
+    kinds = parts.integers(len(blocks)) if data else [0] * len(blocks)
+    counts = parts.integers(len(blocks)) if data else [0] * len(blocks)
+    total = sum(counts)
+    columns = [parts.integers(total) for _ in range(2)] + [parts.values(total) for _ in range(4)]
+    assert parts.at == len(data)
+    rows = iter(zip(*columns, strict=True))
+    for block, kind, count in zip(blocks, kinds, counts, strict=True):
+        block["width"] = [0, 60, 3600, 86400][kind] * SECOND_NS
+        number = block["t_min"] // block["width"] - 1 if kind else 0
+        block["windows"] = []
+        for step, *rest in itertools.islice(rows, count):
+            number += step
+            block["windows"].append((number, *rest))
+
+
+def read_chunk(file: Bytes, count: int, size: int, key_bytes: int, checksum: int) -> list[tuple[bytes, int, int]]:
+    """Key, number of blocks and greatest time of each series of a chunk."""
+    chunk = Bytes(file.take(size))
+    assert crc32c.crc32c(chunk.data) == checksum
+    blocks, last_times, lengths = [chunk.integers(count) for _ in range(3)]
+    packed = chunk.take(size - chunk.at)
+    keys = Bytes(packed if len(packed) == key_bytes else zlib.decompress(packed))
+    assert sum(lengths) == len(keys.data) == key_bytes
+    return [(keys.take(length), *rest) for length, *rest in zip(lengths, blocks, last_times, strict=True)]
 
 
 def test_segment_example_reads_as_the_page_says() -> None:
-    data = example("example-segment")
-    length = check_start(data, b"MTSG")
-    assert struct.unpack("<16s16sQIIQQ", data[16:length]) == (STORE_ID, STORE_ID, 0, 1, 0, 7, 7)
-    footer = data[-48:]
-    begin, size, points, blocks, count, index_crc, footer_crc, magic = struct.unpack("<QQQIIII8s", footer)
-    assert (points, blocks, count, magic) == (3, 1, 1, b"MTSGEND\n")
-    assert crc32c.crc32c(footer[:36]) == footer_crc
-    assert crc32c.crc32c(data[begin : begin + size]) == index_crc
-    assert begin + size + 48 == len(data)
-    index = read_index(data, begin, blocks, count)
-    assert index["keys"] == KEY
-    assert index["hash"] == (series.series_hash(KEY),)
+    found = read_segment(example("example-segment"))
+    assert struct.unpack("<16s16sQIIQIIQQ", found["header"]) == (STORE_ID, STORE_ID, 0, 1, 0, 0, 0, 0, 7, 7)
+    assert found["series"] == [(KEY, 1, 1120 * SECOND_NS)]
+    assert found["uses"] == [(0, 1, 0, 1, 3, 11), (1, 1, 0, 1, 3, 10)]
+    (block,) = found["blocks"]
     stored = [(1000 * SECOND_NS, 1.5), (1060 * SECOND_NS, 1.5), (1120 * SECOND_NS, 1.75)]
-    assert (index["t_min"], index["t_max"]) == ((stored[0][0],), (stored[-1][0],))
-    assert index["digest"][0] % 2**64 == naive.digest(series.series_hash(KEY), stored)
-    summary = [index[name][0] for name in ("hi", "lo", "min", "max", "first", "last")]
-    assert summary == [4.75, 0.0, 1.5, 1.75, 1.5, 1.75]
-    at, middle = index["offset"][0], index["offset"][0] + index["times_bytes"][0]
-    end = middle + index["values_bytes"][0]
-    assert crc32c.crc32c(data[at:end]) == index["crc"][0]
-    assert (index["times_codec"], index["values_codec"]) == ((1,), (1,))
+    assert (block["t_min"], block["t_max"], block["count"]) == (stored[0][0], stored[-1][0], 3)
+    assert block["digest"] == naive.digest(series.series_hash(KEY), stored)
+    assert [block[name] for name in FLOATS[:-1]] == [4.75, 0.0, 1.5, 1.75, 1.5, 1.75]
+    assert block["m2"] == pytest.approx(0.25**2 * 2 / 3, rel=1e-15)
+    assert (block["codecs"], block["windows"]) == (1 + 256 * 1, [])
     # 1 s as unit, 1000, then differences of differences 60 and 0; 1.5, an equal one, a window of one bit
-    assert bits_of(data[at:middle]) == bits_of(b"\x03" + struct.pack(">q", 1000)) + "10" "0111100" + "0" + "000000"
-    assert bits_of(data[middle:end]) == bits_of(struct.pack(">d", 1.5)) + "0" + "11" "01101" "000001" "1" + "0"
+    assert bits_of(block["times"]) == bits_of(b"\x03" + struct.pack(">q", 1000)) + "10" "0111100" + "0" + "000000"
+    assert bits_of(block["values"]) == bits_of(struct.pack(">d", 1.5)) + "0" + "11" "01101" "000001" "1" + "0"
+
+
+def test_large_segment_reads_as_the_page_says(tmp_path: Path) -> None:
+    rng = np.random.default_rng(8)
+    points = {
+        series.series_key(f"device {number}", "m"): [
+            (1_700_000_000 * SECOND_NS + at * (SECOND_NS // 4), float(value))
+            for at, value in enumerate(rng.normal(5, 1, size))
+        ]
+        for number, size in enumerate([5000, 1200] + [1] * 1500)
+    }
+    segments.write(tmp_path / "s", points, block_rows=2000)
+    found = read_segment((tmp_path / "s").read_bytes())
+    assert len(found["blocks"]) == 3 + 1 + 1500
+    assert [each for each, _, _ in found["series"]] == sorted(points, key=lambda each: (series.series_hash(each), each))
+    blocks = iter(found["blocks"])
+    windows = 0
+    for each, count, last in found["series"]:
+        rows = points[each]
+        assert (count, last) == (-(-len(rows) // 2000), rows[-1][0])
+        for begin in range(0, len(rows), 2000):
+            part, block = rows[begin : begin + 2000], next(blocks)
+            assert block["digest"] == naive.digest(series.series_hash(each), part)
+            times = codec.decode_times(block["times"], len(part), block["codecs"] % 256)
+            values = codec.decode_values(block["values"], len(part), block["codecs"] // 256)
+            assert list(zip(times.tolist(), values.tolist(), strict=True)) == part
+            check_windows(block, part)
+            windows += len(block["windows"])
+    assert windows > 20
+
+
+def check_windows(block: dict[str, Any], rows: list[tuple[int, float]]) -> None:
+    oracle = naive.PointSet()
+    for time, value in rows:
+        oracle.add("s", time, value)
+    want = oracle.by_interval("s", block["width"], 0) if block["width"] else {}
+    assert [each[0] for each in block["windows"]] == sorted(want)
+    for number, count, hi, lo, least, most in block["windows"]:
+        assert (count, least, most) == (want[number].count, want[number].min, want[number].max)
+        assert hi + lo == pytest.approx(float(want[number].sum), rel=1e-14)
 
 
 def bits_of(data: bytes) -> str:
@@ -150,7 +266,7 @@ def test_segment_example_is_what_sealing_writes(tmp_path: Path) -> None:
     head.append(batch(), np.array([0]), np.array([series.series_hash(KEY)], np.uint64))
     header = segment.Header(STORE_ID, STORE_ID, 0, ((7, 7),), ())
     path = tmp_path / "segment"
-    seal.write_segment(path, header, head.grouped(), [KEY], np.array([-(2**63)]))
+    seal.write_segment(path, header, head.grouped(), [KEY], np.array([-(2**63)]), "gorilla")
     assert path.read_bytes() == example("example-segment")
 
 
@@ -171,7 +287,7 @@ def test_same_points_in_another_order_make_the_same_segment(tmp_path: Path) -> N
         grouped = head.grouped()
         path = tmp_path / "segment"
         header = segment.Header(STORE_ID, STORE_ID, 0, ((1, 1),), ())
-        seal.write_segment(path, header, grouped, [mine[at] for at in grouped.ids], np.full(20, -(2**63)))
+        seal.write_segment(path, header, grouped, [mine[at] for at in grouped.ids], np.full(20, -(2**63)), "auto")
         written.append(path.read_bytes())
     assert written[0] == written[1]
 
