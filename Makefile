@@ -8,7 +8,7 @@ SUPERVISORCTL := $(BIN)/supervisorctl -c supervisord.conf
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help env demo run stop status test lint bench clean
+.PHONY: help env demo run stop status test fuzz lint bench clean
 
 help:  ## this list
 	@awk -F':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -45,6 +45,9 @@ status:  ## what runs, and the ring
 
 test: env lint  ## lint, then all tests
 	$(BIN)/pytest
+
+fuzz: env  ## random lives of a store beside the oracle, other and more ones than in `test`; some minutes
+	$(BIN)/pytest -p no:cacheprovider --hypothesis-profile=fuzz --hypothesis-show-statistics tests/workers/storage/test_stateful.py
 
 lint: env  ## ruff, and mypy in strict mode
 	$(BIN)/ruff check .

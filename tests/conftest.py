@@ -10,6 +10,8 @@ from tests.support import Children
 
 # The same examples on every machine and run: a failure seen once can be seen again.
 hypothesis.settings.register_profile("fixed", derandomize=True, deadline=None, print_blob=False)
+# Other examples each time, and many: `make fuzz`.
+hypothesis.settings.register_profile("fuzz", max_examples=10_000, deadline=None, print_blob=True)
 hypothesis.settings.load_profile("fixed")
 
 

@@ -51,17 +51,21 @@ class PointSet:
         other.cutoff = self.cutoff
         return other
 
-    def add(self, series: Hashable, time: int, value: float, born: int | None = None) -> None:
-        """Store a point; of two values for one (series, timestamp) the larger stays. born: None is after any delete."""
-        if self.cutoff is not None and time < self.cutoff:
-            return
+    def add(self, series: Hashable, time: int, value: float, born: int | None = None) -> bool:
+        """Store a point; of two values for one (series, timestamp) the larger stays. born: None is after any delete.
+
+        False when it is refused because it is too old. One that a delete masks is neither stored nor refused.
+        """
         for delete in self.deletes:
             deleted = delete.matches(series) and delete.start <= time <= delete.end
             if born is not None and born < delete.number and deleted:
-                return
+                return True
+        if self.cutoff is not None and time < self.cutoff:
+            return False
         held = self.points.setdefault(series, {})
         if time not in held or rank(value) > rank(held[time]):
             held[time] = value
+        return True
 
     def delete(self, number: int, matches: Callable[[Any], bool], start: int, end: int) -> None:
         """Delete what is there, and what comes later and was born before."""

@@ -212,6 +212,9 @@ class FullDisk(SteppingDisk):
         self.taken = 0
         self.refused: list[Step] = []
 
+    def __str__(self) -> str:
+        return f"disk full from step {self._number} on, which refused {self.refused}"
+
     def before(self, step: Step, path: Path) -> None:
         self.taken += 1
         if step.call in self.ROOM and self.taken > self._number and len(self.refused) < self._lasting:
@@ -234,8 +237,11 @@ class FailingDisk(SteppingDisk):
 
     def __init__(self, number: int) -> None:
         super().__init__()
-        self._left = number
+        self._number = self._left = number
         self.failed: Step | None = None
+
+    def __str__(self) -> str:
+        return f"disk that failed at step {self._number}, {self.failed}"
 
     def before(self, step: Step, path: Path) -> None:
         if self._left == 0:
@@ -290,6 +296,19 @@ class Platter:
         self._new_folders: set[Path] = set()
         self._pending: list[_Name] = []
         self._renames = 0
+
+    def adopt(self) -> None:
+        """Take everything below the directory as durable."""
+        if not self._top.exists():
+            return
+        for path in self._top.rglob("*"):
+            if path.is_dir():
+                self._folders.add(path)
+            elif path.name != "LOCK":
+                file = _File()
+                file.durable = path.read_bytes()
+                self._files[path] = self._durable[path] = file
+        self._folders.add(self._top)
 
     def feed(self, event: Event) -> None:
         """Take in one event."""

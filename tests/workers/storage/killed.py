@@ -43,10 +43,10 @@ def lived(directory: Path, script: Sequence[life.Act], day: int, number: int | N
     journal = directory.with_suffix(".journal")
 
     def body() -> None:
-        hands = life.Clock(day)
-        hands.install()
+        world = life.World(day)
+        world.install()
         disk = KillingDisk(number, journal)
-        life.live(life.Life(directory, disk, hands), script, disk.mark)
+        life.live(life.Life(directory, disk, world), script, disk.mark)
 
     return in_child(body), read_journal(journal)
 
@@ -55,9 +55,9 @@ def check(directory: Path, states: Sequence[naive.PointSet], day: int) -> bool:
     """Whether a directory holds one of these states."""
 
     def body() -> None:
-        hands = life.Clock(day)
-        hands.install()
-        life.check(life.Life(directory, QuickDisk(), hands), states)
+        world = life.World(day)
+        world.install()
+        life.check(life.Life(directory, QuickDisk(), world), states)
 
     return in_child(body) == 0
 
@@ -102,10 +102,10 @@ def survives_cuts(
 
 
 def main(top: Path) -> None:
-    hands = life.Clock(0)
-    hands.install()
+    world = life.World(0)
+    world.install()
     disk = KillingDisk(None, top / "journal")
-    life.live(life.Life(top / "whole", disk, hands), life.SCRIPT, disk.mark)  # loads the kernels too
+    life.live(life.Life(top / "whole", disk, world), life.SCRIPT, disk.mark)  # loads the kernels too
     steps = [event.step for event in read_journal(top / "journal")]
     print(*(f"{step.call} {step.kind}" for step in steps), sep="\n", flush=True)
     number = 0

@@ -4,30 +4,42 @@ Every act has its effect on the oracle. A life that ends after so many acked act
 them, or behind a part of the next act that may be there as a whole: a prefix of the batches of one group, a delete.
 """
 
-import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from common import clock, files, series
+from common.selector import Selector
 from tests import naive
-from tests.workers.storage.support import EVERYWHERE, Row, batch_of, key, open_store
-from workers.storage.store import Store
+from tests.workers.storage import answers
+from tests.workers.storage.support import Row, batch_of, key, open_store
+from workers.storage import compaction_plan
+from workers.storage.store import DeleteRecord, Store
 
 A, B, C = key("a"), key("a", room="1"), key("b:/", x="")
 SERIES = [A, B, C]
+MS_NS = 1_000_000
 DAY_NS = 86_400 * 1_000_000_000
 BEGIN_NS = 20_000 * DAY_NS  # when lives begin
+RETENTION_DAYS = 30
+LATER_MS = 15 * DAY_NS // MS_NS  # in another period
+
+# What a world replaces.
+INSTALLED = [
+    (clock, "wall_ns"), (clock, "monotonic_s"),
+    (compaction_plan, "SPLIT_ROWS"), (compaction_plan, "SPLIT_ROWS_PER_SERIES"),
+]  # fmt: skip
 
 
-class Clock:
-    """Both clocks, as far as the script has turned them."""
+class World:
+    """What lives see beside their disk: both clocks, as far as the script has turned them."""
 
     def __init__(self, days: int) -> None:
         self.days = days
 
     def install(self) -> None:
-        """Let this process see these clocks."""
+        """Let this process see these clocks, split compactions by period however little there is."""
+        compaction_plan.SPLIT_ROWS = compaction_plan.SPLIT_ROWS_PER_SERIES = 1  # type: ignore[misc]
         clock.wall_ns = lambda: BEGIN_NS + self.days * DAY_NS
         clock.monotonic_s = lambda: self.days * 86_400.0
 
@@ -38,12 +50,12 @@ class Life:
 
     directory: Path
     disk: files.Disk
-    clock: Clock
+    world: World
     store: Store | None = None
 
     def open(self) -> Store:
         """Open the store, which is not open."""
-        self.store = open_store(self.directory, self.disk, head_rows=1000)
+        self.store = open_store(self.directory, self.disk, head_rows=1000, retention_days=RETENTION_DAYS)
         return self.store
 
     @property
@@ -87,51 +99,102 @@ class Seal(Act):
         life.running.seal()
 
 
+class Compact(Act):
+    def do(self, life: Life) -> None:
+        life.running.compact()
+
+
 @dataclass
 class Append(Act):
-    """One group of batches."""
+    """One group of batches. born: the delete number that their bridge knew."""
 
     batches: Sequence[Sequence[Row]]
+    born: int = 1 << 40
 
     def do(self, life: Life) -> None:
-        life.running.append([batch_of(rows) for rows in self.batches])
+        life.running.append([batch_of(rows, self.born) for rows in self.batches])
 
     def states(self, oracle: naive.PointSet) -> list[naive.PointSet]:
         found = [oracle]
         for rows in self.batches:
             found.append(found[-1].copy())
             for row in rows:
-                found[-1].add(*row)
+                found[-1].add(*row, self.born)
         return found
 
 
+@dataclass
+class Delete(Act):
+    """A delete record, of the series that a selector names."""
+
+    number: int
+    selector: Selector
+    first_ms: int
+    last_ms: int
+
+    def do(self, life: Life) -> None:
+        begin, end = (BEGIN_NS + at * MS_NS for at in (self.first_ms, self.last_ms))
+        life.running.delete(DeleteRecord(self.number, self.selector, begin, end))
+
+    def states(self, oracle: naive.PointSet) -> list[naive.PointSet]:
+        deleted = oracle.copy()
+        begin, end = (BEGIN_NS + at * MS_NS for at in (self.first_ms, self.last_ms))
+        deleted.delete(self.number, lambda each: self.selector.matches(series.parse_key(each)), begin, end)
+        return [oracle, deleted]
+
+
+@dataclass
+class Wait(Act):
+    """Days go by."""
+
+    days: int
+
+    def do(self, life: Life) -> None:
+        life.world.days += self.days
+        life.running.tick()
+
+    def states(self, oracle: naive.PointSet) -> list[naive.PointSet]:
+        later = oracle.copy()
+        later.retain((oracle.cutoff or BEGIN_NS - RETENTION_DAYS * DAY_NS) + self.days * DAY_NS)
+        return [oracle, later]
+
+
 def rows(each: bytes, first: int, count: int, value: float, step: int = 1) -> list[Row]:
-    """Points of a series at 1 ms, from `first` ms behind the begin of lives; values are sums of halves."""
-    return [
-        (each, BEGIN_NS + (first + at * step) * 1_000_000, value + at / 2) for at in range(count)
-    ]
+    """Points of a series, the first so many ms behind the begin of lives; values are sums of halves."""
+    return [(each, BEGIN_NS + (first + at * step) * MS_NS, value + at / 2) for at in range(count)]
 
 
 SCRIPT: list[Act] = [
     Open(),
-    Append([rows(A, 0, 20, 1.0), rows(B, 0, 5, -3.0)]),
+    Append([rows(A, 0, 12, 1.0), rows(B, 0, 5, -3.0)]),
     Append([rows(C, 7, 3, 0.5)]),
     Seal(),
-    Append([rows(A, 10, 20, 4.0), rows(B, 100, 5, 2.0)]),  # overlaps, repeats and contradicts what is sealed
+    Append([rows(A, 6, 12, 4.0), rows(B, LATER_MS, 5, 2.0)]),  # overlaps, repeats and contradicts what is sealed
     Seal(),
-    Append([rows(A, 25, 10, -8.0), rows(C, 0, 20, 1.0, step=2)]),
+    Compact(),
+    Append([rows(A, 15, 8, -8.0), rows(C, 0, 10, 1.0, step=2)]),
+    Delete(1, Selector("a"), 4, 9),
+    Append([rows(A, 3, 3, -20.0), rows(B, 8, 4, 30.0)], born=0),
+    Append([rows(A, 5, 3, -50.0)], born=1),
     Open(),
-    Append([rows(B, 3, 4, 9.0)]),
+    Append([rows(B, 3, 4, 9.0), rows(A, LATER_MS, 10, 0.0)], born=1),
+    Delete(3, Selector("a", "temperature", {"room": "1"}), 0, 2),
+    Compact(),
     Seal(),
+    Wait(RETENTION_DAYS + 2),
+    Append([rows(A, 0, 3, 70.0), rows(C, LATER_MS + 1, 3, 70.0)]),
+    Wait(1),  # what was behind the cutoff may go from the disk
+    Seal(),
+    Compact(),
+    Wait(20),
+    Wait(1),  # and now all of it
+    Compact(),
     Close(),
 ]
 
+MORE = Append([rows(A, LATER_MS + 5, 3, 100.0), rows(C, LATER_MS, 2, 7.0)])  # what a store takes after it was cut short
 
-MORE = Append([rows(A, 15, 3, 100.0), rows(C, 500, 2, 7.0)])  # what a store takes after it was cut short
-
-GOING_ON: list[Act] = [Open(), MORE, Seal()]
-
-TIMES = sorted({row[1] for act in [*SCRIPT, MORE] if isinstance(act, Append) for batch in act.batches for row in batch})
+GOING_ON: list[Act] = [Open(), MORE, Seal(), Compact()]
 
 
 def live(life: Life, script: Sequence[Act], acked: Callable[[int], None]) -> None:
@@ -143,7 +206,7 @@ def live(life: Life, script: Sequence[Act], acked: Callable[[int], None]) -> Non
 
 def day_after(script: Sequence[Act], acked: int) -> int:
     """What day it is after so many acts."""
-    return 0
+    return sum(act.days for act in script[:acked] if isinstance(act, Wait))
 
 
 def states_after(script: Sequence[Act], begin: naive.PointSet | None = None) -> list[list[naive.PointSet]]:
@@ -163,12 +226,13 @@ def check(life: Life, states: Sequence[naive.PointSet]) -> None:
     try:
         assert not store.status()["damaged"], store.status()["damaged"]
         state = matching(store, states, left)
-        assert not half_written(life.directory), half_written(life.directory)
         MORE.do(life)
         state = MORE.states(state)[-1]
         assert found_in(store) == expected(state), "after appending"
         store.seal()
         assert found_in(store) == expected(state), "after sealing"
+        store.compact()
+        assert found_in(store) == expected(state), "after compacting"
     finally:
         store.close()
     again = life.open()
@@ -178,6 +242,7 @@ def check(life: Life, states: Sequence[naive.PointSet]) -> None:
     finally:
         again.close()
         life.store = None
+    assert not half_written(life.directory), half_written(life.directory)
 
 
 def matching(store: Store, states: Sequence[naive.PointSet], left: Sequence[str]) -> naive.PointSet:
@@ -195,16 +260,10 @@ def half_written(directory: Path) -> list[str]:
     return [path.name for path in directory.rglob("*" + files.TEMPORARY)]
 
 
-def found_in(store: Store) -> dict[bytes, list[tuple[int, int]]]:
+def found_in(store: Store) -> answers.Contents:
     """The points of every series, by bits, and nothing else."""
-    found: dict[bytes, list[tuple[int, int]]] = {}
-    for each in SERIES:
-        name = series.parse_key(each)
-        ask = functools.partial(store.aggregate, name.device_id, name.metric_name, dict(name.tags), EVERYWHERE)
-        found[each] = [(time, naive.bits(one.first)) for time in TIMES if (one := ask(time, time)).count]
-        assert ask(None, None).count == len(found[each])
-    return found
+    return answers.contents(store, SERIES)
 
 
-def expected(state: naive.PointSet) -> dict[bytes, list[tuple[int, int]]]:
-    return {each: [(time, naive.bits(value)) for time, value in state.rows(each)] for each in SERIES}
+def expected(state: naive.PointSet) -> answers.Contents:
+    return answers.expected(state, SERIES)

@@ -6,23 +6,22 @@ from pathlib import Path
 
 import pytest
 
-from common import clock
 from tests.workers.storage import life
 from tests.workers.storage.disks import Platter, QuickDisk, RecordingDisk
 
 
 @pytest.fixture(autouse=True)
-def _clock_of_lives(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("wall_ns", "monotonic_s"):
-        monkeypatch.setattr(clock, name, getattr(clock, name))  # so that what lives install is put back
+def _world_of_lives(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module, name in life.INSTALLED:
+        monkeypatch.setattr(module, name, getattr(module, name))  # so that what lives install is put back
 
 
 def recorded(directory: Path) -> RecordingDisk:
     """A whole life, its acks marked among its steps."""
     disk = RecordingDisk()
-    hands = life.Clock(0)
-    hands.install()
-    life.live(life.Life(directory, disk, hands), life.SCRIPT, disk.mark)
+    world = life.World(0)
+    world.install()
+    life.live(life.Life(directory, disk, world), life.SCRIPT, disk.mark)
     return disk
 
 
@@ -40,10 +39,10 @@ def test_power_cut_after_any_step_loses_and_doubles_nothing(tmp_path: Path, torn
         chance = None if torn is None else random.Random(f"{torn} {number}")
         left = tmp_path / f"cut{number}"
         platter.save(left, chance)
-        hands = life.Clock(life.day_after(life.SCRIPT, acked))
-        hands.install()
+        world = life.World(life.day_after(life.SCRIPT, acked))
+        world.install()
         try:
-            life.check(life.Life(left, QuickDisk(), hands), states[acked])
+            life.check(life.Life(left, QuickDisk(), world), states[acked])
         except AssertionError as error:
             raise AssertionError(f"power cut after step {number}, {event.step}, {acked} acts acked: {error}") from error
         shutil.rmtree(left)
