@@ -23,7 +23,9 @@ WIDE: Final = FIRST_PERIOD - 1  # the lane of segments that reach over a border
 FAN_IN: Final = 4  # segments of one tier that make one of the next: log4(n) rewrites, at most 3 files per tier
 MAX_INPUTS: Final = 32  # each holds at most one block of a series at any time, so this bounds what a join holds
 MAX_BYTES: Final = 1 << 30  # of the inputs of one merge, so of an output; limits the free disk that it wants
-LATE_SHARE: Final = 16  # a period that has ended is merged when late rows are 1/16 of it
+TIER_SHARE: Final = 2  # a merge within bounds pays when the other inputs are 1/2 of the largest; else it is left
+LATE_SHARE: Final = 16  # in a period that has ended, 1/16 is enough: late rows make blocks overlap, which slows reads
+QUIET_S: Final = 3600.0  # but only when no segment came for so long: an import of old data would be merged at each
 
 # A period is worth a file of its own when so many rows of it are at hand, and so many for each series: below that
 # blocks are so short that their summaries outweigh them, and ten years of one point a day would be 122 files.
@@ -35,7 +37,7 @@ class Described(NamedTuple):
     """What the choice needs to know of a segment.
 
     masked: a delete above its number hides rows of it; behind: the part of its span that is behind the settled
-    cutoff, 0 to 1.
+    cutoff, 0 to 1; age_s: for how long it has been in the view.
     """
 
     number: int
@@ -46,6 +48,7 @@ class Described(NamedTuple):
     group: tuple[int, int] = (0, 0)
     masked: bool = False
     behind: float = 0.0
+    age_s: float = 0.0
 
     @property
     def lane(self) -> int:
@@ -101,7 +104,7 @@ def _candidates(stored: Sequence[Described], now_ns: int, everything: bool) -> I
 
 
 def _alone(stored: Sequence[Described], reason: str, wanted: Sequence[bool]) -> Iterable[Task]:
-    return [Task((each.number,), each.bytes, reason) for each, want in zip(stored, wanted, strict=True) if want]
+    return [_task([each], reason) for each, want in zip(stored, wanted, strict=True) if want]
 
 
 def _cheapest_first(tasks: Iterable[Task | None]) -> list[Task]:
@@ -111,20 +114,19 @@ def _cheapest_first(tasks: Iterable[Task | None]) -> list[Task]:
 def _tier_merge(lane: Sequence[Described]) -> Task | None:
     """The lowest tier with FAN_IN segments, and the tiers below it. lane: ascending by points."""
     tiers = [each.tier for each in lane]
-    full = [tier for tier in sorted(set(tiers)) if tiers.count(tier) >= FAN_IN]
-    for tier in full:
-        task = _merge([each for each in lane if each.tier <= tier], "tier")
-        if task is not None:
-            return task
+    for tier in sorted(set(tiers)):
+        if tiers.count(tier) >= FAN_IN:
+            task = _merge([each for each in lane if each.tier <= tier], "tier", share=TIER_SHARE)
+            if task is not None:
+                return task
     return None
 
 
 def _late_merge(lane: Sequence[Described]) -> Task | None:
-    """All of a period that has ended, when what came late is no trifle."""
-    late = sum(each.points for each in lane[:-1])
-    if late * LATE_SHARE < lane[-1].points:
+    """All of a period that has ended and is quiet, when what came late is no trifle."""
+    if min(each.age_s for each in lane) < QUIET_S:
         return None
-    return _merge(lane, "late")
+    return _merge(lane, "late", share=LATE_SHARE)
 
 
 def _whole_merge(lane: Sequence[Described]) -> Task | None:
@@ -138,22 +140,32 @@ def _untangle(stored: Sequence[Described], wide: Sequence[Described]) -> Task | 
     first, last = min(each.t_min for each in wide), max(each.t_max for each in wide)
     reached = [each for each in stored if each.t_min <= last and first <= each.t_max]
     groups = {each.group for each in reached}
-    if len(wide) == 1 and len(groups) == 1 and (0, 0) not in groups:
+    done = len(wide) == 1 and len(groups) == 1 and (0, 0) not in groups
+    size = sum(each.bytes for each in reached)
+    if done or len(reached) > MAX_INPUTS or (size > MAX_BYTES and len(reached) > 1):
         return None
-    reached.sort(key=lambda each: (each.lane != WIDE, each.points, each.number))
-    return _merge(reached, "everything", least=1)
+    return _task(reached, "everything")
 
 
-def _merge(ascending: Sequence[Described], reason: str, least: int = 2) -> Task | None:
-    """As many of the segments, from the first, as one merge may have; None when that is too few to be of use."""
+def _merge(ascending: Sequence[Described], reason: str, share: int | None = None) -> Task | None:
+    """As many of the segments, from the first, as one merge may have.
+
+    None for a single one, and when all but the largest are less than 1 / share of that.
+    """
     taken: list[Described] = []
     size = 0
     for each in ascending[:MAX_INPUTS]:
-        if size + each.bytes > MAX_BYTES and len(taken) >= min(least, 1):
+        if size + each.bytes > MAX_BYTES:
             break
         taken.append(each)
         size += each.bytes
-    return Task(tuple(sorted(each.number for each in taken)), size, reason) if len(taken) >= least else None
+    if len(taken) < 2 or (share is not None and sum(each.points for each in taken[:-1]) * share < taken[-1].points):
+        return None
+    return _task(taken, reason)
+
+
+def _task(taken: Sequence[Described], reason: str) -> Task:
+    return Task(tuple(sorted(each.number for each in taken)), sum(each.bytes for each in taken), reason)
 
 
 class Output(NamedTuple):
