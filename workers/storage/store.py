@@ -329,7 +329,9 @@ class Store(Reading):
         head = self._current.head
         if head.rows and head.delete_number != in_force.number:
             self._freeze_head(0, in_force.number, in_force)
-        elif not head.rows:
+        elif head.rows:
+            self._current.put_deletes(in_force)
+        else:
             self._current.replace_head(self._new_head(0, in_force.number), in_force)
 
     def _new_head(self, rows: int, number: int) -> Head:

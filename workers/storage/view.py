@@ -43,6 +43,11 @@ class CurrentView:
             fresh.take_cover(view.heads[-1])
             self.now = View(view.stored, (*view.heads[:-1], fresh), view.deletes if deletes is None else deletes)
 
+    def put_deletes(self, deletes: Deletes) -> None:
+        """Other deletes; the head's rows are not older than any of them."""
+        with self._lock:
+            self.now = View(self.now.stored, self.now.heads, deletes)
+
     def put_sealed(self, written: Segment, head: Head) -> None:
         """A segment for the head whose rows it holds."""
         with self._lock:
