@@ -13,7 +13,8 @@ from common.points import Times, Values
 
 _ITEM_BYTES: Final = 8
 _NOISY_BYTES: Final = 3  # a decimal block with more of them for each value may be float noise, which pcodec packs well
-_SKIPPED: Final = 64  # timestamps for every skip, up to which differences may take less
+_SKIPPED: Final = 16  # timestamps for every skip, up to which differences may take less than a grid
+_FEW: Final = 64  # timestamps of which a sample says little, and packing them twice costs little
 
 Packed = tuple[CodecId, bytes]
 
@@ -32,12 +33,12 @@ def times(column: Times) -> Packed:
 
 
 def _off_grid(unit: int, divided: Times) -> Packed:
-    """The smaller of distances from a grid and differences, by a sample of either; both if much is skipped."""
+    """The smaller of distances from a grid and differences, by a sample of either; both where that tells little."""
     found = grid.find(divided)
     if found is None or _cost(found.distances) > _cost(divided):
         return CodecId.PCO, pco.encode_divided(unit, divided)
     packed: Packed = CodecId.GRID, found.encode(unit)
-    if found.skips * _SKIPPED > len(divided):
+    if found.skips * _SKIPPED > len(divided) or len(divided) <= _FEW:
         packed = min(packed, (CodecId.PCO, pco.encode_divided(unit, divided)), key=_length)
     return packed
 
@@ -48,19 +49,25 @@ def _cost(numbers: Times) -> int:
 
 def values(column: Values) -> Packed:
     """The codec and bytes of a block of values."""
-    words = column.view(np.int64)
-    same = kernels.is_constant(words)
-    block = decimal.attempt(column)
-    if same:
-        if block is None or len(block) >= _ITEM_BYTES:
+    if kernels.is_constant(column.view(np.int64)):
+        block = decimal.attempt(column[:1])
+        if block is None or len(block) + 1 >= _ITEM_BYTES:
             return CodecId.CONSTANT, constant.encode_values(column)
-        return CodecId.DECIMAL, block
-    packed: Packed = (CodecId.DECIMAL, block) if block is not None else (CodecId.PCO, pco.encode_values(column))
-    if block is not None and (len(block) > _NOISY_BYTES * len(column) or block[0] & decimal.DENSE):
-        packed = min(packed, (CodecId.PCO, pco.encode_values(column)), key=_length)
+    packed = _decimal_or_pco(column)
     if gorilla_kernels.least_value_bytes(column.view(np.uint64), len(packed[1])) < len(packed[1]):
         packed = min(packed, (CodecId.GORILLA, gorilla.encode_values(column)), key=_length)
     return _or_raw(packed, column)
+
+
+def _decimal_or_pco(column: Values) -> Packed:
+    """Decimal where it fits, pco where it does not, the smaller where it fits badly."""
+    block = decimal.attempt(column)
+    if block is None:
+        return CodecId.PCO, pco.encode_values(column)
+    packed: Packed = CodecId.DECIMAL, block
+    if len(block) > _NOISY_BYTES * len(column) or block[0] & decimal.DENSE:
+        packed = min(packed, (CodecId.PCO, pco.encode_values(column)), key=_length)
+    return packed
 
 
 def _length(packed: Packed) -> int:

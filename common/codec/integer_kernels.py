@@ -17,7 +17,7 @@ LOW, HIGH, LINEAR, COST_0, COST_1, COST_2, FINDINGS = range(7)
 SPARSE_BYTES = 13  # take_out(): 3 of a place among at most 2^20 items, 10 of a size
 
 _STRETCH = 256  # items of a stretch of the column whose bits are counted
-_EVERY = 1024  # from one stretch to the next: a quarter is enough to choose by
+_EVERY = 2048  # from one stretch to the next: an eighth is enough to choose by
 
 _0, _1, _7, _63, _64, _127, _128 = (np.uint64(number) for number in (0, 1, 7, 63, 64, 127, 128))
 _I1, _I63 = np.int64(1), np.int64(63)

@@ -30,7 +30,7 @@ def encode_divided(unit: int, divided: Times) -> bytes:
 
 def encode_values(values: Values) -> bytes:
     """The block of float64 values, shape (n,), n >= 1. Every bit pattern is kept."""
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore", invalid="ignore"):
         single = values.astype(np.float32)
     if np.array_equal(single, values) and not np.isnan(values).any():
         return bytes((_SINGLE | chunk.HEAD,)) + chunk.pack(single, chunk.AUTO)
@@ -49,7 +49,7 @@ def decode_values(data: bytes | memoryview, out: Values) -> None:
     """Fill `out` with the values of a block. Raises CodecError when it does not hold them."""
     data = bytes(data)
     if not data or data[0] & ~_KNOWN:
-        raise CodecError(f"pco values: got {data[:1].hex() or 'no'} as head, want flags {_KNOWN:02x}")
+        raise CodecError(f"pco values: got head {data[:1].hex() or 'missing'}, want flags {_KNOWN:02x}")
     if not data[0] & _SINGLE:
         chunk.unpack(data, 1, data[0], out, "pco values")
         return

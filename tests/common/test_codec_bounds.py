@@ -52,7 +52,31 @@ def fuzz() -> None:
         items[:] = np.frombuffer(chance.randbytes(8 * count), np.uint8) & chance.choice([0x11, 0xFF])
         kernels.encode_values(items.view(np.uint64), target.last(room(count, kernels.MAX_VALUE_BITS)))
         kernels.encode_times(items.view(np.int64), target.last(room(count, kernels.MAX_TIME_BITS)))
+        fuzz_columns(chance, source, target, count)
     print("inside")
+
+
+def fuzz_columns(chance: random.Random, source: Fenced, target: Fenced, count: int) -> None:
+    """The kernels behind the other codecs, on anything."""
+    from common.codec import decimal_kernels, grid_kernels, integer_kernels, kernels
+
+    items = source.last(8 * count)
+    items[:] = np.frombuffer(chance.randbytes(8 * count), np.uint8) & chance.choice([0, 1, 0x11, 0xFF])
+    numbers, values, out = items.view(np.int64), items.view(np.float64), target.last(8 * count).view(np.int64)
+    integer_kernels.survey(numbers, np.empty(integer_kernels.FINDINGS, np.int64))
+    integer_kernels.common_step(numbers)
+    kernels.least_value_bytes(items.view(np.uint64), chance.choice([0, 100, 10**6]))
+    kernels.time_bytes(numbers, chance.choice([0, 100, 10**6]))
+    exponent = decimal_kernels.choose(values, chance.randint(1, 9))
+    decimal_kernels.scale(values, max(exponent, 0), out)
+    if count > 1:
+        skips = np.empty(count, np.int64)
+        grid_kernels.find(numbers, out, skips, np.empty(grid_kernels.FINDINGS, np.int64))
+        integer_kernels.is_linear(numbers)
+    sparse = source.last(chance.randint(0, 99))
+    sparse[:] = np.frombuffer(chance.randbytes(len(sparse)), np.uint8) & chance.choice([0x0F, 0x7F, 0xFF])
+    integer_kernels.put_back(sparse, out)
+    integer_kernels.take_out(out, 1, target.last(integer_kernels.SPARSE_BYTES * count))
 
 
 def room(count: int, most_bits: int) -> int:
