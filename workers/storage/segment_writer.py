@@ -7,7 +7,7 @@ arrival. Belongs to one thread; kernels, codecs and the disk leave the GIL to ot
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -134,9 +134,8 @@ class SegmentWriter:
             self._put(data)
             begin = end
         written = np.array(rows, np.int64).T
-        targets = (found.times_bytes, found.values_bytes, found.crcs, found.times_codec, found.values_codec)
-        for target, column in zip(targets, written, strict=True):
-            target[:] = column
+        found.times_bytes[:], found.values_bytes[:], found.crcs[:] = written[:3]
+        found.times_codec[:], found.values_codec[:] = written[3:]
 
     def _add_series(self, keys: Sequence[bytes], owners: npt.NDArray[np.uint32]) -> None:
         """Put the series of the blocks last taken into the table."""
@@ -149,17 +148,15 @@ class SegmentWriter:
 
     def _count(self, begin: int, end: int) -> None:
         """Count points, and how much is in which codec, of blocks of the page."""
-        room = self._page.room
-        counts = room.counts[begin:end]
-        self.points += int(counts.sum())
-        for part, (codecs, sizes) in enumerate(
-            [(room.times_codec, room.times_bytes), (room.values_codec, room.values_bytes)]
-        ):
-            used = codecs[begin:end]
-            for codec_id in np.unique(used).tolist():
-                mine = used == codec_id
+        room = self._page.room.part(begin, end)
+        self.points += int(room.counts.sum())
+        parts = [(room.times_codec, room.times_bytes), (room.values_codec, room.values_bytes)]
+        for part, (codecs, sizes) in enumerate(parts):
+            blocks = np.bincount(codecs)
+            points, size = np.bincount(codecs, room.counts), np.bincount(codecs, sizes)  # whole numbers, as floats
+            for codec_id in np.flatnonzero(blocks).tolist():
                 use = self._codecs.setdefault((part, codec_id), [0, 0, 0])
-                for at, more in enumerate((mine.sum(), counts[mine].sum(), sizes[begin:end][mine].sum())):
+                for at, more in enumerate((blocks[codec_id], points[codec_id], size[codec_id])):
                     use[at] += int(more)
 
     def _end_page_if_full(self) -> None:
@@ -204,6 +201,7 @@ class _Page:
     def take(self, found: pages.Blocks, with_windows: Windows) -> tuple[int, int]:
         """Add blocks; their begin and end here."""
         begin, end = self.blocks, self.blocks + len(found.counts)
+        into: Any
         for into, column in zip(self.room.part(begin, end), found, strict=True):
             into[:] = column
         self.windows.append(with_windows)

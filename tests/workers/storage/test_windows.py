@@ -132,7 +132,7 @@ def test_windows_that_cost_too_much_become_wider_and_then_none() -> None:
     t_min, counts = np.array([rows[0][0]]), np.array([len(rows)])
     narrow = len(windows.pack(found, t_min, 1 << 30))
     sizes = {}
-    for block_bytes in range(1 << 15, 0, -16):
+    for block_bytes in range(1 << 15, 0, -64):
         packed = windows.pack(found, t_min, block_bytes)
         assert len(packed) <= 0.05 * block_bytes
         width = int(windows.unpack(packed, t_min, counts, "here").widths[0])
