@@ -5,7 +5,7 @@ thread.
 """
 
 from collections.abc import Sequence
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -52,11 +52,13 @@ class Blocks(NamedTuple):
 
 def room(blocks: int) -> Blocks:
     """Arrays for so many blocks, to be filled."""
-    integers = [np.empty(blocks, np.int64) for _ in range(6)]
-    floats = np.empty((kernels.BLOCK_M2 + 1, blocks))
+
+    def empty(dtype: Any) -> Any:
+        return np.empty(blocks, dtype)
+
     return Blocks(
-        *integers[:3], floats, np.empty(blocks, np.uint64), *integers[3:], np.empty(blocks, np.uint32),
-        np.empty(blocks, np.uint8), np.empty(blocks, np.uint8),
+        empty(np.int64), empty(np.int64), empty(np.int64), np.empty((kernels.BLOCK_M2 + 1, blocks)), empty(np.uint64),
+        empty(np.int64), empty(np.int64), empty(np.int64), empty(np.uint32), empty(np.uint8), empty(np.uint8),
     )  # fmt: skip
 
 
@@ -71,8 +73,6 @@ def joined(parts: Sequence[Blocks]) -> Blocks:
 
 def pack(blocks: Blocks) -> bytes:
     """The bytes of a page; offsets are left out."""
-    floats = blocks.floats
-    weights = blocks.counts * np.maximum(np.abs(floats[kernels.BLOCK_MIN]), np.abs(floats[kernels.BLOCK_MAX]))
     integers = [
         blocks.t_min,
         blocks.t_max - blocks.t_min,
@@ -83,20 +83,18 @@ def pack(blocks: Blocks) -> bytes:
     ]
     parts = [blocks.digests.astype("<u8").tobytes(), blocks.crcs.astype("<u4").tobytes()]
     parts += map(columns.pack_integers, integers)
-    parts += map(columns.pack_values, floats[kernels.BLOCK_MIN :])
-    parts.append(columns.pack_sums(floats[kernels.SUM_HI], floats[kernels.SUM_LO], weights))
+    parts += map(columns.pack_values, blocks.floats)
     return b"".join(parts)
 
 
-def unpack(data: memoryview, count: int, begin: int, end: int, where: str) -> Blocks:
+def unpack(data: bytes, count: int, begin: int, end: int, where: str) -> Blocks:
     """A page of `count` blocks that lie without gaps from offset begin to end of the file. Raises DamagedError."""
     reader = columns.Reader(data, where)
     digests, crcs = reader.fixed("<u8", count), reader.fixed("<u4", count)
     t_min, span, counts, times_bytes, values_bytes, codecs = [reader.integers(count) for _ in range(6)]
     floats = np.empty((kernels.BLOCK_M2 + 1, count))
-    for row in range(kernels.BLOCK_MIN, kernels.BLOCK_M2 + 1):
-        floats[row] = reader.values(count)
-    floats[kernels.SUM_HI], floats[kernels.SUM_LO] = reader.sums(count)
+    for row in floats:
+        row[:] = reader.values(count)
     reader.finish()
     t_max = t_min + span
     _check(t_min, t_max, counts, times_bytes, values_bytes, codecs, where)

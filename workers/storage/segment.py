@@ -44,7 +44,7 @@ CHUNK_SERIES: Final = 8192  # series in a chunk of the table; more gain nothing,
 
 _START: Final = struct.Struct("<4sHHI")  # how the preamble begins: magic, version, reserved, length of the header
 _HEADER: Final = struct.Struct(f"<{layout.STORE_ID_BYTES}s{layout.STORE_ID_BYTES}sQIIQII")
-_FOOTER: Final = struct.Struct("<QIIIIIIII8s")
+_FOOTER: Final = struct.Struct("<QIIIIIIIII8s")
 FOOTER_BYTES: Final = _FOOTER.size
 _FOOTER_CRC_AT: Final = FOOTER_BYTES - 12  # the footer's own CRC covers what lies before it
 _TAIL_BYTES: Final = 4096  # read at once from the end of a file: footer and directory of all but large segments
@@ -129,7 +129,7 @@ class Footer(NamedTuple):
 
     def pack(self) -> bytes:
         """The footer's bytes."""
-        start = _FOOTER.pack(*self, 0, FOOTER_MAGIC)[:_FOOTER_CRC_AT]
+        start = _FOOTER.pack(*self, 0, 0, FOOTER_MAGIC)[:_FOOTER_CRC_AT]
         return start + files.crc32c(start).to_bytes(4, "little") + FOOTER_MAGIC
 
 
@@ -138,7 +138,7 @@ def unpack_footer(tail: bytes, where: Path) -> Footer:
     if len(tail) < FOOTER_BYTES:
         raise DamagedError(f"{where}: {len(tail)} bytes, want a footer of {FOOTER_BYTES}")
     tail = tail[-FOOTER_BYTES:]
-    *fields, checksum, magic = _FOOTER.unpack(tail)
+    *fields, _, checksum, magic = _FOOTER.unpack(tail)
     computed = files.crc32c(tail[:_FOOTER_CRC_AT])
     if magic != FOOTER_MAGIC or computed != checksum:
         raise DamagedError(f"{where}: no footer at its end (magic {magic!r}, CRC {computed:08x}, want {checksum:08x})")
@@ -221,6 +221,10 @@ class Segment:
 
     def index(self, begin: int, end: int) -> Blocks:
         """The blocks begin to end. Raises DamagedError."""
+        page = bisect.bisect_right(self._first_of_page, begin) - 1
+        if 0 <= begin < end <= self.blocks and end <= self._first_of_page[page + 1]:
+            first = self._first_of_page[page]
+            return self._page(page).part(begin - first, end - first)
         return pages.joined([self._page(page).part(low, high) for page, low, high in self._spans(begin, end)])
 
     def windows(self, begin: int, end: int) -> Windows:
@@ -375,7 +379,7 @@ class Segment:
         at = self._page_begins[page + 1] - int(entry["windows_bytes"])
         data = self._read_checked(at, int(entry["windows_bytes"]), int(entry["windows_crc"]), f"windows at {at}")
         blocks = self._page(page)
-        return windows.unpack(memoryview(data), blocks.t_min, blocks.counts, f"{self.path}: windows at {at}")
+        return windows.unpack(data, blocks.t_min, blocks.counts, f"{self.path}: windows at {at}")
 
     def _decode(self, block: int, page: Blocks, at: int, times: Times, values: Values) -> None:
         data = self._raw(block, page, at)

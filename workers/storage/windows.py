@@ -9,7 +9,7 @@ blocks, all of them become windows of the next wider kind, those of a day none.
 """
 
 from collections.abc import Sequence
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -51,7 +51,8 @@ class Windows(NamedTuple):
         """The windows of blocks begin to end: views."""
         first = self.first[begin : end + 1]
         inside = slice(int(first[0]), int(first[-1]))
-        return Windows(self.widths[begin:end], first - first[0], *(each[inside] for each in self[2:]))
+        by_window: list[Any] = [each[inside] for each in self[2:]]
+        return Windows(self.widths[begin:end], first - first[0], *by_window)
 
 
 def none_of(blocks: int) -> Windows:
@@ -85,11 +86,11 @@ def pack(windows: Windows, t_min: Integers, block_bytes: int) -> bytes:
         packed = _pack(windows, t_min)
         if len(packed) <= SHARE * block_bytes:
             return packed
-        windows = _wider(windows)
+        windows = wider(windows)
     return b""
 
 
-def unpack(data: memoryview, t_min: Integers, block_counts: Integers, where: str) -> Windows:
+def unpack(data: bytes, t_min: Integers, block_counts: Integers, where: str) -> Windows:
     """The windows of a page's blocks, whose first times and counts are given. Raises DamagedError."""
     if not len(data):
         return none_of(len(t_min))
@@ -104,27 +105,18 @@ def unpack(data: memoryview, t_min: Integers, block_counts: Integers, where: str
     total = int(first[-1])
     steps, counts = reader.integers(total), reader.integers(total)
     numbers = _numbers(steps, widths, first, t_min)
-    least, most = reader.values(total), reader.values(total)
-    hi, lo = reader.sums(total)
+    floats = [reader.values(total) for _ in range(4)]
     reader.finish()
     if (counts < 1).any() or (_sums_of(counts, first) != np.where(each > 0, block_counts, 0)).any():
         raise DamagedError(f"{where}: windows that do not hold the points of their blocks")
-    return Windows(widths, first, numbers, counts, hi, lo, least, most)
+    return Windows(widths, first, numbers, counts, *floats)
 
 
 def _pack(windows: Windows, t_min: Integers) -> bytes:
     kinds = np.searchsorted(_KINDS, windows.widths)
-    weights = windows.counts * np.maximum(np.abs(windows.least), np.abs(windows.most))
-    parts = [
-        columns.pack_integers(kinds),
-        columns.pack_integers(np.diff(windows.first)),
-        columns.pack_integers(_steps(windows, t_min)),
-        columns.pack_integers(windows.counts),
-        columns.pack_values(windows.least),
-        columns.pack_values(windows.most),
-        columns.pack_sums(windows.sum_hi, windows.sum_lo, weights),
-    ]
-    return b"".join(parts)
+    integers = [kinds, np.diff(windows.first), _steps(windows, t_min), windows.counts]
+    floats = [windows.sum_hi, windows.sum_lo, windows.least, windows.most]
+    return b"".join([*map(columns.pack_integers, integers), *map(columns.pack_values, floats)])
 
 
 def _steps(windows: Windows, t_min: Integers) -> Integers:
@@ -142,13 +134,15 @@ def _numbers(steps: Integers, widths: Integers, first: Integers, t_min: Integers
     return running + np.repeat(offsets, np.diff(first)[present])
 
 
-def _wider(windows: Windows) -> Windows:
+def wider(windows: Windows) -> Windows:
+    """The same points in windows of the next wider kind, those of a day in none."""
     kinds = np.searchsorted(_KINDS, windows.widths)
     first = np.empty_like(windows.first)
-    by_window = [each.copy() for each in windows[2:]]
+    by_window: list[Any] = [each.copy() for each in windows[2:]]
     left = window_kernels.widen(np.ascontiguousarray(windows.first), _RATIOS[kinds], first, *by_window)
     widths = np.where(np.diff(first) > 0, _KINDS[np.minimum(kinds + 1, len(_KINDS) - 1)], 0)
-    return Windows(widths, first, *(each[:left] for each in by_window))
+    kept: list[Any] = [each[:left] for each in by_window]
+    return Windows(widths, first, *kept)
 
 
 def _sums_of(counts: Integers, first: Integers) -> Integers:
@@ -166,6 +160,5 @@ def _starts(each: Integers) -> Integers:
 def _empty(widths: Integers, first: Integers) -> Windows:
     """Room for windows."""
     total = int(first[-1])
-    integers = [np.empty(total, np.int64) for _ in range(2)]
-    floats = [np.empty(total, np.float64) for _ in range(4)]
-    return Windows(widths, first, *integers, *floats)
+    by_window: list[Any] = [np.empty(total, dtype) for dtype in (np.int64,) * 2 + (np.float64,) * 4]
+    return Windows(widths, first, *by_window)
