@@ -79,7 +79,8 @@ class Compactor:
         try:
             return job.write(outputs, first)
         except BaseException:
-            self._remove(range(first, first + len(outputs)))
+            paths = [self._layout.segment_path(number) for number in range(first, first + len(outputs))]
+            self._remove(paths + [path.with_name(path.name + files.TEMPORARY) for path in paths])
             raise
 
     def retire(self, inputs: Sequence[Segment]) -> None:
@@ -87,14 +88,14 @@ class Compactor:
 
         Should that fail, `clean` does it.
         """
-        self._remove([each.number for each in inputs])
+        self._remove([each.path for each in inputs])
 
-    def _remove(self, numbers: Sequence[int]) -> None:
-        self._leftovers += [self._layout.segment_path(number) for number in numbers]
+    def _remove(self, paths: Sequence[Path]) -> None:
+        self._leftovers += paths
         try:
             self.clean()
         except OSError as error:
-            logger.warning("segments not removed yet", count=len(self._leftovers), error=str(error))
+            logger.warning("segments not removed yet", files=len(self._leftovers), error=str(error))
 
 
 class _Job:
@@ -304,9 +305,12 @@ class _Writers:
         return sorted(self._writers)
 
     def abort(self) -> None:
-        """Remove what is not finished."""
+        """Let go what is not finished."""
         for writer in self._writers.values():
-            writer.abort()
+            try:
+                writer.abort()
+            except OSError as error:  # the disk has refused something before: that error is the one to be told of
+                logger.warning("half a segment not removed yet", error=str(error))
 
     def _writer(self, at: int) -> SegmentWriter:
         if at not in self._writers:

@@ -116,15 +116,15 @@ def test_ten_years_of_one_point_a_day_arriving_at_once_stay_one_file() -> None:
 
 
 def test_many_deliveries_of_ten_years_each_are_split_only_when_a_period_is_worth_a_file() -> None:
-    """1,000 heads of a million rows over 122 periods would be 122,000 files when each was split at once."""
+    """100 heads of a million rows over 122 periods would be 12,200 files when each was split at once."""
     model = Model(series=1000)
     rows = same(range(0, 3660, 30), 8250)
-    for _ in range(200):
+    for _ in range(100):
         model.seal(rows)
         model.settle()
     assert len(model.segments) <= 122 * 16
-    assert model.files_written <= 200 * 122 / 3
-    assert model.written <= 6 * 200 * rows.total()
+    assert model.files_written <= 100 * 122 / 3
+    assert model.written <= 6 * 100 * rows.total()
 
 
 def test_heads_with_one_row_of_a_wrong_clock_keep_the_present_apart() -> None:
