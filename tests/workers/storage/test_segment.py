@@ -279,6 +279,24 @@ def refused_cheaply(path: Path) -> None:
         tracemalloc.stop()
 
 
+def test_page_with_a_bit_flipped_is_blocks_or_damage_even_without_its_crc(tmp_path: Path) -> None:
+    found = write(tmp_path / "s", many(3, 40) | {key("a"): minutely(30)}, block_rows=7)
+    blocks = found.index(0, found.blocks)
+    begin, end = int(blocks.offsets[0]), int(blocks.offsets[-1] + blocks.times_bytes[-1] + blocks.values_bytes[-1])
+    packed = pages.pack(blocks)
+    again = pages.unpack(packed, found.blocks, begin, end, "here")
+    assert [each.tobytes() for each in again] == [each.tobytes() for each in blocks]
+    refused = 0
+    for at in range(len(packed)):
+        flipped = bytearray(packed)
+        flipped[at] ^= 1 << at % 8
+        try:
+            pages.unpack(bytes(flipped), found.blocks, begin, end, "here")
+        except layout.DamagedError:
+            refused += 1
+    assert refused > len(packed) / 8
+
+
 def test_series_out_of_order_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "s"
     write(path, {key(f"d{number}"): [(1, 1.0)] for number in range(4)})
