@@ -79,9 +79,14 @@ class Compactor:
         try:
             return job.write(outputs, first)
         except BaseException:
-            paths = [self._layout.segment_path(number) for number in range(first, first + len(outputs))]
-            self._remove(paths + [path.with_name(path.name + files.TEMPORARY) for path in paths])
+            self.discard(range(first, first + len(outputs)))
             raise
+
+    def discard(self, numbers: Sequence[int]) -> None:
+        """Remove outputs of `run` that cannot be used, in any state; the inputs are to stay. Should that fail, `clean`
+        does it."""
+        paths = [self._layout.segment_path(number) for number in numbers]
+        self._remove(paths + [path.with_name(path.name + files.TEMPORARY) for path in paths])
 
     def retire(self, inputs: Sequence[Segment]) -> None:
         """Unlink segments that nobody needs any more: outputs of `run` hold their rows, or none is left.

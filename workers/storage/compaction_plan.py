@@ -7,7 +7,7 @@ a lane. Those of WIDE move the rows of every period that is worth a file of its 
 no row is rewritten without end: each merge leaves fewer segments in its lane, and no row comes back to WIDE.
 """
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -232,6 +232,6 @@ def resolve(headers: Mapping[int, Header], store_id: bytes) -> Resolution:
     return Resolution(superseded, incomplete - superseded)
 
 
-def _is_complete(header: Header, own: Collection[int]) -> bool:
+def _is_complete(header: Header, own: Mapping[int, Header]) -> bool:
     first, count = header.group
-    return all(number in own for number in range(first, first + count))
+    return all(number in own and own[number].group == header.group for number in range(first, first + count))

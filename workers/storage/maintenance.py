@@ -7,6 +7,8 @@ In each step the new segments are durable before the view names them, the view n
 ones at once, and only then are the old ones unlinked: a reader sees all rows once, at any moment.
 """
 
+from typing import Final, NamedTuple
+
 import numpy as np
 import numpy.typing as npt
 
@@ -26,7 +28,20 @@ from workers.storage.retention import Retention
 from workers.storage.segment import Segment
 from workers.storage.view import CurrentView
 
+# A segment is rewritten for the sake of deletes when the first of them has stood for so long: many deletes, one after
+# another, then cost one rewriting and not one each. `everything` does not wait.
+DELETES_WAIT_S: Final = 300.0
+
 logger = log.get("storage")
+
+
+class _Examined(NamedTuple):
+    """What is known of a segment. deletes: looked at up to this number; since_s: when it was first seen;
+    masked_s: when a delete was first seen to hide rows of it, None for not yet (both monotonic)."""
+
+    deletes: int
+    since_s: float
+    masked_s: float | None
 
 
 class Maintenance:
@@ -56,7 +71,7 @@ class Maintenance:
         self._current = current
         self._cache = cache
         self._retention = retention
-        self._examined: dict[int, tuple[int, bool]] = {}  # by segment: deletes up to this, whether one hides rows
+        self._examined: dict[int, _Examined] = {}  # by segment
         self._compactor = Compactor(place, settings.codec, self._keys_of, numbers.take, settings.compaction_bytes)
 
     def step(self, pause: Pause, everything: bool = False) -> bool:
@@ -68,7 +83,7 @@ class Maintenance:
         self._expire()
         deletes, cutoff = self._current.now.deletes, self._retention.settled
         try:
-            described = self._describe(deletes, cutoff)
+            described = self._describe(deletes, cutoff, everything)
         except DamagedError as error:
             self.set_aside(error)
             return True
@@ -110,10 +125,14 @@ class Maintenance:
         inputs = [each for each in self._current.now.stored.segments if each.number in task.numbers]
         try:
             numbers = self._compactor.run(inputs, deletes, cutoff, pause)
-            written = [self._open(number) for number in numbers]
         except DamagedInputError as error:
             self.set_aside(DamagedError(str(error)))
             return
+        try:
+            written = [self._open(number) for number in numbers]
+        except BaseException:
+            self._compactor.discard(numbers)
+            raise
         self._current.put_segments(task.numbers, written)
         self._compactor.retire(inputs)
         self.compactions += 1
@@ -130,23 +149,28 @@ class Maintenance:
     def _keys_of(self, ids: npt.NDArray[np.int64]) -> list[bytes]:
         return self._catalog.keys(ids)
 
-    def _describe(self, deletes: Deletes, cutoff: int) -> list[Described]:
+    def _describe(self, deletes: Deletes, cutoff: int, everything: bool) -> list[Described]:
         stored = self._current.now.stored.segments
-        self._examined = {each.number: self._examine(each, deletes) for each in stored}
-        self.masked = sum(masked for _, masked in self._examined.values())
-        return [
-            Described(
-                each.number, each.points, each.bytes, each.t_min, each.t_max, each.header.group,
-                self._examined[each.number][1], compaction_plan.share_behind(each.t_min, each.t_max, cutoff),
-            )
-            for each in stored
-        ]  # fmt: skip
+        now_s = clock.monotonic_s()
+        self._examined = {each.number: self._examine(each, deletes, now_s) for each in stored}
+        self.masked = sum(known.masked_s is not None for known in self._examined.values())
+        described = []
+        for each in stored:
+            known = self._examined[each.number]
+            masked = known.masked_s is not None and (everything or now_s - known.masked_s >= DELETES_WAIT_S)
+            behind = compaction_plan.share_behind(each.t_min, each.t_max, cutoff)
+            described.append(Described(
+                each.number, each.points, each.bytes, each.t_min, each.t_max, each.header.group, masked, behind,
+                now_s - known.since_s,
+            ))  # fmt: skip
+        return described
 
-    def _examine(self, stored: Segment, deletes: Deletes) -> tuple[int, bool]:
+    def _examine(self, stored: Segment, deletes: Deletes, now_s: float) -> _Examined:
         """Whether a delete hides rows of a segment; only those that came since it was examined last are looked at."""
-        known, masked = self._examined.get(stored.number, (stored.header.delete_number, False))
-        later = [] if masked else [record for record in deletes.records if record.number > known]
-        return deletes.number, masked or any(self._hides(record, stored) for record in later)
+        known = self._examined.get(stored.number) or _Examined(stored.header.delete_number, now_s, None)
+        later = [] if known.masked_s is not None else [each for each in deletes.records if each.number > known.deletes]
+        hides = any(self._hides(record, stored) for record in later)
+        return known._replace(deletes=deletes.number, masked_s=now_s if hides else known.masked_s)
 
     def _hides(self, record: DeleteRecord, stored: Segment) -> bool:
         """Whether a block of a segment holds rows in the range of a delete, or may."""

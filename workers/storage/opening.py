@@ -112,4 +112,4 @@ def highest_delete(place: Layout, segments: Sequence[Segment]) -> int:
 
 def _highest(header: segment.Header) -> int:
     """The highest file number that a segment's header mentions."""
-    return max([0, *(last for _, last in header.wal_ranges), *header.replaces])
+    return max([sum(header.group) - 1, *(last for _, last in header.wal_ranges), *header.replaces])
