@@ -30,6 +30,9 @@ __all__ = [
 
 MAX_ITEMS: Final = 1 << 20  # of a block: far more than any has, and what a damaged count can ask for at most
 
+_INT64: Final = np.dtype(np.int64)
+_FLOAT64: Final = np.dtype(np.float64)
+
 Policy = Literal["auto", "gorilla"]
 
 
@@ -62,7 +65,7 @@ def encode_times(times: Times, codec: CodecId) -> bytes:
     Raises CodecError for another dtype or shape, for no items or more than MAX_ITEMS, and for items that the codec
     cannot hold (only RAW, GORILLA and PCO hold any).
     """
-    column = _column(times, np.int64, "timestamps")
+    column = _column(times, _INT64, "timestamps")
     return _codec(_TIMES, codec, "timestamps").encode(column)
 
 
@@ -71,7 +74,7 @@ def encode_values(values: Values, codec: CodecId) -> bytes:
 
     Raises CodecError as encode_times does.
     """
-    column = _column(values, np.float64, "values")
+    column = _column(values, _FLOAT64, "values")
     return _codec(_VALUES, codec, "values").encode(column)
 
 
@@ -81,7 +84,7 @@ def pack_times(times: Times, policy: Policy) -> tuple[CodecId, bytes]:
     auto: the smallest (choose.py), whatever the numbers mean and their order; gorilla: Gorilla. Raises CodecError for
     another dtype or shape, and for no items or more than MAX_ITEMS.
     """
-    column = _column(times, np.int64, "timestamps")
+    column = _column(times, _INT64, "timestamps")
     if policy == "gorilla":
         return CodecId.GORILLA, gorilla.encode_times(column)
     return choose.times(column)
@@ -92,7 +95,7 @@ def pack_values(values: Values, policy: Policy) -> tuple[CodecId, bytes]:
 
     Otherwise as pack_times.
     """
-    column = _column(values, np.float64, "values")
+    column = _column(values, _FLOAT64, "values")
     if policy == "gorilla":
         return CodecId.GORILLA, gorilla.encode_values(column)
     return choose.values(column)
@@ -104,26 +107,26 @@ def decode_times(data: bytes | memoryview, count: int, codec_id: int) -> Times:
     Raises CodecError when the codec is unknown or the bytes are not exactly a block of that many items; reads
     nothing outside them whatever they are.
     """
-    out = np.empty(_checked(count), np.int64)
+    out = np.empty(_checked(count), _INT64)
     _codec(_TIMES, codec_id, "timestamps").decode(data, out)
     return out
 
 
 def decode_values(data: bytes | memoryview, count: int, codec_id: int) -> Values:
     """The `count` values in a block's bytes: a new float64 array of shape (count,). Errors as in decode_times."""
-    out = np.empty(_checked(count), np.float64)
+    out = np.empty(_checked(count), _FLOAT64)
     _codec(_VALUES, codec_id, "values").decode(data, out)
     return out
 
 
 def decode_times_into(data: bytes | memoryview, count: int, codec_id: int, out: Times) -> None:
     """As decode_times, into a contiguous int64 array of shape (count,), which is left half filled by an error."""
-    _codec(_TIMES, codec_id, "timestamps").decode(data, _target(out, count, np.int64))
+    _codec(_TIMES, codec_id, "timestamps").decode(data, _target(out, count, _INT64))
 
 
 def decode_values_into(data: bytes | memoryview, count: int, codec_id: int, out: Values) -> None:
     """As decode_values, into a contiguous float64 array of shape (count,), which is left half filled by an error."""
-    _codec(_VALUES, codec_id, "values").decode(data, _target(out, count, np.float64))
+    _codec(_VALUES, codec_id, "values").decode(data, _target(out, count, _FLOAT64))
 
 
 def _codec(codecs: dict[CodecId, _Codec], codec_id: int, what: str) -> _Codec:
@@ -141,17 +144,17 @@ def _checked(count: int) -> int:
     return count
 
 
-def _target(out: Any, count: int, dtype: type) -> Any:
+def _target(out: Any, count: int, dtype: Any) -> Any:
     if out.dtype != dtype or out.shape != (_checked(count),) or not out.flags.c_contiguous:
         raise CodecError(
-            f"block of {count} items into dtype {out.dtype} and shape {out.shape}, want {dtype.__name__}, contiguous"
+            f"block of {count} items into dtype {out.dtype} and shape {out.shape}, want {dtype.name}, contiguous"
         )
     return out
 
 
-def _column(items: Any, dtype: type, what: str) -> Any:
+def _column(items: Any, dtype: Any, what: str) -> Any:
     if items.dtype != dtype or items.ndim != 1 or not 1 <= len(items) <= MAX_ITEMS:
         raise CodecError(
-            f"{what} of dtype {items.dtype} and shape {items.shape}, want {dtype.__name__} and 1 to {MAX_ITEMS} items"
+            f"{what} of dtype {items.dtype} and shape {items.shape}, want {dtype.name} and 1 to {MAX_ITEMS} items"
         )
     return np.ascontiguousarray(items)

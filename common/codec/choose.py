@@ -12,7 +12,8 @@ from common.codec.units import divide
 from common.points import Times, Values
 
 _ITEM_BYTES: Final = 8
-_NOISY_BYTES: Final = 3  # a decimal block with more of them for each value may be float noise, which pcodec packs well
+_NOISY_BYTES: Final = 3  # a decimal block with more of them for each value may be float noise, which pcodec packs well,
+_HEAD_BYTES: Final = 16  # its head aside
 _SKIPPED: Final = 16  # timestamps for every skip, up to which differences may take less than a grid
 _FEW: Final = 64  # timestamps of which a sample says little, and packing them twice costs little
 
@@ -65,7 +66,7 @@ def _decimal_or_pco(column: Values) -> Packed:
     if block is None:
         return CodecId.PCO, pco.encode_values(column)
     packed: Packed = CodecId.DECIMAL, block
-    if len(block) > _NOISY_BYTES * len(column) or block[0] & decimal.DENSE:
+    if len(block) > _NOISY_BYTES * len(column) + _HEAD_BYTES or block[0] & decimal.DENSE:
         packed = min(packed, (CodecId.PCO, pco.encode_values(column)), key=_length)
     return packed
 
