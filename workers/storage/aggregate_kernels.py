@@ -338,16 +338,16 @@ def _absorb_window(rows, bits, sums, at, count, hi, lo, least, most):  # type: i
 
 @jit.kernel(
     int64(readonly(int64), readonly(int64), readonly(int64), readonly(int64), readonly(int64), readonly(int64),
-          readonly(int64), readonly(float64), readonly(float64), readonly(float64), readonly(float64),
-          int64, int64, int64, int64, readonly(int64), readonly(int64), int64, _rows, uint8[::1])
+          readonly(int64), readonly(int64), readonly(float64), readonly(float64), readonly(float64),
+          readonly(float64), int64, int64, int64, int64, readonly(int64), readonly(int64), int64, _rows, uint8[::1])
 )  # fmt: skip
 def fold_windows(  # type: ignore[no-untyped-def]
-    places, t_min, t_max, widths, begins, numbers, counts, sum_hi, sum_lo, least, most, start, end, interval, offset,
-    base, first, shift, rows, taken,
+    places, t_min, t_max, widths, begins, ends, numbers, counts, sum_hi, sum_lo, least, most, start, end, interval,
+    offset, base, first, shift, rows, taken,
 ):  # fmt: skip
     """Add the windows of blocks where each lies in one bucket, and wholly in start..end or out of it; how many windows.
 
-    taken[b] = 1 where that was so. The windows of block b are begins[b] to begins[b + 1]. Of the fields of a row only
+    taken[b] = 1 where that was so. The windows of block b are begins[b] to ends[b]. Of the fields of a row only
     COUNT, MIN, MAX, HI and LO hold afterwards; M2 is NaN.
     """
     sums = rows.view(np.float64)
@@ -361,7 +361,7 @@ def fold_windows(  # type: ignore[no-untyped-def]
             continue
         lowest, highest = start // width, end // width
         row = base[places[block]] - first[places[block]] - shift
-        for at in range(begins[block], begins[block + 1]):
+        for at in range(begins[block], ends[block]):
             if lowest <= numbers[at] <= highest:
                 bucket = _bucket(numbers[at], interval // width, offset // width)
                 _absorb_window(

@@ -188,9 +188,9 @@ class Fold:
         self._none_held = np.zeros(len(layout.base), np.uint8)
         self._fates = np.zeros(len(recent.places), np.uint8)
         self._tasks: list[Task] = []
-        if len(recent.places):
+        if grid.start <= grid.end:
             self._fold_recent()
-        self._fold_blocks()
+            self._fold_blocks()
 
     def run(self, pool: Readers | None = None) -> None:
         """Decode what is left. Raises StorageError for a damaged block."""
@@ -203,6 +203,8 @@ class Fold:
     def _fold_recent(self) -> None:
         """Take in the summaries of heads that stand for themselves; tasks for the others that touch the range."""
         recent, table, layout = self._recent, self._table, self._layout
+        if not len(recent.places):
+            return
         aggregate_kernels.judge_parts(
             recent.places, recent.summaries, recent.masked, table.earliest, table.latest, *self._grid, self._fates,
             self._held,

@@ -106,8 +106,11 @@ class _Columns(NamedTuple):
 class SegmentSet:
     """The segments of one moment. Constant; tables are kept in the cache."""
 
-    def __init__(self, segments: Sequence[Segment], cache: PageCache | None = None) -> None:
+    def __init__(
+        self, segments: Sequence[Segment], cache: PageCache | None = None, chunk_blocks: int = CHUNK_BLOCKS
+    ) -> None:
         self.segments = tuple(segments)
+        self._chunk_blocks = chunk_blocks
         self._cache = PageCache(_CACHE_BYTES) if cache is None else cache
         self._owner = self._cache.new_owner()
 
@@ -122,7 +125,7 @@ class SegmentSet:
             return
         spots = self._locate(series, start, end)
         begin = 0
-        for stop in _cuts(spots, len(series.ids)):
+        for stop in _cuts(spots, len(series.ids), self._chunk_blocks):
             part = series.part(begin, stop)
             yield part, self._make(part, [spot.part(begin, stop) for spot in spots], deletes)
             begin = stop
@@ -133,7 +136,7 @@ class SegmentSet:
     def _whole(self, series: Selection, deletes: Deletes) -> "Table | _TooMany":
         spots = self._locate(series, EARLIEST, LATEST)
         blocks = sum(int((spot.ends - spot.begins).sum()) for spot in spots)
-        if len(series.ids) > 1 and max(blocks, len(series.ids)) > CHUNK_BLOCKS:
+        if len(series.ids) > 1 and max(blocks, len(series.ids)) > self._chunk_blocks:
             return _TooMany()
         return self._make(series, spots, deletes)
 
@@ -256,8 +259,8 @@ def _in_order(parts: list[_Columns]) -> _Columns:
     return joined if ascending.all() else joined.at(np.lexsort((t_min, places)))
 
 
-def _cuts(spots: list[_Spot], series: int) -> list[int]:
-    """Where to cut a selection so that no part has over CHUNK_BLOCKS series, nor blocks unless it is one series."""
+def _cuts(spots: list[_Spot], series: int, limit: int) -> list[int]:
+    """Where to cut a selection so that no part has more series than the limit, nor blocks unless it is one series."""
     blocks = np.zeros(series, np.int64)
     for spot in spots:
         blocks[spot.places] += spot.ends - spot.begins
@@ -266,6 +269,6 @@ def _cuts(spots: list[_Spot], series: int) -> list[int]:
     begin = 0
     while begin < series:
         before = int(ends[begin - 1]) if begin else 0
-        begin = max(begin + 1, int(ends.searchsorted(before + CHUNK_BLOCKS, "right")))
+        begin = max(begin + 1, int(ends.searchsorted(before + limit, "right")))
         cuts.append(begin)
     return cuts
