@@ -19,11 +19,11 @@ from tools.inspection import show
 from tools.output import DASHES, EXIT_CODES, Output
 
 
-def main() -> None:
-    """Run the command line; errors are one line on stderr."""
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line, by default this process's; errors are one line on stderr."""
     logging.disable()  # what the node's code would log is said here, in the result
     try:
-        cli(prog_name="inspect")
+        cli(arguments, prog_name="inspect")
     except (MinitrueError, OSError) as error:
         print(f"inspect: {error}", file=sys.stderr)
         sys.exit(1)
