@@ -13,7 +13,9 @@ import pytest
 
 from common import files, series
 from tests import naive
+from tests.workers.storage.answers import contents
 from tests.workers.storage.disks import FullDisk, Platter, QuickDisk, RecordingDisk
+from tests.workers.storage.support import open_store
 from workers.storage import layout, segment, segment_v1, upgrade
 from workers.storage.page_cache import PageCache
 from workers.storage.segment import Segment
@@ -212,3 +214,13 @@ def test_full_disk_stops_the_upgrade_and_the_next_one_ends_it(directory: Path) -
         assert list(directory.rglob("*.tmp")) == []
     assert [each.number for each in opened(directory)] == NUMBERS
     assert refused > len(NUMBERS)
+
+
+def test_store_answers_with_every_point_of_version_1_segments_and_wal(directory: Path) -> None:
+    want = {key: sorted(points.items()) for key, points in expected_points().items()}
+    for _ in range(2):  # the second time there is nothing left to upgrade, and no torn tail
+        store = open_store(directory)
+        try:
+            assert contents(store, want) == want
+        finally:
+            store.close()
