@@ -26,7 +26,7 @@ def bench(*arguments: str, **environ: str) -> str:
 
 
 def test_sizes_and_cpu_of_named_data_are_found() -> None:
-    report = json.loads(bench("--part", "sizes", "--data", "constant", "--no-peers", "--json"))
+    report = json.loads(bench("--part", "sizes", "--data", "constant", "--peer", "none", "--json"))
     assert {"cpu", "numba", "pcodec"} <= report["machine"].keys()
     figures = report["found"]["sizes"]
     assert [each["what"] for each in figures] == ["bytes per point", "CPU, ingest", "CPU, seal + compact"]

@@ -40,16 +40,19 @@ ALL: Final = ("sizes", "reads", *PARTS)
 @click.option("--rounds", default=5, show_default=True, help="Times that part sizes measures each; medians count.")
 @click.option("--scale", default=1.0, show_default=True, help="Points, as a share of the usual numbers.")
 @click.option("--quick", is_flag=True, help=f"One round with {QUICK:g} of the points: to see that it works.")
-@click.option("--peers/--no-peers", "with_peers", default=True, show_default=True, help="Whether peers run too.")
+@click.option(
+    "--peer", "wanted", type=click.Choice((*(kind.command for kind in peers.PEERS), "none")), multiple=True,
+    help="Compare with this one; may be repeated. Without it, with all that are installed.",
+)  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def storage(
-    parts: tuple[str, ...], names: tuple[str, ...], rounds: int, scale: float, quick: bool, with_peers: bool,
-    as_json: bool,
+    parts: tuple[str, ...], names: tuple[str, ...], rounds: int, scale: float, quick: bool,
+    wanted: tuple[str, ...], as_json: bool,
 ) -> None:  # fmt: skip
     """The storage engine: bytes, CPU, time and memory, beside other databases."""
     if quick:
         rounds, scale = 1, QUICK
-    kinds, missing = _installed() if with_peers else ([], [])
+    kinds, missing = _installed(wanted)
     versions = _versions(kinds)
     if not as_json:
         click.echo(", ".join(f"{name} {value}" for name, value in versions.items()))
@@ -73,9 +76,10 @@ def _findings(part: str, names: tuple[str, ...], rounds: int, scale: float, kind
     return PARTS[part](scale)
 
 
-def _installed() -> tuple[Peers, Peers]:
-    """The peers that are on this machine, and those that are not."""
-    return [each for each in peers.PEERS if each.installed()], [each for each in peers.PEERS if not each.installed()]
+def _installed(wanted: tuple[str, ...]) -> tuple[Peers, Peers]:
+    """The peers asked for that are on this machine, and those that are not."""
+    asked = [each for each in peers.PEERS if not wanted or each.command in wanted]
+    return [each for each in asked if each.installed()], [each for each in asked if not each.installed()]
 
 
 def _versions(kinds: Peers) -> dict[str, str]:
