@@ -163,7 +163,7 @@ def _widen(series, t_min, t_max, start, end, low, high):  # type: ignore[no-unty
             _integers, _integers, _integers)
 )  # fmt: skip
 def lay_out(places, t_min, t_max, part_places, parts, start, end, interval, offset, low, high, first):  # type: ignore[no-untyped-def]
-    """The first bucket of each series, and in `high` how many it needs; how many all need, not exact above 2**53.
+    """The first bucket of each series, and in `high` how many it needs; how many all need, exact below 2**53.
 
     low, high: the caller has put the ends of int64 there, the greatest and the least.
     """
@@ -179,7 +179,7 @@ def lay_out(places, t_min, t_max, part_places, parts, start, end, interval, offs
         else:
             first[series] = _bucket(low[series], interval, offset)
             last = _bucket(high[series], interval, offset)
-            total += float(last) - float(first[series]) + 1.0
+            total += float(np.uint64(last) - np.uint64(first[series])) + 1.0  # the difference may leave int64
             high[series] = last - first[series] + 1
     return total
 

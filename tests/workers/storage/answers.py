@@ -131,5 +131,5 @@ def assert_m2(got: float, answer: naive.Answer) -> None:
     if squares > 1e280:
         return  # a square in it may overflow
     exact, unit = float(answer.m2), 64 * answer.count * EPSILON
-    allowed = unit * (exact + math.sqrt(exact * squares)) + unit**2 * squares + 1e-290
+    allowed = unit * (exact + math.sqrt(exact) * math.sqrt(squares)) + unit**2 * squares + 1e-290
     assert abs(Fraction(got) - answer.m2) <= Fraction(allowed), (got, exact)
