@@ -147,7 +147,10 @@ class WalWriter:
         if self._descriptor >= 0:
             descriptor, self._descriptor = self._descriptor, -1
             self._previous = (self._number, self._length)
-            self._disk.close(descriptor)
+            try:
+                self._disk.close(descriptor)
+            except OSError as error:  # what was acked was made durable before
+                logger.warning("a WAL file did not close well", number=self._number, error=error.strerror)
 
     def _begin_file(self) -> None:
         """The header is durable before the first record: a file whose header is torn never acked anything."""
