@@ -14,6 +14,7 @@ from common.points import Times, Values
 _ITEM_BYTES: Final = 8
 _NOISY_BYTES: Final = 3  # a decimal block with more of them for each value may be float noise, which pcodec packs well,
 _HEAD_BYTES: Final = 16  # its head aside
+_SAMPLE: Final = 1024  # values by which a long block is judged, as pcodec takes ten times as long on floats
 _SKIPPED: Final = 16  # timestamps for every skip, up to which differences may take less than a grid
 _FEW: Final = 64  # timestamps of which a sample says little, and packing them twice costs little
 
@@ -66,9 +67,14 @@ def _decimal_or_pco(column: Values) -> Packed:
     if block is None:
         return CodecId.PCO, pco.encode_values(column)
     packed: Packed = CodecId.DECIMAL, block
-    if len(block) > _NOISY_BYTES * len(column) + _HEAD_BYTES or block[0] & decimal.DENSE:
+    fits_badly = len(block) > _NOISY_BYTES * len(column) + _HEAD_BYTES or block[0] & decimal.DENSE
+    if fits_badly and (len(column) <= 2 * _SAMPLE or _is_float_noise(column[:_SAMPLE])):
         packed = min(packed, (CodecId.PCO, pco.encode_values(column)), key=_length)
     return packed
+
+
+def _is_float_noise(sample: Values) -> bool:
+    return len(pco.encode_values(sample)) < len(decimal.encode_values(sample))
 
 
 def _length(packed: Packed) -> int:

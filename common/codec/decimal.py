@@ -35,9 +35,10 @@ _EXPONENT: Final = 0x3F  # digits, and kernels.SINGLE
 SPARSE: Final = 0x40
 DENSE: Final = 0x80
 _SAMPLES: Final = 96  # values that the exponent is chosen by, at first
+_MORE_SAMPLES: Final = 512  # values that it is chosen by when that was not enough
 _WHAT: Final = "decimal values"
 _WIDEN: Final = {2: kernels.widen_16, 4: kernels.widen_32, 8: kernels.widen_64}
-_MANY: Final = 16  # items for every exception, from which on the sample is not believed
+_MANY: Final = 16  # items for every exception, up to which the first sample is not believed
 
 Integers = npt.NDArray[np.int64]
 
@@ -50,7 +51,7 @@ def attempt(values: Values) -> bytes | None:
     wholes = np.empty(len(values), np.int64)
     exceptions = kernels.scale(values, exponent, wholes)
     if exceptions * _MANY > len(values) > _SAMPLES:
-        exponent = int(kernels.choose(values, 1))
+        exponent = int(kernels.choose(values, 1 + (len(values) - 1) // _MORE_SAMPLES))
         if exponent == kernels.HOPELESS:
             return None
         exceptions = kernels.scale(values, exponent, wholes)
@@ -89,22 +90,23 @@ def decode_values(data: bytes | memoryview, out: Values) -> None:
     if not data or data[0] & _DIGITS > kernels.MOST_DIGITS:
         raise CodecError(f"{_WHAT}: got head {data[:1].hex() or 'missing'}, want digits up to {kernels.MOST_DIGITS}")
     head, at = data[0], 1
-    sparse = dense = b""
-    if head & SPARSE:
-        sparse, at = integers.take_section(data, at)
-    if head & DENSE:
-        dense, at = integers.take_section(data, at)
+    if not head & (SPARSE | DENSE):
+        _decode_wholes(data, at, head, out)
+        return
+    sparse, at = integers.take_section(data, at) if head & SPARSE else (b"", at)
+    dense, at = integers.take_section(data, at) if head & DENSE else (b"", at)
     _decode_wholes(data, at, head & _EXPONENT, out)
+    words = out.view(np.int64)
     if head & DENSE:
         distances = np.empty(len(out), np.int64)
         integers.decode(dense, 0, distances, _WHAT)
-        kernels.add(distances, out.view(np.int64))
-    integers.put_back(sparse, out.view(np.int64), _WHAT)
+        kernels.add(distances, words)
+    integers.put_back(sparse, words, _WHAT)
 
 
 def _decode_wholes(data: bytes, at: int, exponent: int, out: Values) -> None:
-    column = integers.read(data, at, out.view(np.uint64), _WHAT)
-    if column.numbers is None:
-        kernels.fill(column.base, column.step, exponent, out)
+    base, step, numbers = integers.read(data, at, out, _WHAT)
+    if numbers is None:
+        kernels.fill(base, step, exponent, out)
     else:
-        _WIDEN[column.numbers.itemsize](column.numbers, column.base, column.step, exponent, out)
+        _WIDEN[numbers.itemsize](numbers, base, step, exponent, out)

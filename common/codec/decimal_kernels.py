@@ -29,7 +29,7 @@ _DIGIT_BITS = 3.33  # what one more digit costs
 _ODD_BITS = 80.0  # what a value costs that is no decimal at all, with its place
 _NEAR_BITS = 4.0  # what a value costs at least that is near a decimal
 _SUSPECT_BITS = 20.0  # from six digits on, values may be those of a float32
-_HOPELESS_BITS = 70.0  # more than that is no gain
+_HOPELESS_BITS = 50.0  # more than that is what floats cost
 _NEAR = 8  # units in the last place, of the 2^28 between a float32 and what is halfway to the next
 
 _64, _I63 = np.uint64(64), np.int64(63)

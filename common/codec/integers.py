@@ -14,7 +14,7 @@ packing those takes a quarter less time and hardly more room. They are packed by
 differences of differences: whatever a sample says takes the fewest bits.
 """
 
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -32,17 +32,15 @@ _MODULUS: Final = 2**64
 _LONG: Final = 2048  # items: on 720 of real data 16 bits saved 6 percent over 32, on 8192 of a walk 0.5
 _FEW: Final = 16
 _RARE: Final = 64
+_WIDE: Final = 3  # the form whose numbers are as wide as the items
 _TYPES: Final = {1: np.uint16, 2: np.uint32, 3: np.uint64}
 _NARROW: Final = {1: kernels.narrow_16, 2: kernels.narrow_32, 3: kernels.narrow_64}
 _WIDEN: Final = {2: kernels.widen_16, 4: kernels.widen_32, 8: kernels.widen_64}
 
 
-class Column(NamedTuple):
-    """A column before its arithmetic: items are base + step * number, modulo 2^64. numbers: None for 0, 1, 2, ..."""
-
-    base: int
-    step: int
-    numbers: npt.NDArray[Any] | None
+# A column before its arithmetic. base, step, numbers: items are base + step * number, modulo 2^64, of numbers
+# 0, 1, 2, ... where they are None. (No class: making one takes longer than reading a small column.)
+Column = tuple[int, int, npt.NDArray[Any] | None]
 
 
 def encode(numbers: Integers) -> bytes:
@@ -50,7 +48,7 @@ def encode(numbers: Integers) -> bytes:
     found = survey(numbers)
     if found[kernels.LINEAR]:
         return _encode_linear(numbers)
-    return encode_surveyed(numbers, found)
+    return _encode_chunk(numbers, found)
 
 
 def survey(numbers: Integers) -> list[int]:
@@ -61,8 +59,7 @@ def survey(numbers: Integers) -> list[int]:
     return items
 
 
-def encode_surveyed(numbers: Integers, found: list[int]) -> bytes:
-    """The bytes of a column of which survey() found this, and that its differences are not all equal."""
+def _encode_chunk(numbers: Integers, found: list[int]) -> bytes:
     low, high = found[kernels.LOW], found[kernels.HIGH]
     step = int(kernels.common_step(numbers))
     span = (high - low) // step
@@ -86,37 +83,36 @@ def _encode_linear(numbers: Integers) -> bytes:
 
 def decode(data: bytes, at: int, out: Integers, what: str) -> None:
     """Fill `out` from the column that reaches from an offset to the end. Raises CodecError when it does not."""
-    column = read(data, at, out.view(np.uint64), what)
-    if column.numbers is None:
-        kernels.fill(column.base, column.step, out)
+    base, step, numbers = read(data, at, out, what)
+    if numbers is None:
+        kernels.fill(base, step, out)
     else:
-        _WIDEN[column.numbers.itemsize](column.numbers, column.base, column.step, out)
+        _WIDEN[numbers.itemsize](numbers, base, step, out)
 
 
-def read(data: bytes, at: int, room: npt.NDArray[np.uint64], what: str) -> Column:
+def read(data: bytes, at: int, room: npt.NDArray[Any], what: str) -> Column:
     """The column that reaches from an offset to the end, of as many items as there is room for.
 
-    room: may be used for the numbers; what is decoded from them may go to the same place. Raises CodecError when the
-    bytes are not such a column.
+    room: of 64 bits an item; numbers may be put there, and what is made of them may go to the same place. Raises
+    CodecError when the bytes are not such a column.
     """
     if at >= len(data) or data[at] & ~_KNOWN:
         raise CodecError(f"{what}: got head {data[at : at + 1].hex() or 'missing'} of a column, want a form and flags")
-    head, at = data[at], at + 1
-    base, at = varint.take_signed(data, at)
-    if not head & _FORM:
+    head, form = data[at], data[at] & _FORM
+    base, at = varint.take_signed(data, at + 1)
+    if not form:
         return _read_linear(data, at, base, len(room), what)
     step, at = varint.take(data, at) if head & _STEP else (1, at)
-    dtype = _TYPES[head & _FORM]
-    numbers = room if dtype is np.uint64 else np.empty(len(room), dtype)
+    numbers = room.view(np.uint64) if form == _WIDE else np.empty(len(room), _TYPES[form])
     chunk.unpack(data, at, head, numbers, what)
-    return Column(base % _MODULUS, step, numbers)
+    return base % _MODULUS, step, numbers
 
 
 def _read_linear(data: bytes, at: int, base: int, count: int, what: str) -> Column:
     difference, at = varint.take_signed(data, at) if count > 1 else (0, at)
     if at != len(data):
         raise CodecError(f"{what}: {count} items end at byte {at} of {len(data)}, want all of them")
-    return Column(base % _MODULUS, difference % _MODULUS, None)
+    return base % _MODULUS, difference % _MODULUS, None
 
 
 def often(count: int, items: int) -> bool:

@@ -27,7 +27,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 
 def test_it_names_the_machine_and_the_versions(report: dict[str, Any]) -> None:
-    assert set(report["machine"]) == {"cpu", "python", "numpy", "numba", "llvmlite"}
+    assert set(report["machine"]) == {"cpu", "python", "numpy", "numba", "llvmlite", "pcodec"}
     assert all(report["machine"].values())
 
 
@@ -36,6 +36,15 @@ def test_bits_per_item_are_those_of_the_format(report: dict[str, Any]) -> None:
     assert constant["bits"] == constant["bits_paper"] == pytest.approx(8 * (8 + 1024) / 8192)  # 64 + 8191 bits a block
     assert 50 < report["values"]["walk, 2 decimals"]["bits"] < 51
     assert report["times"]["every 10 s"]["bits"] == pytest.approx(8 * (1 + 8 + 1025) / 8192)
+
+
+def test_auto_takes_the_fewest_bits_and_says_by_which_codecs(report: dict[str, Any]) -> None:
+    auto = report["auto"]
+    assert auto["values: walk, 2 decimals"]["codecs"] == {"decimal": 16}
+    assert auto["times: jitter of 50 ms"]["codecs"] == {"grid": 16}
+    for found in auto.values():
+        assert found["bits"] <= found["bits_gorilla"]
+        assert found["bits"] < 1.03 * found["bits_pcodec"]
 
 
 def test_every_set_has_speeds_and_their_ratio(report: dict[str, Any]) -> None:

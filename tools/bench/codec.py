@@ -1,20 +1,24 @@
-"""bench codec: Gorilla, in bits per item and items per second on one core.
+"""bench codec: what a block takes and how fast it is packed and read, on one core.
 
+First what the policy `auto` makes of columns: bits per item beside Gorilla's and pcodec's by default settings, and
+million items per second of packing, of reading into an array, and of pcodec doing both. Then the Gorilla kernels:
 "blocks" is what a caller of common.codec sees, wrapper, checks and copies included; "kernel" is the loop alone;
 "plain" is the loop of plain_kernels.py, the yardstick for another machine, and "ratio" is kernel over plain.
-Data are named and seeded and cut into blocks of 8,192. Every block is timed by itself and its best time counts, so
-that a busy machine disturbs little; "median" takes the median instead. It does not show a cache that holds other
-work between blocks, nor codecs of other systems.
+Data are named and seeded and cut into blocks of 8,192, or of 100 where the name says so. Every block is timed by
+itself and its best time counts, so that a busy machine disturbs little; "median" takes the median instead. It does
+not show a cache that holds other work between blocks, nor codecs of other systems.
 """
 
 import csv
 import gzip
+import importlib.metadata
 import json
 import os
 import platform
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,18 +26,19 @@ import click
 import llvmlite
 import numba
 import numpy as np
+import pcodec
 
 from common import codec as codecs
-from common.codec import CodecId, kernels, units
+from common.codec import CodecId, kernels
+from common.codec.units import UNITS_NS
 from tools.bench import plain_kernels
+from tools.bench.data import BESIDE_CHECKOUT, SECOND_NS, SHARED_VARIABLE, START_NS
 
 BLOCK = 8192
 BLOCKS = 16
 SEED = 1
-SECOND_NS = 1_000_000_000
-START_NS = 1_700_000_000 * SECOND_NS
-SHARED_VARIABLE = "MINITRUE_SHARED_DATA"
-BESIDE_CHECKOUT = Path(__file__).resolve().parents[3] / "shared" / "data"
+SMALL = 100
+SMALL_BLOCKS = 200
 
 Columns = list[np.ndarray[Any, Any]]
 
@@ -49,10 +54,17 @@ class Speed(NamedTuple):
 @click.option("--rounds", default=15, show_default=True, help="Times that every block is coded.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def codec(rounds: int, as_json: bool) -> None:
-    """Gorilla: bits per item and items per second, kernels against plain ones."""
-    report: dict[str, Any] = {"machine": machine(), "block": BLOCK, "values": {}, "times": {}}
+    """Bits per item and items per second of blocks, and of the Gorilla kernels against plain ones."""
+    report: dict[str, Any] = {"machine": machine(), "block": BLOCK, "auto": {}, "values": {}, "times": {}}
     if not as_json:
         click.echo(", ".join(f"{name} {value}" for name, value in report["machine"].items()))
+    if not as_json:
+        click.echo(AUTO_HEADING)
+    for kind, sets in (("values", value_sets), ("times", time_sets)):
+        for name, columns in (*sets(), *small_sets(sets())):
+            report["auto"][f"{kind}: {name}"] = found = measure_auto(kind, columns, rounds)
+            if not as_json:
+                click.echo(auto_line(f"{kind}: {name}", found))
     for kind, sets, measure in (("values", value_sets, measure_values), ("times", time_sets, measure_times)):
         if not as_json:
             click.echo(heading(kind))
@@ -77,6 +89,7 @@ def machine() -> dict[str, str]:
         "numpy": np.__version__,
         "numba": numba.__version__,
         "llvmlite": llvmlite.__version__,
+        "pcodec": importlib.metadata.version("pcodec"),
     }
 
 
@@ -92,6 +105,8 @@ def value_sets() -> Iterator[tuple[str, Columns]]:
     yield "integer counter", blocks(np.arange(count, dtype=np.float64))
     yield "uniform noise", blocks(random.random(count))
     yield "float32 widened", blocks(random.normal(20, 5, count).astype(np.float32).astype(np.float64))
+    yield "walk, 2 decimals, as float32", blocks(np.round(walk, 2).astype(np.float32).astype(np.float64))
+    yield "walk, 2 decimals, 1% noise", blocks(np.where(random.random(count) < 0.01, walk, np.round(walk, 2)))
     for name, (_, values) in real_columns().items():
         yield name, blocks(np.array(values))
 
@@ -105,8 +120,20 @@ def time_sets() -> Iterator[tuple[str, Columns]]:
     yield "every 10 s, 2% lost", blocks(every_10_s[~lost])
     yield "jitter of 50 ms", blocks(every_10_s + random.integers(-50, 51, len(every_10_s)) * 1_000_000)
     yield "jitter in ns", blocks(every_10_s + random.integers(-50_000_000, 50_000_001, len(every_10_s)))
+    yield "jitter that adds up", blocks(every_10_s + np.cumsum(random.integers(-50, 51, len(every_10_s))) * 1_000_000)
+    yield "gaps of an hour", blocks(every_10_s + 3600 * SECOND_NS * np.cumsum(random.random(len(every_10_s)) < 0.001))
+    late = np.where(random.random(len(every_10_s)) < 0.1, random.integers(1, 101, len(every_10_s)), 0)
+    yield "out of order", blocks(every_10_s[np.argsort(np.arange(len(every_10_s)) + late, kind="stable")])
     for name, (times, _) in real_columns().items():
         yield name, blocks(np.array(times, np.int64) * SECOND_NS)
+
+
+def small_sets(sets: Iterable[tuple[str, Columns]]) -> Iterator[tuple[str, Columns]]:
+    """The first of each set's blocks in small ones, of what small blocks are measured with."""
+    for name, columns in sets:
+        if name in ("walk, 2 decimals", "every 10 s", "jitter of 50 ms"):
+            column = np.concatenate(columns)[: SMALL * SMALL_BLOCKS]
+            yield f"{name}, {SMALL} rows", [column[begin : begin + SMALL] for begin in range(0, len(column), SMALL)]
 
 
 def blocks(column: np.ndarray[Any, Any]) -> Columns:
@@ -125,6 +152,28 @@ def real_columns() -> dict[str, tuple[list[int], list[float]]]:
                 times.append(int(row["timestamp"]))
                 values.append(float(row["value"]))
     return columns
+
+
+def measure_auto(kind: str, columns: Columns, rounds: int) -> dict[str, Any]:
+    """Codecs, bits per item and speeds of the policy auto, beside Gorilla's bits and pcodec by its defaults."""
+    pack, decode = (
+        (codecs.pack_values, codecs.decode_values_into)
+        if kind == "values"
+        else (codecs.pack_times, codecs.decode_times_into)
+    )
+    packed = [pack(column, "auto") for column in columns]
+    defaults = [pcodec.standalone.simple_compress(column, pcodec.ChunkConfig()) for column in columns]
+    rooms, items, timed = [np.empty_like(column) for column in columns], sum(map(len, columns)), Timed(columns, rounds)
+    return {
+        "codecs": {codec_id.name.lower(): count for codec_id, count in Counter(each[0] for each in packed).items()},
+        "bits": 8 * sum(len(each[1]) for each in packed) / items,
+        "bits_gorilla": 8 * sum(len(pack(column, "gorilla")[1]) for column in columns) / items,
+        "bits_pcodec": 8 * sum(map(len, defaults)) / items,
+        "pack": timed(lambda i: pack(columns[i], "auto"))._asdict(),
+        "decode": timed(lambda i: decode(packed[i][1], len(rooms[i]), packed[i][0], rooms[i]))._asdict(),
+        "pack_pcodec": timed(lambda i: pcodec.standalone.simple_compress(columns[i], pcodec.ChunkConfig()))._asdict(),
+        "decode_pcodec": timed(lambda i: pcodec.standalone.simple_decompress_into(defaults[i], rooms[i]))._asdict(),
+    }
 
 
 def measure_values(columns: Columns, rounds: int) -> dict[str, Any]:
@@ -159,7 +208,7 @@ def measure_times(columns: Columns, rounds: int) -> dict[str, Any]:
     """Bits per timestamp, and speeds. The kernels' encoding is timed without the division by the unit."""
     out, words, items = room(), room().view(np.uint64), sum(map(len, columns))
     data = [codecs.encode_times(column, CodecId.GORILLA) for column in columns]
-    streams, units = [padded(each[1:]) for each in data], [units.UNITS_NS[each[0]] for each in data]
+    streams, units = [padded(each[1:]) for each in data], [UNITS_NS[each[0]] for each in data]
     divided = [column // unit for column, unit in zip(columns, units, strict=True)]
     plain = sum(1 + plain_kernels.encode_times(column, words) for column in divided)
     if plain != sum(map(len, data)):
@@ -237,3 +286,18 @@ def line(name: str, found: dict[str, Any]) -> str:
         text += f" | {one['blocks']['best']:6.0f} {one['blocks']['median']:6.0f} {one['kernel']['best']:6.0f}"
         text += f" {one['plain']['best']:6.0f} {one['ratio']:5.2f}"
     return text
+
+
+AUTO_HEADING = (
+    f"\n{'auto, M/s':36} {'bits':>6} {'gorilla':>7} {'pcodec':>6} | {'pack':>6} {'median':>6} {'pcodec':>6} "
+    f"| {'decode':>6} {'median':>6} {'pcodec':>6} | codecs"
+)
+
+
+def auto_line(name: str, found: dict[str, Any]) -> str:
+    """One row of the table of what auto makes of columns."""
+    text = f"{name:36} {found['bits']:6.2f} {found['bits_gorilla']:7.2f} {found['bits_pcodec']:6.2f}"
+    for direction in ("pack", "decode"):
+        own, other = found[direction], found[f"{direction}_pcodec"]
+        text += f" | {own['best']:6.1f} {own['median']:6.1f} {other['best']:6.1f}"
+    return f"{text} | {', '.join(found['codecs'])}"
