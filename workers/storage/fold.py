@@ -60,6 +60,8 @@ class Layout(NamedTuple):
     @classmethod
     def together(cls, series: int) -> "Layout":
         """One row for all series."""
+        if series == 1:
+            return _ONE_ROW
         return cls(np.zeros(series, np.int64), np.zeros(series, np.int64), np.ones(series, np.int64), 1)
 
     @classmethod
@@ -72,6 +74,12 @@ class Layout(NamedTuple):
         return slice(int(self.base[first]), int(self.ends[last]))
 
 
+_ONE_ROW: Final = Layout(np.zeros(1, np.int64), np.zeros(1, np.int64), np.ones(1, np.int64), 1)
+
+
+_NOT_HELD: Final = np.zeros(1, np.uint8)
+
+
 class Cost(NamedTuple):
     """What an answer cost."""
 
@@ -82,7 +90,10 @@ class Cost(NamedTuple):
 
     def plus(self, other: "Cost") -> "Cost":
         """Both together."""
-        return Cost(*(one + another for one, another in zip(self, other, strict=True)))
+        return Cost(
+            self.summarized + other.summarized, self.windows + other.windows, self.decoded + other.decoded,
+            self.rows + other.rows,
+        )  # fmt: skip
 
 
 class _Part(NamedTuple):
@@ -114,14 +125,21 @@ class Recent(NamedTuple):
         found = [(number, parts) for number, head in enumerate(heads) if len((parts := head.parts(series.ids)).places)]
         if not found:
             return _NOTHING_RECENT
+        recent = cls._joined(found)
+        if masks:
+            recent._mark_masked(heads, masks)
+        return recent
+
+    @classmethod
+    def _joined(cls, found: list[tuple[int, Parts]]) -> "Recent":
+        """The parts of several heads, by series, in order of the heads."""
+        if len(found) == 1:
+            number, (places, locals_, summaries) = found[0]
+            return cls(places, np.full(len(places), number), locals_, summaries, np.zeros(len(places), np.uint8))
         places, locals_, summaries = (np.concatenate(each) for each in zip(*(parts for _, parts in found), strict=True))
         numbers = np.repeat([number for number, _ in found], [len(parts.places) for _, parts in found])
-        if len(found) > 1:
-            order = np.argsort(places, kind="stable")
-            places, numbers, locals_, summaries = places[order], numbers[order], locals_[order], summaries[order]
-        recent = cls(places, numbers, locals_, summaries, np.zeros(len(places), np.uint8))
-        recent._mark_masked(heads, masks)
-        return recent
+        order = np.argsort(places, kind="stable")
+        return cls(places[order], numbers[order], locals_[order], summaries[order], np.zeros(len(places), np.uint8))
 
     def of_series(self, place: int) -> range:
         """The parts of one series."""
@@ -407,6 +425,36 @@ class Fold:
 
     def _cost_of(self, blocks: npt.NDArray[np.int32]) -> Cost:
         return Cost(decoded=len(blocks), rows=int(self._table.counts[blocks].sum()))
+
+
+def fold_summaries(view: View, ids: Integers, table: Table, grid: Grid) -> tuple[Integers, Cost] | None:
+    """The row of one series over a range, when summaries are all that it needs; None when it takes a Fold.
+
+    That is what most requests come to: a tenth of the work of a Fold is spared.
+    """
+    rows = np.zeros((1, FIELDS), np.int64)
+    heads = 0
+    for head in view.heads:
+        found = head.parts(ids).summaries
+        if len(found):
+            if heads or table.masks or not _stands(found[0].tolist(), table, grid):
+                return None
+            aggregate_kernels.merge(found, rows)
+            heads += 1
+    room = len(table.places)
+    undecided, clean, tally = np.empty(room, np.int32), np.empty(room, np.uint8), np.zeros(1, np.int64)
+    left = aggregate_kernels.fold_blocks(
+        0, room, table.places, table.t_min, table.t_max, table.counts, table.alone, table.floats, _NOT_HELD,
+        kernels.NO_TIMES, *grid, _ONE_ROW.base, _ONE_ROW.first, 0, rows, undecided, clean, tally,
+    )  # fmt: skip
+    return None if left else (rows, Cost(summarized=heads + int(tally[0])))
+
+
+def _stands(summary: list[int], table: Table, grid: Grid) -> bool:
+    """Whether a head's summary counts as it is: for its rows, all in the range and apart from all blocks."""
+    first, last = summary[kernels.FIRST_TIME], summary[kernels.LAST_TIME]
+    apart = first > int(table.latest[0]) or last < int(table.earliest[0])
+    return bool(summary[kernels.RISING]) and grid.start <= first and last <= grid.end and apart
 
 
 def _stretches(counts: Integers, begins: npt.NDArray[np.bool_], limit: int) -> Iterator[slice]:

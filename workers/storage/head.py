@@ -46,6 +46,8 @@ class _Settled(NamedTuple):
     values: Values
 
 
+_NO_PARTS: Final = Parts(np.empty(0, np.int64), np.empty(0, np.int32), np.empty((0, kernels.FIELDS), np.int64))
+_FIRST_PLACE: Final = np.zeros(1, np.int64)
 _NOTHING: Final = _Settled(0, kernels.NO_TIMES, kernels.NO_VALUES)
 
 
@@ -109,6 +111,10 @@ class Head:
 
     def parts(self, ids: npt.NDArray[np.int64]) -> Parts:
         """Those of some series (catalog ids) that have rows here, as they are now. Any thread."""
+        if not self.rows:
+            return _NO_PARTS
+        if len(ids) == 1:
+            return self._part(int(ids[0]))
         with self._lock:
             places = np.flatnonzero(ids < len(self._local_of))
             locals_ = self._local_of[ids[places]]
@@ -116,6 +122,15 @@ class Head:
             summaries = self._state[locals_[here]]
         some = summaries[:, kernels.COUNT] > 0
         return Parts(places[here][some], locals_[here][some], summaries[some])
+
+    def _part(self, local_id: int) -> Parts:
+        """As `parts` of one series, which is asked most and must be fast."""
+        with self._lock:
+            local = int(self._local_of[local_id]) if local_id < len(self._local_of) else -1
+            if local < 0:
+                return _NO_PARTS
+            summaries = self._state[local : local + 1].copy()
+        return Parts(_FIRST_PLACE, np.array([local], np.int32), summaries) if summaries[0, kernels.COUNT] else _NO_PARTS
 
     def settled(self, local: int, summary: npt.NDArray[np.int64]) -> tuple[Times, Values]:
         """The rows of a series at the moment of its summary, sorted by time, one per timestamp. Any thread.
