@@ -15,7 +15,7 @@ import click
 
 from common import timestamps
 from common.errors import MinitrueError
-from tools.inspection import show
+from tools.inspection import rows, show
 from tools.output import DASHES, EXIT_CODES, Output
 
 
@@ -142,8 +142,8 @@ def dump_files(place: Any, as_json: bool, files: Sequence[str], what: str, **fil
 
     FILE is a name as list shows it, also one in damaged/; without any, all files in use are read. Points come as
     they lie in each file: the same point may be in several, one that was deleted or has expired is still there. In
-    JSON a point is a message as sensors publish it; CSV has the columns that tools/publisher --replay reads: so
-    points of a file that was set aside can be published again.
+    JSON a point is a message as sensors publish it; CSV has the columns that tools/publisher --replay reads, which
+    leaves tags out: so points of a file that was set aside can be published again.
     What cannot be read is told on stderr, and makes the exit code 1.
     """
     from tools.inspection import dump
@@ -151,8 +151,13 @@ def dump_files(place: Any, as_json: bool, files: Sequence[str], what: str, **fil
     troubles: list[str] = []
     reader = dump.Dump(place, _wanted(filters), troubles.append, filters["skip_deleted"])
     kinds = {"points": ("segment", "wal"), "blocks": ("segment",), "records": ("wal",), "deletes": ("delete",)}[what]
-    rows = (row for entry in dump.chosen(place, files, kinds) for row in reader.rows(what, entry))
-    (show.print_json if as_json else show.print_csv)(what, rows)
+    entries = dump.chosen(place, files, kinds)
+    if what == rows.POINTS:
+        parts = (part for entry in entries for part in reader.points(entry))
+        (show.print_points_json if as_json else show.print_points_csv)(parts)
+    else:
+        found = (row for entry in entries for row in reader.rows(what, entry))
+        (show.print_json if as_json else show.print_csv)(what, found)
     for trouble in troubles:
         print(f"inspect: {trouble}", file=sys.stderr)
     return 1 if troubles else 0

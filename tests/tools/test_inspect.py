@@ -6,6 +6,7 @@ import io
 import itertools
 import json
 import logging
+import math
 import os
 import shutil
 import subprocess
@@ -17,6 +18,7 @@ import numpy as np
 import pytest
 
 from common import codec, files, series
+from common.config import Ingest
 from common.selector import Selector
 from tests.support import ROOT
 from tests.workers.storage.support import Row, batch_of, key, open_store
@@ -26,6 +28,9 @@ from tools.inspection import wal as wal_files
 from tools.inspection.check import check_segment
 from tools.inspection.place import Finding, Place
 from tools.inspection.segments import codec_name
+from tools.publish.message import Template
+from tools.publish.replay import Replay
+from workers.bridge.payload import Decoder
 from workers.storage import deletes, kernels, layout, pages, segment, wal, windows
 from workers.storage.deletes import DeleteRecord
 from workers.storage.segment_writer import SegmentWriter
@@ -533,6 +538,22 @@ def test_dump_is_csv_that_says_the_same(directory: Path) -> None:
     assert (rows[1]["timestamp"], rows[1]["tags"]) == ("1970-01-01T00:00:10.000000001Z", "{}")
 
 
+def test_dump_as_json_is_what_sensors_publish(directory: Path) -> None:
+    decoder = Decoder(Ingest(), 16, lambda: 0)
+    for line, row in zip(inspect("dump", directory, "--json").stdout.splitlines(), dumped(directory), strict=True):
+        ((place, time, value),), refused = decoder.decode(line.encode(), 1 << 60)
+        assert ([(place.key, time, value.hex())], refused) == (points_of([row]), [])
+
+
+def test_dump_as_csv_can_be_replayed(directory: Path, tmp_path: Path) -> None:
+    file = tmp_path / "points.csv"
+    file.write_text(inspect("dump", directory, "--device", "noisy: ü").stdout)
+    source = Replay(file, math.inf, 1, Template("t"), print)
+    payloads = [json.loads(message.payload) for chunk in source for message in chunk.messages]
+    assert source.skipped == 0
+    assert [payload["value"] for payload in payloads] == NOISE.tolist()
+
+
 def test_dump_of_blocks_records_and_deletes(directory: Path) -> None:
     blocks = dumped(directory, "--what", "blocks")
     assert sum(row["points"] for row in blocks) == 9351
@@ -685,6 +706,11 @@ def test_segment_of_a_newer_version_is_refused_with_both_versions(directory: Pat
 )
 def test_wrong_usage_is_exit_code_2(arguments: tuple[str, ...]) -> None:
     assert inspect(*arguments).returncode == 2
+
+
+def test_operators_find_every_command_in_the_documents() -> None:
+    text = (ROOT / "docs" / "operations.md").read_text()
+    assert [name for name in inspect_app.cli.commands if f"tools/inspect {name} " not in text] == []
 
 
 @pytest.mark.parametrize("command", [(), ("list",), ("verify",), ("dump",), ("repair-local",)])

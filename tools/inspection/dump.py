@@ -1,6 +1,7 @@
 """What files hold, row by row: points, blocks, WAL records, delete records; of damaged files what can be read.
 
-Rows are dicts, all of one kind with the same fields (rows.py). Times are nanoseconds. Writes nothing.
+Points come as arrays, other rows as dicts, all of one kind with the same fields (rows.py). Times are nanoseconds.
+Writes nothing.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -8,14 +9,13 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from common.errors import ProtocolError, StorageError
 from common.series import Series, parse_key
 from tools.inspection import wal
 from tools.inspection.facts import delete_facts, read_delete
 from tools.inspection.place import DAMAGED, DELETE, SEGMENT, WAL, Entry, Place
-from tools.inspection.rows import BLOCKS, DELETES, FIELDS, POINTS, RECORDS, series_fields
+from tools.inspection.rows import BLOCKS, DELETES, FIELDS, POINTS, RECORDS, Points, series_fields
 from tools.inspection.segments import Opened, codec_name, open_segment, spans
 from tools.inspection.verify import ranges_of
 from workers.storage import deletes, segment_v1
@@ -82,17 +82,17 @@ class Dump:
         self._deletes = Deletes(_records_of(place, report)) if skip_deleted else Deletes()
         self._wal = {file.entry.path: file for file in wal.wal_files(place)}
 
+    def points(self, entry: Entry) -> Iterator[Points]:
+        """The wanted points of a segment or WAL file, block by block or record by record."""
+        yield from self._read(POINTS, entry, {SEGMENT: self._segment_points, WAL: self._wal_points})
+
     def rows(self, what: str, entry: Entry) -> Iterator[Row]:
-        """The rows of a kind in a file; none where the file has no such."""
-        kind = _kind_by_content(entry)
-        readers = {
-            (POINTS, SEGMENT): self._segment_points,
-            (BLOCKS, SEGMENT): self._blocks,
-            (POINTS, WAL): self._wal_points,
-            (RECORDS, WAL): self._wal_records,
-            (DELETES, DELETE): self._deletes_of,
-        }
-        reader = readers.get((what, kind))
+        """The rows of a kind other than points; none where the file has no such."""
+        kinds = {BLOCKS: (SEGMENT, self._blocks), RECORDS: (WAL, self._wal_records), DELETES: (DELETE, self._record)}
+        yield from self._read(what, entry, dict([kinds[what]]))
+
+    def _read(self, what: str, entry: Entry, readers: dict[str, Callable[[Entry], Iterator[Any]]]) -> Iterator[Any]:
+        reader = readers.get(_kind_by_content(entry))
         if reader is None:
             self._report(f"{entry.name}: has no {what}")
             return
@@ -104,7 +104,7 @@ class Dump:
     def _say(self, entry: Entry, error: DamagedError) -> None:
         self._report(f"{entry.name}: {str(error).removeprefix(f'{entry.path}: ')}")
 
-    def _segment_points(self, entry: Entry) -> Iterator[Row]:
+    def _segment_points(self, entry: Entry) -> Iterator[Points]:
         opened = open_segment(entry.path)
         for key, series, block in self._blocks_wanted(entry, opened):
             try:
@@ -112,8 +112,8 @@ class Dump:
             except DamagedError as error:
                 self._say(entry, error)
                 continue
-            at = f"block {block}"
-            yield from self._points(entry, at, opened.header.delete_number, key, series, times, values)
+            found = Points(series, entry.name, f"block {block}", opened.header.delete_number, times, values)
+            yield from self._kept(key, found)
 
     def _blocks_wanted(self, entry: Entry, opened: Opened) -> Iterator[tuple[bytes, Series, int]]:
         """Key, series and number of each block that may hold wanted points."""
@@ -133,18 +133,14 @@ class Dump:
             for block in (begin + np.flatnonzero(near & matching[owners[begin:end]])).tolist():
                 yield keys[owners[block]], series[owners[block]], block
 
-    def _points(
-        self, entry: Entry, at: str, delete_number: int, key: bytes, series: Series,
-        times: npt.NDArray[np.int64], values: npt.NDArray[np.float64],
-    ) -> Iterator[Row]:  # fmt: skip
-        keep = (times >= self._wanted.start) & (times <= self._wanted.end)
-        masks = self._deletes.masks_above(key, delete_number) if self._deletes else ()
+    def _kept(self, key: bytes, found: Points) -> Iterator[Points]:
+        """Those of the points of a wanted series that are wanted, if there are any."""
+        keep = (found.times >= self._wanted.start) & (found.times <= self._wanted.end)
+        masks = self._deletes.masks_above(key, found.delete_number) if self._deletes else ()
         if masks:
-            keep &= deletes.outside(times, masks)
-        shared = series_fields(series)
-        for time, value in zip(times[keep].tolist(), values[keep].tolist(), strict=True):
-            rest = {"timestamp": time, "value": value, "file": entry.name, "at": at, "delete_number": delete_number}
-            yield shared | rest
+            keep &= deletes.outside(found.times, masks)
+        if keep.any():
+            yield found._replace(times=found.times[keep], values=found.values[keep])
 
     def _blocks(self, entry: Entry) -> Iterator[Row]:
         opened = open_segment(entry.path)
@@ -173,7 +169,7 @@ class Dump:
         store_id = file.header.store_id if file.header is not None else self._place.layout.store_id
         yield from wal.contents(file, store_id)
 
-    def _wal_points(self, entry: Entry) -> Iterator[Row]:
+    def _wal_points(self, entry: Entry) -> Iterator[Points]:
         for found in self._records(entry):
             if isinstance(found, wal.Fault):
                 if not found.torn:
@@ -184,9 +180,9 @@ class Dump:
                 series = _parsed(key)
                 if self._wanted.matches(series):
                     mine = batch.index == place
-                    at = f"record at {found.offset}"
                     columns = batch.times[mine], batch.values[mine]
-                    yield from self._points(entry, at, found.delete_number, key, series, *columns)
+                    at = f"record at {found.offset}"
+                    yield from self._kept(key, Points(series, entry.name, at, found.delete_number, *columns))
 
     def _wal_records(self, entry: Entry) -> Iterator[Row]:
         for found in self._records(entry):
@@ -207,7 +203,7 @@ class Dump:
                 "last_time": int(times.max()) if len(times) else None,
             }
 
-    def _deletes_of(self, entry: Entry) -> Iterator[Row]:
+    def _record(self, entry: Entry) -> Iterator[Row]:
         record = read_delete(entry)
         yield {"file": entry.name, "number": record.number} | delete_facts(record)
 

@@ -1,6 +1,9 @@
 """The kinds of rows that `dump` gives, and their fields. Constants and names; imports no kernels."""
 
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
 
 from common.series import Series
 
@@ -19,7 +22,19 @@ FIELDS: Final = {
     ),
     DELETES: ("file", "number", *_SERIES_FIELDS, "first_time", "last_time"),
 }  # fmt: skip
+
 TIMES: Final = frozenset(("timestamp", "first_time", "last_time"))  # fields that hold times
+
+
+class Points(NamedTuple):
+    """Points of one series from one place in a file."""
+
+    series: Series
+    file: str
+    at: str
+    delete_number: int
+    times: npt.NDArray[np.int64]
+    values: npt.NDArray[np.float64]
 
 
 def series_fields(series: Series) -> dict[str, Any]:

@@ -4,32 +4,81 @@ Imports no kernels, so that --help comes at once.
 """
 
 import csv
+import io
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
+import numpy as np
+import numpy.typing as npt
 from rich.markup import escape
 from rich.table import Table
 
 from common.timestamps import NS_PER_S
-from tools.inspection.rows import FIELDS, POINTS, TIMES
+from tools.inspection.rows import FIELDS, POINTS, TIMES, Points, series_fields
 from tools.output import new_table, size_text, time_text
+
+_JSON_TIME: Final = ', "timestamp": '
+_JSON_VALUE: Final = ', "timestamp_unit": "ns", "value": '
 
 SHOWN_LINES: Final = 50  # of findings, reasons, series; --json has all
 
 
+def print_points_json(parts: Iterable[Points]) -> None:
+    """Points as messages that sensors could have published, a line each."""
+    for part in parts:
+        begin = json.dumps(series_fields(part.series), ensure_ascii=False)[:-1]
+        place = json.dumps(_place_fields(part))[1:]
+        points = zip(part.times.tolist(), part.values.tolist(), strict=True)
+        _write_lines(f"{begin}{_JSON_TIME}{time_ns}{_JSON_VALUE}{value!r}, {place}" for time_ns, value in points)
 
-def print_json(what: str, rows: Iterator[dict[str, Any]]) -> None:
+
+def print_points_csv(parts: Iterable[Points]) -> None:
+    """Points with the columns FIELDS[POINTS]."""
+    print(",".join(FIELDS[POINTS]))
+    for part in parts:
+        begin = _csv_line(series_fields(part.series))
+        place = _csv_line(_place_fields(part))
+        points = zip(_time_texts(part.times), part.values.tolist(), strict=True)
+        _write_lines(f"{begin},{time},{value!r},{place}" for time, value in points)
+
+
+def print_json(_: str, rows: Iterable[dict[str, Any]]) -> None:
+    """Rows of another kind, a line each."""
     for row in rows:
-        print(json.dumps(row | {"timestamp_unit": "ns"} if what == POINTS else row, ensure_ascii=False))
+        print(json.dumps(row, ensure_ascii=False))
 
 
-def print_csv(what: str, rows: Iterator[dict[str, Any]]) -> None:
-    writer = csv.writer(sys.stdout, lineterminator="\n")
-    writer.writerow(FIELDS[what])
+def print_csv(what: str, rows: Iterable[dict[str, Any]]) -> None:
+    """The same as CSV."""
+    print(",".join(FIELDS[what]))
     for row in rows:
-        writer.writerow([_cell(row[name], name in TIMES) for name in FIELDS[what]])
+        print(_csv_line({name: row[name] for name in FIELDS[what]}))
+
+
+def _write_lines(lines: Iterable[str]) -> None:
+    sys.stdout.write("\n".join(lines) + "\n")
+
+
+def _place_fields(part: Points) -> dict[str, Any]:
+    return {"file": part.file, "at": part.at, "delete_number": part.delete_number}
+
+
+def _csv_line(fields: dict[str, Any]) -> str:
+    line = io.StringIO()
+    csv.writer(line, lineterminator="").writerow([_cell(value, name in TIMES) for name, value in fields.items()])
+    return line.getvalue()
+
+
+def _time_texts(times: npt.NDArray[np.int64]) -> list[str]:
+    """time_text of many."""
+    seconds, fractions = np.divmod(times, NS_PER_S)
+    texts = np.datetime_as_string(seconds.astype("M8[s]")).tolist()
+    return [
+        f"{text}.{fraction:09d}".rstrip("0") + "Z" if fraction else text + "Z"
+        for text, fraction in zip(texts, fractions.tolist(), strict=True)
+    ]
 
 
 def _cell(value: Any, is_time: bool) -> Any:
