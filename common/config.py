@@ -172,6 +172,11 @@ _ONLY_LOOPBACK = (
     "want a loopback address (127.0.0.1, ::1, localhost): this version has neither keys for the bus nor tokens "
     "for HTTP, so it does not speak on other interfaces"
 )
+# What a storage worker takes, measured: the process with its kernels and buffers (80 MB idle); one head that is filled,
+# two that wait to be sealed, and what sealing sorts them with; a series in the catalog (160 to 290) and in segments.
+_PROCESS_BYTES = 128 << 20
+_HEADS = 5
+_SERIES_BYTES = 350
 _SECRETS = ("password",)  # keys whose values no error text shows
 Place = tuple[str, ...]  # ("mqtt", "subscriptions", "[0]", "qos")
 
@@ -316,6 +321,20 @@ def _contradictions(settings: Settings) -> Iterator[tuple[tuple[str, str], str]]
     if not is_loopback(settings.query.host):
         yield ("query", "host"), _ONLY_LOOPBACK
     yield from _ack_endpoint_contradictions(settings.bridge.ack_endpoint)
+    yield from _storage_contradictions(settings.storage)
+
+
+def _storage_contradictions(storage: Storage) -> Iterator[tuple[tuple[str, str], str]]:
+    """The parts of a storage worker's memory must fit into the whole."""
+    series_bytes = storage.max_series * _SERIES_BYTES
+    caches_bytes = storage.cache_bytes + storage.compaction_bytes
+    want = _PROCESS_BYTES + _HEADS * storage.head_bytes + caches_bytes + series_bytes
+    if want > storage.memory_bytes:
+        yield (
+            ("storage", "memory_bytes"),
+            f"want at least {want}: {_PROCESS_BYTES} for the process, {_HEADS} * head_bytes, cache_bytes, "
+            f"compaction_bytes, {_SERIES_BYTES} * max_series; or smaller ones of these",
+        )
 
 
 def _mqtt_contradictions(mqtt: Mqtt) -> Iterator[tuple[tuple[str, str], str]]:

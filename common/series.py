@@ -6,10 +6,12 @@ Pure: no I/O, no state.
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple, cast
 
 import msgpack
+import numpy as np
+import numpy.typing as npt
 
 from common.errors import ProtocolError
 
@@ -55,6 +57,12 @@ def parse_key(key: bytes) -> Series:
 def series_hash(key: bytes) -> int:
     """blake2b of the key, 8 bytes read big-endian: the series' place in the hash space, 0 to 2**64 - 1."""
     return int.from_bytes(hashlib.blake2b(key, digest_size=HASH_BYTES).digest(), "big")
+
+
+def series_hashes(keys: Iterable[bytes]) -> npt.NDArray[np.uint64]:
+    """series_hash of each key, in their order."""
+    digests = b"".join([hashlib.blake2b(key, digest_size=HASH_BYTES).digest() for key in keys])
+    return np.frombuffer(digests, ">u8").astype(np.uint64)
 
 
 def partition_of(key: bytes, partitions: int) -> int:

@@ -110,6 +110,16 @@ MISTAKES = [
 ]
 
 
+@pytest.mark.parametrize("part", ["head_bytes = 200_000_000", "cache_bytes = 400_000_000", "max_series = 2_000_000"])
+def test_storage_memory_that_does_not_hold_its_parts_is_refused_with_what_it_wants(tmp_path, part):
+    message = _error(tmp_path, f"[storage]\n{part}")
+    assert message.startswith("FILE: storage.memory_bytes = 1073741824: want at least 1")
+    wanted = int(message.split("at least ")[1].split(":")[0])
+    path = tmp_path / "enough.toml"
+    path.write_text(f"[storage]\n{part}\nmemory_bytes = {wanted}")
+    assert config.load(path, {}).storage.memory_bytes == wanted
+
+
 @pytest.mark.parametrize(("text", "message"), MISTAKES)
 def test_a_mistake_in_the_file_is_named_with_key_value_and_what_is_allowed(tmp_path, text, message):
     assert _error(tmp_path, text).startswith(message)

@@ -37,6 +37,14 @@ def test_joined_bodies_hold_the_rows_of_each_in_order(batches: list[list[tuple[b
     assert (joined.index.dtype, joined.times.dtype, joined.values.dtype) == (np.uint32, np.int64, np.float64)
 
 
+@given(ROWS, st.data())
+def test_a_part_of_a_batch_is_a_batch_of_those_rows(rows: list[tuple[bytes, int, float]], data: Any) -> None:
+    keep = data.draw(st.lists(st.booleans(), min_size=len(rows), max_size=len(rows)))
+    part = PointBatch.decode(body_of(rows)).take(np.array(keep, np.bool_))
+    assert rows_of(part) == [row for row, kept in zip(rows, keep, strict=True) if kept]
+    assert rows_of(PointBatch.decode(part.encode())) == rows_of(part)  # every key has a row
+
+
 @pytest.mark.parametrize(
     "changes",
     [

@@ -54,7 +54,7 @@ class Catalog:
         """series_hash of keys, known or new. Raises ProtocolError as ids_of."""
         ids = self.ids_of(keys)
         if ids is None:
-            return np.array([series.series_hash(key) for key in keys], np.uint64)
+            return series.series_hashes(keys)
         return self._hashes[ids]
 
     def find(self, key: bytes) -> int | None:
@@ -75,8 +75,12 @@ class Catalog:
         return None
 
     def add(self, keys: Sequence[bytes]) -> npt.NDArray[np.int64]:
-        """The ids of checked keys, given where there are none. Writer thread."""
-        return np.array([self._add(key) for key in keys], np.int64)
+        """The ids of checked keys, given where there are none. Writer thread; any, when all have ids."""
+        ids = list(map(self._ids.get, keys))
+        if None in ids:
+            self._add_new([key for key, found in zip(keys, ids, strict=True) if found is None])
+            ids = list(map(self._ids.get, keys))
+        return np.array(ids, np.int64)
 
     def unknown(self, keys: Sequence[bytes]) -> list[int]:
         """The places of keys that have no id."""
@@ -105,19 +109,17 @@ class Catalog:
         keys = self.keys_after(b"", selector.device_id, None)
         return [self._ids[key] for key in keys if selector.tags is None or selector.matches(series.parse_key(key))]
 
-    def _add(self, key: bytes) -> int:
-        found = self._ids.get(key)
-        if found is not None:
-            return found
-        local_id = len(self._keys)
-        if local_id == len(self._hashes):
+    def _add_new(self, keys: Sequence[bytes]) -> None:
+        new = list(dict.fromkeys(keys))
+        first, end = len(self._keys), len(self._keys) + len(new)
+        while end > len(self._hashes):
             self._hashes = np.concatenate([self._hashes, np.empty_like(self._hashes)])
-        self._hashes[local_id] = series.series_hash(key)
-        self._keys.append(key)
-        self._ids[key] = local_id
-        if key[0] != _UNTAGGED:
-            self._add_tagged(_device_and_metric(key), local_id)
-        return local_id
+        self._hashes[first:end] = series.series_hashes(new)
+        self._keys += new
+        for local_id, key in enumerate(new, first):
+            if key[0] != _UNTAGGED:
+                self._add_tagged(_device_and_metric(key), local_id)
+        self._ids.update(zip(new, range(first, end), strict=True))
 
     def _add_tagged(self, prefix: bytes, local_id: int) -> None:
         """Most pairs of device and metric have one set of tags: a list for each would take as much as the key."""
