@@ -54,13 +54,15 @@ _NOTHING: Final = _Settled(0, kernels.NO_TIMES, kernels.NO_VALUES)
 class Head:
     """Room for `capacity` rows.
 
-    delete_number: the highest delete in force before its rows; it masks none of them. wal_first, wal_last: the WAL
-    files covered, 0 before the first; wal_bytes: what the rows take there, about.
+    delete_number: the highest delete in force before its rows; it masks none of them. since_s: when it took its first
+    row, monotonic, None before. wal_first, wal_last: the WAL files covered, 0 before the first; wal_bytes: what the
+    rows take there, about.
     """
 
     def __init__(self, capacity: int, delete_number: int = 0) -> None:
         self.rows = 0
         self.delete_number = delete_number
+        self.since_s: float | None = None
         self.wal_first = 0
         self.wal_last = 0
         self.wal_bytes = 0

@@ -50,7 +50,6 @@ class IngestCounts:
     points: int = 0
     groups: int = 0
     refused: int = 0
-    rows_refused: int = 0
     acks_dropped: int = 0
 
 
@@ -101,7 +100,6 @@ class Ingest:
         rows = len(waiting.logged.batch) - len(refused)
         self.counts.batches += 1
         self.counts.points += rows
-        self.counts.rows_refused += len(refused)
         if refused and logger.limited("rows", 5.0):
             logger.warning("rows refused", bridge=waiting.header.sender, rows=len(refused), reason=refused[0][1])
         self._push(waiting.header, protocol.ACK, Ack(rows, refused))

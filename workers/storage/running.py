@@ -83,11 +83,6 @@ def _export(node: Node, ingest: Ingest, server: Server, store: Store) -> None:
         "minitrue_storage_batches_refused_total", "Batches refused whole.", lambda: ingest.counts.refused
     )
     metrics.counter_from(
-        "minitrue_storage_rows_refused_total",
-        "Points refused for good: series limit, retention.",
-        lambda: ingest.counts.rows_refused,
-    )
-    metrics.counter_from(
         "minitrue_storage_acks_dropped_total", "Acks that no bridge took.", lambda: ingest.counts.acks_dropped
     )
     metrics.counter_from("minitrue_storage_requests_total", "Requests answered.", lambda: server.counts.requests)

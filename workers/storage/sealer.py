@@ -35,8 +35,8 @@ class Sealer:
         self._changed = threading.Condition()
         self._queue: deque[Frozen] = deque()
         self._stopping = False
-        self._failure: str | None = None  # why the last attempt failed, None after a success
         self.failures = 0
+        self.failure: str | None = None  # why the last attempt failed, None after a success
         self._thread = threading.Thread(target=self._run, name="sealer", daemon=True)
         self._thread.start()
 
@@ -72,9 +72,9 @@ class Sealer:
 
     def _wait(self, at_most: int) -> None:
         with self._changed:
-            self._changed.wait_for(lambda: len(self._queue) <= at_most or self._failure is not None)
+            self._changed.wait_for(lambda: len(self._queue) <= at_most or self.failure is not None)
             if len(self._queue) > at_most:
-                raise StorageError(f"{len(self._queue)} heads wait to be sealed, and sealing fails: {self._failure}")
+                raise StorageError(f"{len(self._queue)} heads wait to be sealed, and sealing fails: {self.failure}")
 
     def _run(self) -> None:
         try:
@@ -111,7 +111,7 @@ class Sealer:
 
     def _settle(self, failure: str | None, done: bool) -> None:
         with self._changed:
-            self._failure = failure
+            self.failure = failure
             self.failures += failure is not None
             if done:
                 self._queue.popleft()

@@ -8,8 +8,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from common import metrics
+from common import clock, metrics
+from common.codec import CodecId
 from workers.storage.segment import Segment
+
+_FRESH_S: Final = 0.1  # how long a status serves
 
 # Figures of the status that are exported as metrics: type and meaning.
 _METRICS: Final = {
@@ -22,7 +25,7 @@ _METRICS: Final = {
     "segment_bytes": ("gauge", "Bytes of segments."),
     "wal_files": ("gauge", "WAL files."),
     "wal_bytes": ("gauge", "Bytes of WAL files."),
-    "head_age_s": ("gauge", "Seconds since the head took its first row: the age of the oldest row in the WAL alone."),
+    "wal_age_s": ("gauge", "Seconds for which the oldest row has been in the WAL and in no segment."),
     "sealing_backlog": ("gauge", "Heads that wait to be sealed."),
     "sealing_failures": ("counter", "Attempts to seal that failed."),
     "sealed_rows": ("counter", "Rows sealed."),
@@ -33,6 +36,8 @@ _METRICS: Final = {
     "compactions": ("counter", "Compactions done."),
     "compacted_bytes": ("counter", "Bytes of segments written by compaction."),
     "expired_points": ("counter", "Points removed with segments behind the retention."),
+    "written_per_stored_byte": ("gauge", "Bytes written for each byte sealed: by WAL, sealing and compaction."),
+    "refused_rows": ("counter", "Points refused for good."),
     "deletes": ("gauge", "Delete records."),
     "delete_number": ("gauge", "Highest delete in force."),
     "deletes_unapplied": ("gauge", "Segments with rows that a delete hides and compaction has still to drop."),
@@ -47,15 +52,28 @@ _METRICS: Final = {
 
 
 def of_segments(segments: Sequence[Segment]) -> dict[str, Any]:
-    """Figures of segments."""
+    """Figures of segments. codecs: by part of a block ("times", "values") and codec, points and bytes."""
     points = sum(each.points for each in segments)
     size = sum(each.bytes for each in segments)
+    codecs: dict[str, dict[str, dict[str, Any]]] = {"times": {}, "values": {}}
+    for use in (use for each in segments for use in each.codecs):
+        shown = codecs[use.part].setdefault(CodecId(use.codec).name.lower(), {"points": 0, "bytes": 0})
+        shown["points"] += use.points
+        shown["bytes"] += use.bytes
+    for shown in (shown for part in codecs.values() for shown in part.values()):
+        shown["bytes_per_point"] = shown["bytes"] / shown["points"]
     return {
         "segments": len(segments),
         "segment_points": points,
         "segment_bytes": size,
         "bytes_per_point": size / points if points else None,
+        "codecs": codecs,
     }
+
+
+def written_per_stored(wal: int, sealed: int, compacted: int) -> float | None:
+    """Bytes written for each that a segment holds when it is sealed: what an SD card wears by. None before."""
+    return (wal + sealed + compacted) / sealed if sealed else None
 
 
 def resident_bytes() -> int:
@@ -69,12 +87,33 @@ def resident_bytes() -> int:
 def export(status: Callable[[], dict[str, Any]]) -> None:
     """Show the figures of a store that are numbers as metrics of this process. Once per process."""
 
+    last: tuple[float, dict[str, Any]] = (float("-inf"), {})
+
+    def current() -> dict[str, Any]:
+        """One status serves all metrics that are read together."""
+        nonlocal last
+        now_s = clock.monotonic_s()
+        if now_s - last[0] > _FRESH_S:
+            last = (now_s, status())
+        return last[1]
+
     def figure(name: str) -> float:
-        return float(status()[name])
+        return float(current()[name] or 0)
+
+    def codecs(figure: str) -> dict[tuple[str, ...], float]:
+        shown = current()["codecs"].items()
+        return {(part, codec): figures[figure] for part, of_part in shown for codec, figures in of_part.items()}
 
     for name, (kind, help_) in _METRICS.items():
         make = metrics.counter_from if kind == "counter" else metrics.gauge_from
         make(f"minitrue_storage_{name}", help_, functools.partial(figure, name))
     metrics.gauge_from(
-        "minitrue_storage_damaged", "Damaged files and parts set aside.", lambda: len(status()["damaged"])
+        "minitrue_storage_damaged", "Damaged files and parts set aside.", lambda: len(current()["damaged"])
     )
+    for name in ("points", "bytes"):
+        metrics.gauge_from(
+            f"minitrue_storage_codec_{name}",
+            f"{name.capitalize()} in segments by part of a block and codec.",
+            functools.partial(codecs, name),
+            labels=("part", "codec"),
+        )

@@ -56,7 +56,6 @@ class Store(Reading):
         self.pool = Readers(settings.read_threads)
         self._retention = Retention(settings.retention_days)
         self._floor = limits.DiskFloor(place.directory, settings.disk_floor_bytes)
-        self._head_since_s: float | None = None  # when the head took its first row, monotonic; writer thread
         self._replayed_rows = 0
         self._refused_rows = 0
 
@@ -130,7 +129,7 @@ class Store(Reading):
     def tick(self) -> None:
         """Look at the clocks: the retention's cutoff, the age of the head. To be called now and then."""
         self._retention.observe()
-        since = self._head_since_s
+        since = self._current.head.since_s
         if since is None or clock.monotonic_s() - since < self._settings.seal_interval_s:
             return
         if self._sealer.has_room():
@@ -171,7 +170,8 @@ class Store(Reading):
         counts = self._wal.counts
         rows = sum(head.rows for head in heads)
         wal_files = self._layout.wal_sizes()
-        since = self._head_since_s
+        now_s = clock.monotonic_s()
+        ages_s = [now_s - head.since_s for head in heads if head.since_s is not None]
         of_segments = status.of_segments(stored.segments)
         return {
             "store_id": self._layout.store_id.hex(),
@@ -182,17 +182,22 @@ class Store(Reading):
             **of_segments,
             "wal_files": len(wal_files),
             "wal_bytes": sum(wal_files),
-            "head_age_s": 0.0 if since is None else clock.monotonic_s() - since,
+            "wal_age_s": max(ages_s, default=0.0),
             "sealing_backlog": self._sealer.backlog,
             "sealing_failures": self._sealer.failures,
             "sealed_rows": self._sealing.rows,
             "sealed_bytes": self._sealing.bytes,
             "seal_seconds": self._sealing.seconds,
+            "sealing_failure": self._sealer.failure,
             "compaction_backlog": self._maintenance.backlog,
             "compaction_failures": self._maintainer.failures,
+            "compaction_failure": self._maintainer.failure,
             "compactions": self._maintenance.compactions,
             "compacted_bytes": self._maintenance.compacted_bytes,
             "expired_points": self._maintenance.expired_points,
+            "written_per_stored_byte": status.written_per_stored(
+                counts.bytes, self._sealing.bytes, self._maintenance.compacted_bytes
+            ),
             "replayed_rows": self._replayed_rows,
             "refused_rows": self._refused_rows,
             "deletes": len(in_force),
@@ -243,7 +248,6 @@ class Store(Reading):
         self._wal = wal.WalWriter(self._layout, self._numbers.take, recovery.newest)
         self._wal_cut_bytes = recovery.cut_bytes
         self._maintainer.start()
-        self._head_since_s = clock.monotonic_s() if self._current.head.rows else None
         logger.info(
             "store open", directory=str(self._layout.directory), segments=len(segments), series=len(self._catalog),
             replayed_rows=self._replayed_rows, deletes=len(in_force), damaged=len(self._layout.damaged()),
@@ -287,13 +291,14 @@ class Store(Reading):
         head.cover(number, size)
         for each in taken:
             self._apply(each.logged.batch, each.ids)
-        if self._head_since_s is None:
-            self._head_since_s = clock.monotonic_s()
 
     def _apply(self, batch: PointBatch, known: npt.NDArray[np.int64] | None) -> None:
         """Put a batch into the head. known: the ids of its keys, None when some are new."""
         ids = self._catalog.add(batch.keys) if known is None else known
-        self._current.head.append(batch, ids, self._catalog.hashes(ids))
+        head = self._current.head
+        head.append(batch, ids, self._catalog.hashes(ids))
+        if head.since_s is None:
+            head.since_s = clock.monotonic_s()
 
     def _is_full(self, rows: int, size: int) -> bool:
         """Whether a head that holds rows must be frozen before it takes so many more, and bytes of WAL."""
@@ -322,7 +327,6 @@ class Store(Reading):
         """The head goes to the sealer; the next one is of this delete number, with other deletes where given."""
         frozen = self._current.begin_head(self._new_head(rows, number), in_force)
         self._sealer.submit(Frozen(frozen, self._numbers.take()))
-        self._head_since_s = None
 
     def _begin_after(self, in_force: Deletes) -> None:
         """Let these deletes be in force, and the head take rows that are written after them."""
