@@ -26,7 +26,7 @@ from tools import inspect_app
 from tools.inspection import verify as verification
 from tools.inspection import wal as wal_files
 from tools.inspection.check import check_segment
-from tools.inspection.place import Finding, Place
+from tools.inspection.place import Entry, Finding, Place
 from tools.inspection.segments import codec_name
 from tools.publish.message import Template
 from tools.publish.replay import Replay
@@ -271,6 +271,29 @@ def test_verify_reads_beside_a_running_store(tmp_path: Path) -> None:
         assert answer("verify", tmp_path / "ing1")["read"]["records"] == 1
     finally:
         store.close()
+
+
+@pytest.mark.parametrize("folder", ["segments", "deletes", "wal"])
+def test_file_that_a_worker_removes_meanwhile_is_left_out(
+    directory: Path, monkeypatch: pytest.MonkeyPatch, folder: str
+) -> None:
+    def with_the_one_removed(place: Place, kind: str) -> list[Entry]:
+        found = of_kind(place, kind)
+        if any(entry.path == gone for entry in found):
+            gone.unlink(missing_ok=True)
+        return found
+
+    of_kind = Place.of_kind
+    gone = max((directory / folder).iterdir())
+    monkeypatch.setattr(Place, "of_kind", with_the_one_removed)
+    copies = [Path(shutil.copytree(directory, directory.with_name(name))) for name in ("listed", "dumped")]
+    assert findings_in(directory) == []
+    for copy, command in zip(copies, (("list",), ("dump", "--skip-deleted")), strict=True):
+        gone = copy / gone.relative_to(gone.parent.parent)
+        done = inspect(*command, copy, "--json")
+        assert not gone.exists()
+        missed = command[0] == "dump" and folder == "segments"
+        assert (done.returncode, "removed meanwhile" in done.stderr) == (int(missed), missed)
 
 
 @pytest.fixture(scope="module")

@@ -55,11 +55,10 @@ def chosen(place: Place, names: Sequence[str], kinds: Sequence[str]) -> list[Ent
     """
     if names:
         return [_named(place, name) for name in names]
-    found = [entry for kind in kinds for entry in place.of_kind(kind)]
-    if WAL not in kinds:
-        return found
-    covered = [each for entry in place.of_kind(SEGMENT) for each in ranges_of(place, entry)]
-    return [entry for entry in found if entry.kind != WAL or wal.covered_by(entry.number, covered) is None]
+    logs = place.of_kind(WAL) if WAL in kinds else []  # first: a file gone from there is in a segment by then
+    found = [entry for kind in kinds if kind != WAL for entry in place.of_kind(kind)]
+    covered = [each for entry in place.of_kind(SEGMENT) for each in ranges_of(place, entry)] if logs else []
+    return found + [entry for entry in logs if wal.covered_by(entry.number, covered) is None]
 
 
 def _named(place: Place, name: str) -> Entry:
@@ -92,14 +91,16 @@ class Dump:
         yield from self._read(what, entry, dict([kinds[what]]))
 
     def _read(self, what: str, entry: Entry, readers: dict[str, Callable[[Entry], Iterator[Any]]]) -> Iterator[Any]:
-        reader = readers.get(_kind_by_content(entry))
-        if reader is None:
-            self._report(f"{entry.name}: has no {what}")
-            return
         try:
+            reader = readers.get(_kind_by_content(entry))
+            if reader is None:
+                self._report(f"{entry.name}: has no {what}")
+                return
             yield from reader(entry)
         except DamagedError as error:
             self._say(entry, error)
+        except FileNotFoundError:
+            self._report(f"{entry.name}: removed meanwhile by a worker; its points lie in another file")
 
     def _say(self, entry: Entry, error: DamagedError) -> None:
         self._report(f"{entry.name}: {str(error).removeprefix(f'{entry.path}: ')}")
@@ -220,7 +221,9 @@ def _records_of(place: Place, report: Report) -> Iterator[deletes.DeleteRecord]:
         try:
             yield read_delete(entry)
         except DamagedError as error:
-            report(f"{entry.name}: {error}")
+            report(f"{entry.name}: {str(error).removeprefix(f'{entry.path}: ')}; what it hides is shown")
+        except FileNotFoundError:
+            continue  # purged by a worker: no row that it hid is left
 
 
 def _kind_by_content(entry: Entry) -> str:

@@ -40,9 +40,14 @@ def survey(place: Place) -> Survey:
     return Survey(
         segments,
         [facts for file in files for facts in _unless_gone(_wal, file, place, covered)],
-        [_delete(entry) for entry in place.of_kind(DELETE)],
+        [facts for entry in place.of_kind(DELETE) for facts in _unless_gone(_delete, entry)],
         [_damaged(entry) for entry in place.entries() if entry.kind == DAMAGED] + _lone_notes(place),
-        [_other(entry) for entry in place.entries() if entry.kind in (LEFTOVER, OTHER)],
+        [
+            facts
+            for entry in place.entries()
+            if entry.kind in (LEFTOVER, OTHER)
+            for facts in _unless_gone(_other, entry)
+        ],
     )
 
 

@@ -89,7 +89,7 @@ class Place:
         return made.get(path, OTHER)
 
     def _files(self) -> Iterator[Path]:
-        for path in self.directory.rglob("*"):
+        for path in self.directory.rglob("*"):  # what is removed meanwhile is left out
             if path.is_file() and not (path.parent == self.directory and path.name in _AT_TOP):
                 yield path
 

@@ -1,5 +1,6 @@
 """Checks of a whole data directory: every file in use is read to its last byte. Writes nothing."""
 
+import contextlib
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -24,8 +25,12 @@ class Verdict(NamedTuple):
 
 def size_of(place: Place) -> int:
     """Bytes that `verify` will read."""
-    kinds = (SEGMENT, WAL, DELETE)
-    return sum(entry.path.stat().st_size for entry in place.entries() if entry.kind in kinds and entry.path.exists())
+    total = 0
+    for entry in place.entries():
+        if entry.kind in (SEGMENT, WAL, DELETE):
+            with contextlib.suppress(FileNotFoundError):  # removed by a worker meanwhile
+                total += entry.path.stat().st_size
+    return total
 
 
 def verify(place: Place, tick: Tick = lambda size, name: None) -> Verdict:
@@ -57,10 +62,10 @@ def _verify_segment(place: Place, entry: Entry, verdict: Verdict, covered: Range
 
 
 def ranges_of(place: Place, entry: Entry) -> Ranges:
-    """First and last WAL file that a segment covers, and its number. A damaged one covers nothing."""
+    """First and last WAL file that a segment covers, and its number. A damaged one, or one gone, covers nothing."""
     try:
         header = open_segment(entry.path).header
-    except DamagedError:
+    except (DamagedError, FileNotFoundError):
         return []
     if header.store_id != place.layout.store_id:
         return []
@@ -98,6 +103,9 @@ def _verify_delete(entry: Entry, verdict: Verdict) -> None:
         read_delete(entry)
     except DamagedError as error:
         verdict.findings.append(Finding(entry.name, "", str(error).removeprefix(f"{entry.path}: ")))
+    except FileNotFoundError:
+        verdict.remarks.append(f"{entry.name}: removed meanwhile")
+        return
     verdict.figures["deletes"] += 1
 
 
