@@ -12,6 +12,7 @@ from common.codec.units import divide
 from common.points import Times, Values
 
 _ITEM_BYTES: Final = 8
+_GORILLA_BYTES: Final = 9  # what Gorilla takes for a timestamp; a bit more for each further one, at least
 _NOISY_BYTES: Final = 3  # a decimal block with more of them for each value may be float noise, which pcodec packs well,
 _HEAD_BYTES: Final = 16  # its head aside
 _SAMPLE: Final = 1024  # values by which a long block is judged, as pcodec takes ten times as long on floats
@@ -24,10 +25,10 @@ Packed = tuple[CodecId, bytes]
 def times(column: Times) -> Packed:
     """The codec and bytes of a block of timestamps."""
     block = constant.attempt_times(column)
-    if block is not None:
-        return _or_raw((CodecId.CONSTANT, block), column)
+    if block is not None and len(block) <= _GORILLA_BYTES + (len(column) - 1) // 8:
+        return CodecId.CONSTANT, block
     unit, divided = divide(column)
-    packed = _off_grid(unit, divided)
+    packed = (CodecId.CONSTANT, block) if block is not None else _off_grid(unit, divided)
     limit = len(packed[1]) - 1  # Gorilla's block has a byte before its stream
     if gorilla_kernels.time_bytes(divided, limit) < limit:
         packed = CodecId.GORILLA, gorilla.encode_times(column)

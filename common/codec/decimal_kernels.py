@@ -220,5 +220,4 @@ def fill(base, difference, exponent, out):
     """out = base / 10^e, (base + difference) / 10^e, ..., modulo 2^64 as in widen_16."""
     power, single = _POWERS[exponent & (SINGLE - 1)], exponent >= SINGLE
     for i in range(len(out)):
-        out[i] = _float(np.int64(base), power, single)
-        base += difference
+        out[i] = _float(np.int64(np.uint64(base) + np.uint64(i) * np.uint64(difference)), power, single)

@@ -145,6 +145,13 @@ def find(times, distances, skips, found):
     return True
 
 
+@jit.helper
+def _at(first, step, fraction, index):
+    """Where the grid has an index."""
+    whole = np.uint64(first) + index * np.uint64(step)
+    return np.int64(whole + ((index * np.uint64(fraction)) >> _SHIFT))
+
+
 @jit.kernel(jit.void(jit.uint64, jit.uint64, jit.uint64, jit.readonly(jit.int64), jit.int64[::1]))
 def place(first, step, fraction, skips, out):
     """out = timestamps from their distances from the grid, in place.
@@ -152,15 +159,14 @@ def place(first, step, fraction, skips, out):
     skips: as long as out, how many steps beyond one lie before each; the first is not looked at.
     """
     index = np.uint64(0)
-    out[0] += np.int64(first)
+    out[0] += _at(first, step, fraction, index)
     for i in range(1, len(out)):
         index += np.uint64(skips[i] + _I1)
-        out[i] += np.int64(first + index * step + ((index * fraction) >> _SHIFT))
+        out[i] += _at(first, step, fraction, index)
 
 
 @jit.kernel(jit.void(jit.uint64, jit.uint64, jit.uint64, jit.int64[::1]))
 def place_all(first, step, fraction, out):
     """As place() where nothing is skipped."""
     for i in range(len(out)):
-        index = np.uint64(i)
-        out[i] += np.int64(first + index * step + ((index * fraction) >> _SHIFT))
+        out[i] += _at(first, step, fraction, np.uint64(i))

@@ -158,7 +158,7 @@ def widen_64(numbers, base, step, out):
 def fill(first, difference, out):
     """out = first, first + difference, ..., modulo 2^64."""
     for i in range(len(out)):
-        out[i] = np.int64(first + np.uint64(i) * difference)
+        out[i] = np.int64(np.uint64(first) + np.uint64(i) * np.uint64(difference))
 
 
 @jit.kernel(jit.boolean(jit.readonly(jit.int64)))
