@@ -82,7 +82,8 @@ class Open(Act):
 
     def do(self, life: Life) -> None:
         if life.store is not None:
-            life.store.close()
+            life.store, closing = None, life.store
+            closing.close()
         life.open()
 
 
