@@ -14,10 +14,13 @@ import pytest
 
 from common import codec, files, series
 from common.points import PointBatch
+from common.selector import Selector
 from tests import naive
 from tests.support import ROOT
 from tests.workers.storage import segments
-from workers.storage import layout, seal, segment, wal
+from tests.workers.storage.support import open_store
+from workers.storage import deletes, layout, seal, segment, wal
+from workers.storage.deletes import DeleteRecord
 from workers.storage.head import Head
 
 DOC = (ROOT / "docs" / "file-formats.md").read_text()
@@ -73,6 +76,22 @@ def test_wal_example_reads_as_the_page_says() -> None:
     assert struct.unpack("<4I", columns["index"]) == (0, 0, 0, 0)
     assert list(struct.unpack("<4q", columns["times"])) == [time * SECOND_NS for time in TIMES_S]
     assert list(struct.unpack("<4d", columns["values"])) == VALUES
+
+
+def test_delete_example_reads_as_the_page_says() -> None:
+    data = example("example-delete")
+    assert check_start(data, b"MTDL", 1) == len(data)
+    assert msgpack.unpackb(data[16:]) == [12, "pump 1", None, {"room": "7"}, 1000 * SECOND_NS, 1060 * SECOND_NS]
+
+
+def test_delete_example_is_what_the_store_writes_and_reads(tmp_path: Path) -> None:
+    record = DeleteRecord(12, Selector("pump 1", None, {"room": "7"}), 1000 * SECOND_NS, 1060 * SECOND_NS)
+    store = open_store(tmp_path)
+    store.delete(record)
+    store.close()
+    data = (tmp_path / "deletes" / "del-0000000000000012.mtd").read_bytes()
+    assert data == example("example-delete")
+    assert deletes.unpack(data, tmp_path) == record
 
 
 class CountingDisk(files.Disk):
