@@ -27,7 +27,9 @@ def test_a_batch_that_a_node_cannot_decode_goes_whole_to_the_dead_letter() -> No
     assert (message.waiting, world.delivery.is_idle) == (0, True)
 
 
-@pytest.mark.parametrize("error", [protocol.ERR_DISK, protocol.ERR_INTERNAL, "some-later-code"])
+@pytest.mark.parametrize(
+    "error", [protocol.ERR_DISK, protocol.ERR_DISK_FLOOR, protocol.ERR_INTERNAL, "some-later-code"]
+)
 def test_a_node_that_cannot_write_now_is_left_alone_for_a_while_and_then_asked_again(error: str) -> None:
     world = World(ring(1, [[0]], nodes=1)).start()
     message = world.publish(0)
