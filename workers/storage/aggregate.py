@@ -234,13 +234,15 @@ def _pieces(
     span = table.of(place)
     blocks = span.start + np.flatnonzero((table.t_min[span] <= end) & (table.t_max[span] >= start))
     parts = recent.of_series(place)
-    extra = recent.rows(view.heads, parts, masks, start, end) if len(parts) else None
     where = list(zip(table.segments[blocks].tolist(), table.blocks[blocks].tolist(), strict=True))
 
     def decode(at: int) -> tuple[Times, Values]:
         segment = view.stored.segments[where[at][0]]
         return unmasked(segment.decode(where[at][1]), masks, segment.header.delete_number)
 
+    if not parts and table.alone[blocks].all():
+        return map(decode, range(len(where)))
+    extra = recent.rows(view.heads, parts, masks, start, end) if parts else None
     return settled_pieces(table.t_min[blocks], decode, extra)
 
 
@@ -258,7 +260,7 @@ def _lay_out(table: Table, recent: Recent, grid: Grid, max_rows: int, left: int)
             "take a longer interval, a shorter range or fewer series"
         )
     ends = np.cumsum(high)
-    return Layout(ends - high, first, ends, int(total))
+    return Layout(ends - high, first, ends, int(high.sum()))
 
 
 def _buckets(series: Selection, layout: Layout, grid: Grid, rows: Integers) -> tuple[Integers, Integers, Integers]:
