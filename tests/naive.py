@@ -9,6 +9,8 @@ from collections.abc import Callable, Hashable, Iterable
 from fractions import Fraction
 from typing import Any, NamedTuple
 
+UNITS = 2**1074  # of the smallest float in 1
+
 
 class Answer(NamedTuple):
     """An aggregate. sum, mean and m2 (of squared distances from the mean) are exact. With count 0 all is 0."""
@@ -57,8 +59,8 @@ class PointSet:
         False when it is refused because it is too old. One that a delete masks is neither stored nor refused.
         """
         for delete in self.deletes:
-            deleted = delete.matches(series) and delete.start <= time <= delete.end
-            if born is not None and born < delete.number and deleted:
+            late = born is not None and born < delete.number and delete.start <= time <= delete.end
+            if late and delete.matches(series):
                 return True
         if self.cutoff is not None and time < self.cutoff:
             return False
@@ -70,16 +72,18 @@ class PointSet:
     def delete(self, number: int, matches: Callable[[Any], bool], start: int, end: int) -> None:
         """Delete what is there, and what comes later and was born before."""
         self.deletes.append(Delete(number, matches, start, end))
-        self._keep(lambda series, time: not (matches(series) and start <= time <= end))
+        for series in self.points:
+            if matches(series):
+                self._keep(series, lambda time: not start <= time <= end)
 
     def retain(self, cutoff: int) -> None:
         """Forget what is older than the cutoff, now and for ever."""
         self.cutoff = cutoff
-        self._keep(lambda series, time: time >= cutoff)
+        for series in self.points:
+            self._keep(series, lambda time: time >= cutoff)
 
-    def _keep(self, wanted: Callable[[Hashable, int], bool]) -> None:
-        for series, held in self.points.items():
-            self.points[series] = {time: value for time, value in held.items() if wanted(series, time)}
+    def _keep(self, series: Hashable, wanted: Callable[[int], bool]) -> None:
+        self.points[series] = {time: value for time, value in self.points[series].items() if wanted(time)}
 
     def rows(self, series: Hashable, start: int | None = None, end: int | None = None) -> list[tuple[int, float]]:
         """The points of a series with start <= time <= end, by time; None is open."""
@@ -116,21 +120,27 @@ def summary(rows: list[tuple[int, float]], series: int) -> Answer:
     values = [value for _, value in rows]
     first_time = min(time for time, _ in rows)
     last_time = max(time for time, _ in rows)
-    total = sum((Fraction(value) for value in values), Fraction(0))
-    mean = total / len(rows)
+    units = [whole(value) for value in values]
+    total = sum(units)
     return Answer(
         series=series,
         count=len(rows),
-        sum=total,
+        sum=Fraction(total, UNITS),
         min=min(values, key=rank),
         max=max(values, key=rank),
         first_time=first_time,
         first=max((value for time, value in rows if time == first_time), key=rank),
         last_time=last_time,
         last=max((value for time, value in rows if time == last_time), key=rank),
-        mean=mean,
-        m2=sum((Fraction(value) ** 2 for value in values), Fraction(0)) - mean * total,
+        mean=Fraction(total, UNITS * len(rows)),
+        m2=Fraction(len(rows) * sum(unit * unit for unit in units) - total * total, len(rows) * UNITS**2),
     )
+
+
+def whole(value: float) -> int:
+    """A float in units of the smallest one: fractions would take ten times as long."""
+    numerator, denominator = value.as_integer_ratio()
+    return numerator * (UNITS // denominator)
 
 
 def bits(value: float) -> int:

@@ -10,7 +10,8 @@ from tests.support import Children
 NAMED = {
     "write NODE.tmp", "make_directory wal", "create wal", "write wal", "sync_data wal", "sync_directory wal",
     "create segment.tmp", "write segment.tmp", "sync segment.tmp", "rename segment.tmp", "sync_directory segments",
-    "remove wal",
+    "remove wal", "close wal", "create delete.tmp", "write delete.tmp", "sync delete.tmp", "rename delete.tmp",
+    "sync_directory deletes", "remove segment",
 }  # fmt: skip
 
 

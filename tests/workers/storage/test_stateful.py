@@ -138,6 +138,7 @@ class StoreLife(RuleBasedStateMachine):
         if self.store.status()["sealing_backlog"] == sealer.BACKLOG:
             self.gate.set()
 
+    @precondition(lambda self: self.sent)
     @rule(selector=selectors, start=times, end=times, skipped=st.integers(0, 2))
     def delete(self, selector: Selector, start: int, end: int, skipped: int) -> None:
         self.make_sure_of_room()
@@ -165,16 +166,19 @@ class StoreLife(RuleBasedStateMachine):
     def freeze(self) -> None:
         self.let_pass(0.001)
 
+    @precondition(lambda self: self.sent)
     @rule()
     def seal(self) -> None:
         self.gate.set()
         self.store.seal()
 
+    @precondition(lambda self: self.sent)
     @rule()
     def compact(self) -> None:
         self.gate.set()
         self.store.compact()
 
+    @precondition(lambda self: self.sent)
     @rule()
     def restart(self) -> None:
         self.gate.set()
@@ -182,6 +186,7 @@ class StoreLife(RuleBasedStateMachine):
         self.open()
         self.look_at_everything()
 
+    @precondition(lambda self: self.sent)
     @rule()
     def kill(self) -> None:
         """The process ends where it is; what it wrote is found in its directory."""
@@ -190,6 +195,7 @@ class StoreLife(RuleBasedStateMachine):
             copy_directory(self.directory, left)
         self.die(left)
 
+    @precondition(lambda self: self.sent)
     @rule(torn=st.none() | st.integers(0, 1 << 16))
     def cut_power(self, torn: int | None) -> None:
         """What was not fsynced is lost, or parts of it."""
@@ -208,20 +214,24 @@ class StoreLife(RuleBasedStateMachine):
         assert self.store.status()["damaged"] == []
         self.look_at_everything()
 
+    @precondition(lambda self: self.sent)
     @rule(device=st.sampled_from(DEVICES), tags=st.sampled_from(TAGS), start=bounds, end=bounds)
     def ask(self, device: str, tags: dict[str, str] | None, start: int | None, end: int | None) -> None:
         assert_answers(self.store, self.oracle, device, tags, start, end)
 
+    @precondition(lambda self: self.sent)
     @rule(selector=selectors, start=bounds, end=bounds)
     def ask_by_series(self, selector: Selector, start: int | None, end: int | None) -> None:
         assert_by_series(self.store, self.oracle, selector, start, end)
 
+    @precondition(lambda self: self.sent)
     @rule(selector=selectors, start=bounds, end=bounds, interval=intervals, offset=times, few=st.booleans())
     def ask_by_interval(
         self, selector: Selector, start: int | None, end: int | None, interval: int, offset: int, few: bool
     ) -> None:
         assert_by_interval(self.store, self.oracle, selector, start, end, interval, offset % interval, few)
 
+    @precondition(lambda self: self.sent)
     @rule(selector=selectors, start=bounds, end=bounds)
     def ask_for_samples(self, selector: Selector, start: int | None, end: int | None) -> None:
         assert_samples(self.store, self.oracle, selector, start, end)
