@@ -7,6 +7,7 @@ In each step the new segments are durable before the view names them, the view n
 ones at once, and only then are the old ones unlinked: a reader sees all rows once, at any moment.
 """
 
+from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -81,9 +82,9 @@ class Maintenance:
         """
         self._compactor.clean()
         self._expire()
-        deletes, cutoff = self._current.now.deletes, self._retention.settled
+        view, cutoff = self._current.now, self._retention.settled  # its segments know of no delete but its own
         try:
-            described = self._describe(deletes, cutoff, everything)
+            described = self._describe(view.stored.segments, view.deletes, cutoff, everything)
         except DamagedError as error:
             self.set_aside(error)
             return True
@@ -92,7 +93,8 @@ class Maintenance:
         self.backlog = len(task.numbers) if task else 0
         if task is None:
             return False
-        self._compact(task, deletes, cutoff, pause)
+        inputs = [each for each in view.stored.segments if each.number in task.numbers]
+        self._compact(task, inputs, view.deletes, cutoff, pause)
         return True
 
     def set_aside(self, error: DamagedError) -> None:
@@ -120,9 +122,10 @@ class Maintenance:
         self.expired_points += points
         logger.info("segments behind the retention removed", segments=len(gone), points=points)
 
-    def _compact(self, task: Task, deletes: Deletes, cutoff: int, pause: Pause) -> None:
+    def _compact(
+        self, task: Task, inputs: Sequence[Segment], deletes: Deletes, cutoff: int, pause: Pause
+    ) -> None:
         began_s = clock.monotonic_s()
-        inputs = [each for each in self._current.now.stored.segments if each.number in task.numbers]
         try:
             numbers = self._compactor.run(inputs, deletes, cutoff, pause)
         except DamagedInputError as error:
@@ -149,8 +152,9 @@ class Maintenance:
     def _keys_of(self, ids: npt.NDArray[np.int64]) -> list[bytes]:
         return self._catalog.keys(ids)
 
-    def _describe(self, deletes: Deletes, cutoff: int, everything: bool) -> list[Described]:
-        stored = self._current.now.stored.segments
+    def _describe(
+        self, stored: Sequence[Segment], deletes: Deletes, cutoff: int, everything: bool
+    ) -> list[Described]:
         now_s = clock.monotonic_s()
         self._examined = {each.number: self._examine(each, deletes, now_s) for each in stored}
         self.masked = sum(known.masked_s is not None for known in self._examined.values())
