@@ -1,5 +1,18 @@
-"""Which codec a block gets under the policy `auto`: the smallest, without trying what cannot win. Pure."""
+"""Which codec a block gets under the policy `auto`: the smallest, without trying what cannot win. Pure.
 
+Timestamps at equal distances are CONSTANT. Others go on a GRID if one is found under them and a sample of their
+distances from it takes fewer bits than one of their differences, else to PCO; to both if there are few of them, if
+much of the grid is skipped, or if they take little anyway, because then a sample says little.
+
+Values that are all the same are CONSTANT, or DECIMAL if that is shorter. Others are DECIMAL if a sample of them is, else
+PCO. If they are, but take more than three bytes each, or often lie beside a decimal, PCO is tried too; in a long
+block only if it wins on the first 1024 values.
+
+Then GORILLA, whose size is counted before it is written, and RAW, whose size is known, if they are smaller: which
+happens with few items, and with data that nothing else packs.
+"""
+
+from collections.abc import Callable
 from typing import Final
 
 import numpy as np
@@ -17,6 +30,7 @@ _NOISY_BYTES: Final = 3  # a decimal block with more of them for each value may 
 _HEAD_BYTES: Final = 16  # its head aside
 _SAMPLE: Final = 1024  # values by which a long block is judged, as pcodec takes ten times as long on floats
 _SKIPPED: Final = 16  # timestamps for every skip, up to which differences may take less than a grid
+_SMALL: Final = 2  # timestamps a byte, from which on small numbers tell a sample little, and packing them is fast
 _FEW: Final = 64  # timestamps of which a sample says little, and packing them twice costs little
 
 Packed = tuple[CodecId, bytes]
@@ -26,7 +40,7 @@ def times(column: Times) -> Packed:
     """The codec and bytes of a block of timestamps."""
     block = constant.attempt_times(column)
     if block is not None and len(block) <= _GORILLA_BYTES + (len(column) - 1) // 8:
-        return CodecId.CONSTANT, block
+        return _or_raw((CodecId.CONSTANT, block), column)
     unit, divided = divide(column)
     packed = (CodecId.CONSTANT, block) if block is not None else _off_grid(unit, divided)
     limit = len(packed[1]) - 1  # Gorilla's block has a byte before its stream
@@ -38,11 +52,17 @@ def times(column: Times) -> Packed:
 def _off_grid(unit: int, divided: Times) -> Packed:
     """The smaller of distances from a grid and differences, by a sample of either; both where that tells little."""
     found = grid.find(divided)
-    if found is None or _cost(found.distances) > _cost(divided):
+    if found is None:
         return CodecId.PCO, pco.encode_divided(unit, divided)
-    packed: Packed = CodecId.GRID, found.encode(unit)
-    if found.skips * _SKIPPED > len(divided) or len(divided) <= _FEW:
-        packed = min(packed, (CodecId.PCO, pco.encode_divided(unit, divided)), key=_length)
+    packs: list[Callable[[], Packed]] = [
+        lambda: (CodecId.GRID, found.encode(unit)),
+        lambda: (CodecId.PCO, pco.encode_divided(unit, divided)),
+    ]
+    if _cost(found.distances) > _cost(divided):
+        packs.reverse()
+    packed = packs[0]()
+    if len(packed[1]) * _SMALL < len(divided) or found.skips * _SKIPPED > len(divided) or len(divided) <= _FEW:
+        packed = min(packed, packs[1](), key=_length)
     return packed
 
 

@@ -17,7 +17,7 @@ LOW, HIGH, LINEAR, COST_0, COST_1, COST_2, FINDINGS = range(7)
 SPARSE_BYTES = 13  # take_out(): 3 of a place among at most 2^20 items, 10 of a size
 
 _SAMPLES = 33  # items by which the middle is found
-_REPEATED = 3  # times that an item comes in a sample by chance
+_REPEATED = 7  # times that an item comes in a sample by chance, if it is one of a few
 _STRETCH = 256  # items of a stretch of the column whose bits are counted
 _EVERY = 2048  # from one stretch to the next: an eighth is enough to choose by
 

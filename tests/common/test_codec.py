@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from common import codec
@@ -154,6 +154,8 @@ def test_packed_values_are_never_larger_than_gorilla_or_raw(numbers: list[float]
     repeats=st.integers(1, 40),
     unit=st.sampled_from([1, 1000, 1_000_000, 1_000_000_000]),
 )
+@example([2**33], 2, 1_000_000_000)
+@example([2**57 + 1], 1, 1)  # one timestamp, whose varint is as long as Gorilla's stream
 def test_packed_times_are_never_larger_than_gorilla_or_raw(deltas: list[int], repeats: int, unit: int) -> None:
     times = np.cumsum(np.repeat(np.array(deltas), repeats)) * unit
     packed = len(codec.pack_times(times, "auto")[1])
