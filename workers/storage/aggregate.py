@@ -14,10 +14,11 @@ import numpy.typing as npt
 from common import protocol
 from common.errors import StorageError
 from workers.storage import aggregate_kernels, kernels
-from workers.storage.fold import Cost, Fold, Grid, Layout, Recent, fold_summaries, unmasked
+from workers.storage.fold import Cost, Fold, Grid, Layout, fold_summaries
 from workers.storage.head import Times, Values
 from workers.storage.join import settled_pieces
 from workers.storage.readers import Readers
+from workers.storage.recent import Recent, unmasked
 from workers.storage.segment import EARLIEST, LATEST
 from workers.storage.table import SegmentSet, Selection, Table, View
 
@@ -213,8 +214,8 @@ def samples(
 ) -> Iterator[tuple[int, Times, Values]]:
     """The points of each series in turn with start <= time <= end (ns, None is open): catalog id, times, values.
 
-    A series comes in pieces in order of time, none of them empty, each of about a block unless many overlap. Raises
-    StorageError for a damaged block.
+    A series comes in pieces in order of time, none of them empty, each of about a block unless many overlap; the
+    arrays are to be read only. Raises StorageError for a damaged block.
     """
     begin, stop = EARLIEST if start is None else start, LATEST if end is None else end
     for part, table in view.stored.tables(series, view.deletes, begin, stop):

@@ -184,11 +184,6 @@ def lay_out(places, t_min, t_max, part_places, parts, start, end, interval, offs
     return total
 
 
-@jit.helper
-def _meets(parts, one, other):  # type: ignore[no-untyped-def]
-    return parts[one, FIRST_TIME] <= parts[other, LAST_TIME] and parts[other, FIRST_TIME] <= parts[one, LAST_TIME]
-
-
 @jit.kernel(
     void(readonly(int64), _rows, readonly(uint8), readonly(int64), readonly(int64), int64, int64, int64, int64,
          uint8[::1], uint8[::1])
@@ -207,10 +202,11 @@ def judge_parts(places, parts, masked, earliest, latest, start, end, interval, o
         if last < start or first > end:
             fates[part] = OUTSIDE
             continue
-        apart = (first > latest[series] or last < earliest[series]) and not masked[part]
+        begins, ends = max(first, start), min(last, end)
+        apart = (begins > latest[series] or ends < earliest[series]) and not masked[part]
         other = begin
         while apart and other < len(places) and places[other] == series:
-            apart = other == part or not _meets(parts, part, other)
+            apart = other == part or parts[other, FIRST_TIME] > ends or parts[other, LAST_TIME] < begins
             other += 1
         if not apart:
             fates[part] = JOINED
@@ -271,34 +267,36 @@ def _after(times, begin, end, time):  # type: ignore[no-untyped-def]
 
 @jit.kernel(
     int64(int64, int64, readonly(int64), readonly(int64), readonly(int64), readonly(int64), readonly(uint8),
-          float64[:, ::1], readonly(uint8), readonly(int64), int64, int64, int64, int64, readonly(int64),
-          readonly(int64), int64, _rows, int32[::1], uint8[::1], _integers)
+          float64[:, ::1], readonly(uint8), readonly(int64), readonly(int64), int64, int64, int64, int64,
+          readonly(int64), readonly(int64), int64, _rows, int32[::1], uint8[::1], _integers)
 )  # fmt: skip
 def fold_blocks(  # type: ignore[no-untyped-def]
-    from_block, to_block, places, t_min, t_max, counts, alone, floats, held, recent, start, end, interval, offset,
-    base, first, shift, rows, undecided, clean, tally,
+    from_block, to_block, places, t_min, t_max, counts, alone, floats, skipped, recent, recent_offsets, start, end,
+    interval, offset, base, first, shift, rows, undecided, clean, tally,
 ):  # fmt: skip
     """Add the summaries of blocks from_block to to_block where they stand for their rows; how many blocks are left.
 
     One does when the block lies wholly in start..end and in one bucket, is alone, and none of the times `recent`
-    lies in it (sorted; of rows outside the blocks, for a single series). The others that touch the range go to
-    `undecided`, in order; clean: 1 where only range and buckets were in the way. Series with held[s] are left out.
-    tally[0]: how many summaries were added.
+    lies in it (of rows outside the blocks; those of series s, sorted, are recent_offsets[s] to recent_offsets[s + 1]).
+    The others that touch the range go to `undecided`, in order; clean: 1 where only range and buckets were in the
+    way. Series with skipped[s] are left out. tally[0]: how many summaries were added.
     """
     bits = floats.view(np.int64)
     sums = rows.view(np.float64)
     left = 0
     near = 0
+    near_of = np.int64(-1)
     tally[0] = 0
     for block in range(from_block, to_block):
         series = places[block]
         begin, stop = t_min[block], t_max[block]
-        if stop < start or begin > end or held[series]:
+        if stop < start or begin > end or skipped[series]:
             continue
-        whole = alone[block] != 0
-        if len(recent):
-            near = _lower_bound(recent, near, len(recent), begin)
-            whole = whole and not (near < len(recent) and recent[near] <= stop)
+        if series != near_of:
+            near, near_of = recent_offsets[series], series
+        near = _lower_bound(recent, near, recent_offsets[series + 1], begin)
+        touched = near < recent_offsets[series + 1] and recent[near] <= stop
+        whole = alone[block] != 0 and not touched
         bucket = _bucket(max(begin, start), interval, offset)
         if whole and start <= begin and stop <= end and (interval == 0 or bucket == _bucket(stop, interval, offset)):
             _absorb(
@@ -395,6 +393,17 @@ def _fold_span(times, values, bits, begin, end, rows, sums, at):  # type: ignore
     )  # fmt: skip
 
 
+@jit.kernel(void(readonly(int64), readonly(float64), readonly(int64), readonly(int64), _integers, float64[::1]))
+def put(times, values, offsets, targets, to_times, to_values):  # type: ignore[no-untyped-def]
+    """Copy pieces of rows: piece p, rows offsets[p] to offsets[p + 1], goes to targets[p] and on."""
+    for piece in range(len(targets)):
+        to = targets[piece]
+        for at in range(offsets[piece], offsets[piece + 1]):
+            to_times[to] = times[at]
+            to_values[to] = values[at]
+            to += 1
+
+
 @jit.kernel(
     void(readonly(int64), readonly(float64), readonly(int64), readonly(int64), int64, int64, int64, int64,
          readonly(int64), readonly(int64), int64, _rows)
@@ -429,12 +438,16 @@ def _reaches(part_places, parts, fates, begin, series, t_min, t_max):  # type: i
 
 
 @jit.kernel(
-    int64(readonly(int64), readonly(int64), readonly(int64), readonly(int64), readonly(uint8), readonly(int64), _rows,
-          readonly(uint8), readonly(uint8), int64, int64, int64, int64)
+    void(readonly(int64), readonly(int64), readonly(int64), readonly(int64), readonly(uint8), readonly(int64), _rows,
+         readonly(uint8), readonly(uint8), int64, int64, int64, int64, _integers)
 )  # fmt: skip
-def count_exposed(places, t_min, t_max, counts, alone, part_places, parts, fates, held, start, end, interval, offset):  # type: ignore[no-untyped-def]
-    """How many rows at most must be decoded of the blocks of held series, when recent rows are known by their span."""
-    total = 0
+def count_exposed(  # type: ignore[no-untyped-def]
+    places, t_min, t_max, counts, alone, part_places, parts, fates, held, start, end, interval, offset, exposed
+):  # fmt: skip
+    """How many rows at most must be joined of each held series, when recent rows are known by their span alone."""
+    for part in range(len(part_places)):
+        if fates[part] == JOINED:
+            exposed[part_places[part]] += parts[part, COUNT]
     part = 0
     for block in range(len(places)):
         series = places[block]
@@ -449,8 +462,7 @@ def count_exposed(places, t_min, t_max, counts, alone, part_places, parts, fates
             and _bucket(t_min[block], interval, offset) == _bucket(t_max[block], interval, offset)
         )
         if not stands or _reaches(part_places, parts, fates, part, series, t_min[block], t_max[block]):
-            total += counts[block]
-    return total
+            exposed[series] += counts[block]
 
 
 @jit.kernel(

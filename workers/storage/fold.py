@@ -12,7 +12,7 @@ Decoding is cut into tasks by the rows in them, never by the number of threads, 
 their order: so the same points give the same sums to the last bit, whoever works on them.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Final, NamedTuple
 
@@ -21,19 +21,14 @@ import numpy.typing as npt
 
 from workers.storage import aggregate_kernels, kernels
 from workers.storage.aggregate_kernels import FIELDS, JOINED, SEPARATE
-from workers.storage.deletes import outside
-from workers.storage.head import Head, Parts, join
+from workers.storage.head import Parts
 from workers.storage.join import settled_pieces
 from workers.storage.readers import Readers
+from workers.storage.recent import Integers, Recent, Rows, Values, unmasked
 from workers.storage.segment import Segment
-from workers.storage.table import Masks, Selection, Table, View, runs
-
-Integers = npt.NDArray[np.int64]
-Values = npt.NDArray[np.float64]
-Rows = tuple[Integers, Values]
+from workers.storage.table import Masks, Table, View, runs
 
 _TASK_ROWS: Final = 1 << 18  # decoding them takes a few milliseconds: many tasks in a second, few changes of thread
-_TASK_SERIES: Final = 64  # of series whose recent rows are joined with blocks one by one
 _BATCH_ROWS: Final = 1 << 15  # decoded before they are folded; times and values take half a megabyte of cache
 
 
@@ -78,6 +73,7 @@ _ONE_ROW: Final = Layout(np.zeros(1, np.int64), np.zeros(1, np.int64), np.ones(1
 
 
 _NOT_HELD: Final = np.zeros(1, np.uint8)
+_NO_OFFSETS: Final = np.zeros(2, np.int64)
 
 
 class Cost(NamedTuple):
@@ -107,82 +103,6 @@ class _Part(NamedTuple):
 Task = Callable[[], _Part]
 
 
-class Recent(NamedTuple):
-    """What the heads of a view hold of some series, by series: columns as in head.Parts, and the head of each part.
-
-    heads: int64[n]; masked: uint8[n], 1 where a delete may hide some of its rows.
-    """
-
-    places: Integers
-    heads: Integers
-    locals: npt.NDArray[np.int32]
-    summaries: Integers
-    masked: npt.NDArray[np.uint8]
-
-    @classmethod
-    def of(cls, heads: Sequence[Head], series: Selection, masks: dict[int, Masks]) -> "Recent":
-        """As it is now."""
-        found = [(number, parts) for number, head in enumerate(heads) if len((parts := head.parts(series.ids)).places)]
-        if not found:
-            return _NOTHING_RECENT
-        recent = cls._joined(found)
-        if masks:
-            recent._mark_masked(heads, masks)
-        return recent
-
-    @classmethod
-    def _joined(cls, found: list[tuple[int, Parts]]) -> "Recent":
-        """The parts of several heads, by series, in order of the heads."""
-        if len(found) == 1:
-            number, (places, locals_, summaries) = found[0]
-            return cls(places, np.full(len(places), number), locals_, summaries, np.zeros(len(places), np.uint8))
-        places, locals_, summaries = (np.concatenate(each) for each in zip(*(parts for _, parts in found), strict=True))
-        numbers = np.repeat([number for number, _ in found], [len(parts.places) for _, parts in found])
-        order = np.argsort(places, kind="stable")
-        return cls(places[order], numbers[order], locals_[order], summaries[order], np.zeros(len(places), np.uint8))
-
-    def of_series(self, place: int) -> range:
-        """The parts of one series."""
-        begin, end = self.places.searchsorted([place, place + 1]).tolist()
-        return range(begin, end)
-
-    def rows(self, heads: Sequence[Head], which: Sequence[int], masks: Masks, start: int, end: int) -> Rows:
-        """The rows of parts of one series that lie in the range and under no mask, settled."""
-        pieces = []
-        for part in which:
-            head = heads[int(self.heads[part])]
-            times, values = head.settled(int(self.locals[part]), self.summaries[part])
-            inside = slice(int(times.searchsorted(start)), int(times.searchsorted(end, "right")))
-            pieces.append(unmasked((times[inside], values[inside]), masks, head.delete_number))
-        if len(pieces) == 1:
-            return pieces[0]
-        return join([times for times, _ in pieces], [values for _, values in pieces])
-
-    def _mark_masked(self, heads: Sequence[Head], masks: dict[int, Masks]) -> None:
-        for place, of_series in masks.items():
-            for part in self.of_series(place):
-                first, last = self.summaries[part, [kernels.FIRST_TIME, kernels.LAST_TIME]].tolist()
-                number = heads[int(self.heads[part])].delete_number
-                self.masked[part] = any(
-                    mask.number > number and mask.start <= last and mask.end >= first for mask in of_series
-                )
-
-
-_NOTHING_RECENT: Final = Recent(
-    np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.int32), np.empty((0, FIELDS), np.int64),
-    np.empty(0, np.uint8),
-)  # fmt: skip
-
-
-def unmasked(rows: Rows, masks: Masks, number: int) -> Rows:
-    """The rows of a place that carries a delete number, without those that a later delete hides."""
-    above = [mask for mask in masks if mask.number > number]
-    if not above:
-        return rows
-    keep = outside(rows[0], above)
-    return rows[0][keep], rows[1][keep]
-
-
 class Fold:
     """What a view holds of the series of one table, folded. What needs no decoding is folded at once.
 
@@ -203,7 +123,6 @@ class Fold:
         self._layout = layout
         self._with_windows = with_windows
         self._held = np.zeros(len(layout.base), np.uint8)
-        self._none_held = np.zeros(len(layout.base), np.uint8)
         self._fates = np.zeros(len(recent.places), np.uint8)
         self._tasks: list[Task] = []
         if grid.start <= grid.end:
@@ -251,20 +170,24 @@ class Fold:
         held = np.flatnonzero(self._held)
         if not len(held):
             return
-        joined = self._fates == JOINED
-        self.rows_to_decode += int(self._recent.summaries[joined, kernels.COUNT].sum())
+        exposed = np.zeros(len(self._held), np.int64)
         table, recent = self._table, self._recent
-        self.rows_to_decode += aggregate_kernels.count_exposed(
+        aggregate_kernels.count_exposed(
             table.places, table.t_min, table.t_max, table.counts, table.alone, recent.places, recent.summaries,
-            self._fates, self._held, *self._grid,
+            self._fates, self._held, *self._grid, exposed,
         )  # fmt: skip
-        for begin in range(0, len(held), _TASK_SERIES):
-            self._tasks.append(partial(self._fold_joined, held[begin : begin + _TASK_SERIES]))
+        self.rows_to_decode += int(exposed.sum())
+        streamed = (exposed[held] > _TASK_ROWS) | np.isin(held, list(table.masks))
+        self._tasks += [partial(self._fold_streamed, place) for place in held[streamed].tolist()]
+        held = held[~streamed]
+        for span in _stretches(exposed[held], np.ones(len(held), np.bool_), _TASK_ROWS):
+            self._tasks.append(partial(self._fold_joined, held[span]))
 
     def _fold_blocks(self) -> None:
         """Take in the summaries and windows of blocks that stand for their rows; tasks for the others."""
         everything = slice(0, len(self._table.places))
-        blocks, cost = self._absorb(everything, self._held, kernels.NO_TIMES, 0, self.rows)
+        no_recent = np.zeros(len(self._held) + 1, np.int64)
+        blocks, cost = self._absorb(everything, self._held, kernels.NO_TIMES, no_recent, 0, self.rows)
         self.cost = self.cost.plus(cost)
         if not len(blocks):
             return
@@ -285,9 +208,16 @@ class Fold:
         )  # fmt: skip
         return low, high, begins.view(np.bool_)
 
+    def _by_series(self, places: Integers | int, counts: Integers | int) -> Integers:
+        """Offsets by series of rows of which some series, ascending, have so many and the others none."""
+        offsets = np.zeros(len(self._held) + 1, np.int64)
+        offsets[places + 1] = counts
+        return offsets.cumsum()
+
     def _absorb(
-        self, span: slice, held: npt.NDArray[np.uint8], recent: Integers, shift: int, rows: Integers
-    ) -> tuple[npt.NDArray[np.int32], Cost]:
+        self, span: slice, skipped: npt.NDArray[np.uint8], recent: Integers, recent_offsets: Integers, shift: int,
+        rows: Integers,
+    ) -> tuple[npt.NDArray[np.int32], Cost]:  # fmt: skip
         """Fold the summaries and windows of a span of the table where they stand; the blocks that are left."""
         table = self._table
         undecided = np.empty(span.stop - span.start, np.int32)
@@ -295,7 +225,8 @@ class Fold:
         tally = np.zeros(1, np.int64)
         left = aggregate_kernels.fold_blocks(
             span.start, span.stop, table.places, table.t_min, table.t_max, table.counts, table.alone, table.floats,
-            held, recent, *self._grid, self._layout.base, self._layout.first, shift, rows, undecided, clean, tally,
+            skipped, recent, recent_offsets, *self._grid, self._layout.base, self._layout.first, shift, rows,
+            undecided, clean, tally,
         )  # fmt: skip
         undecided = undecided[:left]
         windows = 0
@@ -347,59 +278,110 @@ class Fold:
         return _Part(span.start, rows, Cost())
 
     def _fold_joined(self, places: Integers) -> _Part:
+        """Fold series of few rows that no delete touches, those of heads joined with their blocks, all side by side."""
         span = self._layout.span(int(places[0]), int(places[-1]))
         rows = np.zeros((span.stop - span.start, FIELDS), np.int64)
-        cost = Cost()
-        for place in places.tolist():
-            cost = cost.plus(self._fold_series(place, span.start, rows))
-        return _Part(span.start, rows, cost)
+        times, values, offsets = self._gather_joined(places)
+        skipped = np.ones(len(self._held), np.uint8)
+        skipped[places] = 0
+        of_blocks = slice(self._table.of(int(places[0])).start, self._table.of(int(places[-1])).stop)
+        recent_offsets = self._by_series(places, np.diff(offsets))
+        blocks, cost = self._absorb(of_blocks, skipped, times, recent_offsets, span.start, rows)
+        if len(blocks):
+            times, values, offsets = self._decode_beside(places, blocks, times, values, offsets)
+        self._fold_rows(times, values, offsets, places, span.start, rows)
+        return _Part(span.start, rows, cost.plus(self._cost_of(blocks)))
 
-    def _fold_series(self, place: int, shift: int, rows: Integers) -> Cost:
-        """Fold one series, rows of heads joined with its blocks where they overlap."""
+    def _gather_joined(self, places: Integers) -> tuple[Integers, Values, Integers]:
+        """The rows in heads of series that are to be joined, settled: times, values, offsets by place."""
+        recent = self._recent
+        asked = np.zeros(len(self._held), np.bool_)
+        asked[places] = True
+        which = np.flatnonzero((self._fates == JOINED) & asked[recent.places])
+        owners = places.searchsorted(recent.places[which])
+        found, counts = [], np.zeros((len(places), len(self._view.heads)), np.int64)
+        for number in np.unique(recent.heads[which]).tolist():
+            mine = recent.heads[which] == number
+            parts = Parts(*(column[which[mine]] for column in (recent.places, recent.locals, recent.summaries)))
+            found.append((number, owners[mine], *self._view.heads[number].gathered(parts)))
+            counts[owners[mine], number] = np.diff(found[-1][-1])
+        ends = counts.ravel().cumsum().reshape(counts.shape)
+        times, values = np.empty(int(ends[-1, -1]), np.int64), np.empty(int(ends[-1, -1]), np.float64)
+        for number, of_head, piece_times, piece_values, piece_offsets in found:
+            targets = (ends - counts)[of_head, number]
+            aggregate_kernels.put(piece_times, piece_values, piece_offsets, targets, times, values)
+        return _settled(times, values, np.append(0, ends[:, -1]))
+
+    def _decode_beside(
+        self, places: Integers, blocks: npt.NDArray[np.int32], times: Integers, values: Values, offsets: Integers
+    ) -> tuple[Integers, Values, Integers]:
+        """Rows of series joined with those of some of their blocks."""
+        owners = places.searchsorted(self._table.places[blocks])
+        counts = self._table.counts[blocks]
+        of_series = np.zeros(len(places), np.int64)
+        np.add.at(of_series, owners, counts)
+        bounds = offsets + np.append(0, of_series.cumsum())
+        all_times, all_values = np.empty(int(bounds[-1]), np.int64), np.empty(int(bounds[-1]), np.float64)
+        aggregate_kernels.put(times, values, offsets, bounds[:-1].copy(), all_times, all_values)
+        self._decode_into(blocks, offsets[1:][owners] + counts.cumsum() - counts, all_times, all_values)
+        return _settled(all_times, all_values, bounds)
+
+    def _fold_streamed(self, place: int) -> _Part:
+        """Fold one series, rows of heads joined with its blocks where they overlap, chain by chain."""
+        span = self._layout.span(place, place)
+        rows = np.zeros((span.stop - span.start, FIELDS), np.int64)
         which = [part for part in self._recent.of_series(place) if self._fates[part] == JOINED]
         masks = self._table.masks.get(place, ())
         times, values = self._recent.rows(self._view.heads, which, masks, self._grid.start, self._grid.end)
-        span = self._table.of(place)
-        blocks, cost = self._absorb(span, self._none_held, times, shift, rows)
+        nobody = np.zeros(len(self._held), np.uint8)
+        offsets = self._by_series(place, len(times))
+        blocks, cost = self._absorb(self._table.of(place), nobody, times, offsets, span.start, rows)
         at = 0
         if len(blocks):
             begins = self._plan(blocks)[2]
             for chain in np.split(blocks, np.flatnonzero(begins[1:]) + 1):
                 stop = int(times.searchsorted(self._table.t_max[chain].max(), "right"))
-                self._fold_chain(chain, (times[at:stop], values[at:stop]), shift, rows)
+                self._fold_chain(chain, (times[at:stop], values[at:stop]), span.start, rows)
                 at = stop
-        self._fold_piece((times[at:], values[at:]), place, shift, rows)
-        return cost.plus(self._cost_of(blocks))
+        self._fold_piece((times[at:], values[at:]), place, span.start, rows)
+        return _Part(span.start, rows, cost.plus(self._cost_of(blocks)))
 
     def _fold_undecided(self, blocks: npt.NDArray[np.int32], begins: npt.NDArray[np.bool_], span: slice) -> _Part:
         """Decode and fold blocks, chains of overlapping ones as a whole."""
         rows = np.zeros((span.stop - span.start, FIELDS), np.int64)
-        ends = np.append(begins[1:], True)
-        single = begins & ends
-        if self._table.masks:
-            single &= ~np.isin(self._table.places[blocks], list(self._table.masks))
-        self._fold_singles(blocks[single], span.start, rows)
-        starts, stops = np.flatnonzero(begins & ~single), np.flatnonzero(ends & ~single) + 1
-        for begin, end in zip(starts.tolist(), stops.tolist(), strict=True):
-            self._fold_chain(blocks[begin:end], None, span.start, rows)
+        starts = np.append(np.flatnonzero(begins), len(blocks))
+        of_chain = np.diff(np.append(0, self._table.counts[blocks].cumsum())[starts])
+        streamed = (of_chain > _TASK_ROWS) | np.isin(self._table.places[blocks[starts[:-1]]], list(self._table.masks))
+        whole = np.repeat(~streamed, np.diff(starts))
+        self._fold_chains(blocks[whole], begins[whole], span.start, rows)
+        for chain in np.flatnonzero(streamed).tolist():
+            self._fold_chain(blocks[starts[chain] : starts[chain + 1]], None, span.start, rows)
         return _Part(span.start, rows, self._cost_of(blocks))
 
-    def _fold_singles(self, blocks: npt.NDArray[np.int32], shift: int, rows: Integers) -> None:
-        """Decode and fold blocks that overlap nothing and that no delete touches."""
-        table, segments = self._table, self._view.stored.segments
-        counts = table.counts[blocks]
-        room = max(_BATCH_ROWS, int(counts.max(initial=0)))
-        times, values = np.empty(room, np.int64), np.empty(room, np.float64)
-        for span in _stretches(counts, np.ones(len(blocks), np.bool_), room):
+    def _fold_chains(
+        self, blocks: npt.NDArray[np.int32], begins: npt.NDArray[np.bool_], shift: int, rows: Integers
+    ) -> None:
+        """Decode and fold chains of few rows, that no delete touches, side by side."""
+        counts = self._table.counts[blocks]
+        for span in _stretches(counts, begins, _BATCH_ROWS):
             chosen = blocks[span]
-            offsets = np.zeros(len(chosen) + 1, np.int64)
-            np.cumsum(counts[span], out=offsets[1:])
-            places = zip(table.segments[chosen].tolist(), table.blocks[chosen].tolist(), strict=True)
-            begin = 0
-            for (segment, block), end in zip(places, offsets[1:].tolist(), strict=True):
-                segments[segment].decode_into(block, times[begin:end], values[begin:end])
-                begin = end
-            self._fold_rows(times, values, offsets, table.places[chosen], shift, rows)
+            ends = counts[span].cumsum()
+            times, values = np.empty(int(ends[-1]), np.int64), np.empty(int(ends[-1]), np.float64)
+            self._decode_into(chosen, ends - counts[span], times, values)
+            starts = np.flatnonzero(begins[span])
+            offsets = np.append((ends - counts[span])[starts], ends[-1])
+            if len(starts) < len(chosen):
+                times, values, offsets = _settled(times, values, offsets)
+            self._fold_rows(times, values, offsets, self._table.places[chosen[starts]], shift, rows)
+
+    def _decode_into(
+        self, blocks: npt.NDArray[np.int32], targets: Integers, times: Integers, values: Values
+    ) -> None:
+        """Decode blocks, each to its target in the arrays and on."""
+        table, segments = self._table, self._view.stored.segments
+        columns = (table.segments[blocks], table.blocks[blocks], targets, targets + table.counts[blocks])
+        for segment, block, begin, end in zip(*(column.tolist() for column in columns), strict=True):
+            segments[segment].decode_into(block, times[begin:end], values[begin:end])
 
     def _fold_chain(self, blocks: npt.NDArray[np.int32], recent: Rows | None, shift: int, rows: Integers) -> None:
         """Decode blocks of one series, join them with one another and with recent rows, and fold them."""
@@ -445,7 +427,7 @@ def fold_summaries(view: View, ids: Integers, table: Table, grid: Grid) -> tuple
     undecided, clean, tally = np.empty(room, np.int32), np.empty(room, np.uint8), np.zeros(1, np.int64)
     left = aggregate_kernels.fold_blocks(
         0, room, table.places, table.t_min, table.t_max, table.counts, table.alone, table.floats, _NOT_HELD,
-        kernels.NO_TIMES, *grid, _ONE_ROW.base, _ONE_ROW.first, 0, rows, undecided, clean, tally,
+        kernels.NO_TIMES, _NO_OFFSETS, *grid, _ONE_ROW.base, _ONE_ROW.first, 0, rows, undecided, clean, tally,
     )  # fmt: skip
     return None if left else (rows, Cost(summarized=heads + int(tally[0])))
 
@@ -455,6 +437,12 @@ def _stands(summary: list[int], table: Table, grid: Grid) -> bool:
     first, last = summary[kernels.FIRST_TIME], summary[kernels.LAST_TIME]
     apart = first > int(table.latest[0]) or last < int(table.earliest[0])
     return bool(summary[kernels.RISING]) and grid.start <= first and last <= grid.end and apart
+
+
+def _settled(times: Integers, values: Values, offsets: Integers) -> tuple[Integers, Values, Integers]:
+    """Rows of several series, of each from several places: settled, in the same arrays."""
+    kernels.settle(times, values, offsets, np.empty_like(times), np.empty_like(values))
+    return times[: offsets[-1]], values[: offsets[-1]], offsets
 
 
 def _stretches(counts: Integers, begins: npt.NDArray[np.bool_], limit: int) -> Iterator[slice]:
