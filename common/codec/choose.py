@@ -4,8 +4,8 @@ Timestamps at equal distances are CONSTANT. Others go on a GRID if one is found 
 distances from it takes fewer bits than one of their differences, else to PCO; to both if there are few of them, if
 much of the grid is skipped, or if they take little anyway, because then a sample says little.
 
-Values that are all the same are CONSTANT, or DECIMAL if that is shorter. Others are DECIMAL if a sample of them is, else
-PCO. If they are, but take more than three bytes each, or often lie beside a decimal, PCO is tried too; in a long
+Values that are all the same are CONSTANT, or DECIMAL if that is shorter. Others are DECIMAL if a sample of them is,
+else PCO. If they are, but take more than three bytes each, or often lie beside a decimal, PCO is tried too; in a long
 block only if it wins on the first 1024 values.
 
 Then GORILLA, whose size is counted before it is written, and RAW, whose size is known, if they are smaller: which

@@ -105,6 +105,16 @@ def test_a_chunk_of_integers_has_these_bytes() -> None:
     assert data.hex() == "00 01 02 00100000002002038451".replace(" ", "")
 
 
+@pytest.mark.parametrize("codec_id", [CodecId.DECIMAL, CodecId.PCO])
+def test_a_chunk_may_name_the_version_it_is_written_in(codec_id: CodecId) -> None:
+    data = codec.encode_values(WALK[:300], codec_id)
+    head = {CodecId.DECIMAL: 1, CodecId.PCO: 0}[codec_id]  # which byte is the head of the chunk's column or block
+    begin = {CodecId.DECIMAL: 4, CodecId.PCO: 1}[codec_id]  # behind head and base
+    versioned = data[:head] + bytes((data[head] | 0x80,)) + data[head + 1 : begin] + b"\x04\x01" + data[begin:]
+    assert codec.decode_values(versioned, 300, codec_id).tobytes() == WALK[:300].tobytes()
+    assert READERS["values", codec_id](versioned, 300) == WALK[:300].view(np.uint64).tolist()
+
+
 # Against the oracle
 
 
