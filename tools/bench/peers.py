@@ -7,6 +7,7 @@ process, from /proc. Bytes at rest are lengths of files, data and index, without
 
 import http.client
 import json
+import os
 import re
 import shutil
 import socket
@@ -30,7 +31,8 @@ SETTLE_S: Final = 300.0
 QUIET_POLLS: Final = 5  # equal pictures in a row that mean: nothing goes on any more
 POLL_S: Final = 0.2
 HOUR_MS: Final = 3_600_000
-TICKS_S: Final = 100  # of utime and stime in /proc, fixed by the kernel's interface
+TICKS_S: Final = os.sysconf("SC_CLK_TCK")  # of utime and stime in /proc
+STOP_S: Final = 30.0
 
 Buckets = dict[tuple[tuple[str, str], ...], list[float]]
 
@@ -135,7 +137,11 @@ class Peer:
         """End the process."""
         self._connection.close()
         self.process.terminate()
-        self.process.wait()
+        try:
+            self.process.wait(STOP_S)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
 
     def _wait_until_equal(self, picture: Callable[[], Any]) -> None:
         """Wait until a function gives the same some times in a row; None never counts."""
