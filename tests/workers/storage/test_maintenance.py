@@ -1,100 +1,200 @@
-"""What becomes due by time alone: deletes after a while, late rows after an hour of quiet; and failing outputs."""
+"""What the store does in the background: it changes no answer but that of a file it had to set aside."""
 
-from collections.abc import Iterator
+import errno
+import os
+import threading
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from common import clock
+from common import clock, files
 from common.errors import StorageError
 from common.selector import Selector
-from tests.workers.storage.disks import QuickDisk
-from tests.workers.storage.support import batch_of, key, open_store, rows_of
-from workers.storage import compaction_plan, maintenance
-from workers.storage.deletes import DeleteRecord
-from workers.storage.layout import DamagedError
-from workers.storage.store import Store
+from tests.support import wait_until
+from tests.workers.storage.support import EVERYWHERE, batch_of, key, open_store, rows_of
+from workers.storage import maintenance
+from workers.storage.retention import DAY_NS, SETTLE_S
+from workers.storage.store import DeleteRecord, Store
+
+A, B = key("a"), key("b")
 
 
-class Hand:
-    """A store whose maintenance is done by hand, and whose clock only goes on when told."""
-
-    def __init__(self, directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.now_s = 1000.0
-        monkeypatch.setattr(clock, "monotonic_s", lambda: self.now_s)
-        self.store: Store = open_store(directory, QuickDisk())
-
-    def put(self, *times: int) -> None:
-        self.store.append([batch_of(rows_of(key("a"), times))])
-        self.store.seal()
-
-    def step(self) -> bool:
-        return self.store._maintenance.step(lambda: None)
-
-    def files(self) -> int:
-        return len(list((self.store._layout.directory / "segments").iterdir()))
+def count(store: Store, device: str) -> int:
+    return store.aggregate(device, "temperature", None, EVERYWHERE, 0, None).count
 
 
-@pytest.fixture
-def hand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hand]:
-    made = Hand(tmp_path / "node", monkeypatch)
-    with made.store._maintainer.exclusive():
-        yield made
-    made.store.close()
+def inner(store: Store, device: str) -> int:
+    """A count for which a block has to be decoded."""
+    return store.aggregate(device, "temperature", None, EVERYWHERE, 1, None).count
 
 
-def test_a_delete_is_applied_to_what_is_on_disk_only_when_it_has_stood_for_a_while(hand: Hand) -> None:
-    hand.put(1, 2, 3)
-    hand.store.delete(DeleteRecord(1, Selector("a"), 2, 2))
-    assert not hand.step()
-    assert hand.store.status()["deletes_unapplied"] == 1
-    hand.now_s += maintenance.DELETES_WAIT_S - 1
-    hand.store.delete(DeleteRecord(2, Selector("a"), 3, 3))
-    assert not hand.step(), "the second one does not begin the wait anew, nor end it"
-    hand.now_s += 1
-    assert hand.step()
-    assert not hand.step()
-    assert hand.store.status()["deletes_unapplied"] == 0
-    assert hand.store.status()["segment_points"] == 1
+def two_segments(directory: Path, disk: files.Disk = files.DISK) -> tuple[Store, list[Path]]:
+    store = open_store(directory, disk)
+    for each in (A, B):
+        store.append([batch_of(rows_of(each, range(100)))])
+        store.seal()
+    return store, sorted((directory / "segments").iterdir())
 
 
-def test_a_segment_in_which_a_delete_hides_nothing_is_left_alone(hand: Hand) -> None:
-    hand.put(1, 2, 3)
-    hand.store.delete(DeleteRecord(1, Selector("a"), 4, 9))
-    hand.store.delete(DeleteRecord(2, Selector("b"), 1, 9))
-    hand.now_s += maintenance.DELETES_WAIT_S
-    assert not hand.step()
-    assert hand.store.status()["deletes_unapplied"] == 0
+def flip(path: Path) -> None:
+    """Spoil the first block, which lies behind the header of 96 bytes."""
+    data = bytearray(path.read_bytes())
+    data[96] ^= 1
+    path.write_bytes(data)
 
 
-def test_late_rows_of_a_period_that_has_ended_are_merged_after_an_hour_without_more(hand: Hand) -> None:
-    hand.put(*range(100))
-    hand.step()
-    hand.now_s += compaction_plan.QUIET_S - 1
-    hand.put(5, 7)
-    hand.put(*range(50, 60))
-    assert not hand.step()
-    hand.now_s += 1
-    assert not hand.step(), "the last rows have just come"
-    hand.now_s += compaction_plan.QUIET_S
-    assert hand.step()
-    assert (hand.files(), hand.store.status()["segment_points"]) == (1, 100)
+def test_a_segment_that_a_query_finds_damaged_fails_that_query_alone_and_is_put_on_record(tmp_path: Path) -> None:
+    store, (of_a, _) = two_segments(tmp_path)
+    flip(of_a)
+    with pytest.raises(StorageError, match=rf"{of_a}: block 0 at 96 has CRC"):
+        inner(store, "a")
+    assert (inner(store, "a"), inner(store, "b")) == (0, 99)
+    (note,) = store.status()["damaged"]
+    assert note["file"] == of_a.name and "block 0" in note["reason"]
+    assert (note["points"], note["series"], note["first_time"], note["last_time"]) == (100, 1, 0, 99)
+    assert (tmp_path / "damaged" / of_a.name).exists() and not of_a.exists()
+    store.close()
+    store = open_store(tmp_path)
+    assert (count(store, "a"), count(store, "b"), len(store.status()["damaged"])) == (0, 100, 1)
+    store.close()
 
 
-def test_outputs_that_cannot_be_opened_are_removed_and_the_inputs_stay(
-    hand: Hand, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("read", ["samples", "by_series", "by_interval"])
+def test_every_way_of_reading_finds_it(tmp_path: Path, read: str) -> None:
+    store, (of_a, _) = two_segments(tmp_path)
+    flip(of_a)
+    with pytest.raises(StorageError, match="has CRC"):
+        if read == "samples":
+            list(store.samples(Selector("a"), EVERYWHERE, None, None))
+        elif read == "by_series":
+            store.by_series(Selector("a"), EVERYWHERE, 1, None)
+        else:
+            store.by_interval(Selector("a"), EVERYWHERE, None, None, 7)
+    assert len(store.status()["damaged"]) == 1
+    assert count(store, "a") == 0
+    store.close()
+
+
+def test_many_readers_that_find_the_same_damage_set_it_aside_once(tmp_path: Path) -> None:
+    store, (of_a, _) = two_segments(tmp_path)
+    flip(of_a)
+    failed: list[StorageError] = []
+    together = threading.Barrier(8)
+
+    def read() -> None:
+        together.wait()
+        try:
+            inner(store, "a")
+        except StorageError as error:
+            failed.append(error)
+
+    readers = [threading.Thread(target=read) for _ in range(8)]
+    for reader in readers:
+        reader.start()
+    for reader in readers:
+        reader.join()
+    assert failed and len(store.status()["damaged"]) == 1
+    store.close()
+
+
+class Rigid(files.Disk):
+    """Moves no segments."""
+
+    def rename(self, old: Path, new: Path) -> None:
+        if new.parent.name == "damaged" and new.suffix == ".mts":
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(old))
+        super().rename(old, new)
+
+
+def test_a_damaged_segment_that_cannot_be_moved_is_out_of_the_view_all_the_same(tmp_path: Path) -> None:
+    store, (of_a, _) = two_segments(tmp_path, Rigid())
+    flip(of_a)
+    with pytest.raises(StorageError, match="has CRC"):
+        inner(store, "a")
+    assert (inner(store, "a"), inner(store, "b"), of_a.exists()) == (0, 99, True)
+    assert len(store.status()["damaged"]) == 1
+    store.close()
+
+
+def test_deleted_rows_are_dropped_in_the_background_after_a_while(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for begin in range(4):
-        hand.put(begin)
+    monkeypatch.setattr(maintenance, "DELETES_WAIT_S", 0.0)
+    store, _ = two_segments(tmp_path)
+    store.delete(DeleteRecord(1, Selector("a"), 0, 49))
+    wait_until(lambda: store.status()["segment_points"] == 150, what="50 rows dropped")
+    wait_until(lambda: store.status()["deletes_unapplied"] == 0, what="nothing left to be applied")
+    assert (count(store, "a"), count(store, "b")) == (50, 100)
+    store.close()
 
-    def fail(*_: Any) -> None:
-        raise DamagedError("has CRC 0, want 1")
 
-    with monkeypatch.context() as patch:
-        patch.setattr(maintenance, "open_segment", fail)
-        with pytest.raises(StorageError, match="has CRC"):
-            hand.step()
-    assert hand.files() == 4
-    assert hand.step()
-    assert (hand.files(), hand.store.status()["segment_points"]) == (1, 4)
+def test_a_delete_that_touches_no_segment_rewrites_none(tmp_path: Path) -> None:
+    store, paths = two_segments(tmp_path)
+    store.delete(DeleteRecord(1, Selector("a"), 100, 200))
+    store.delete(DeleteRecord(2, Selector("c")))
+    store.compact()  # merges the two
+    store.delete(DeleteRecord(3, Selector("a"), 100, 200))
+    before = sorted((tmp_path / "segments").iterdir())
+    store.compact()
+    assert sorted((tmp_path / "segments").iterdir()) == before != paths
+    assert store.status()["deletes_unapplied"] == 0
+    store.close()
+
+
+def test_sealing_many_small_heads_ends_in_few_segments(tmp_path: Path) -> None:
+    store = open_store(tmp_path, compaction_share=1.0)
+    for begin in range(40):
+        store.append([batch_of([(A, begin, 1.0), (B, begin, 2.0)])])
+        store.seal()
+    wait_until(lambda: store.status()["segments"] <= 9, what="at most three segments of each tier")
+    assert (count(store, "a"), count(store, "b")) == (40, 40)
+    store.close()
+
+
+def test_queries_never_see_a_row_twice_or_not_at_all_while_segments_are_merged(tmp_path: Path) -> None:
+    store = open_store(tmp_path, compaction_share=1.0)
+    stop = threading.Event()
+    wrong: list[tuple[int, int]] = []
+    acked = [0]
+
+    def read() -> None:
+        while not stop.is_set():
+            least = acked[0]
+            found = count(store, "a")
+            if not least <= found <= acked[0] + 10:
+                wrong.append((least, found))
+
+    readers = [threading.Thread(target=read) for _ in range(2)]
+    for reader in readers:
+        reader.start()
+    for begin in range(0, 600, 10):
+        store.append([batch_of(rows_of(A, range(begin, begin + 10)))])
+        acked[0] = begin + 10
+        store.seal()
+    store.compact()
+    stop.set()
+    for reader in readers:
+        reader.join()
+    assert (wrong, count(store, "a"), store.status()["segments"]) == ([], 600, 1)
+    store.close()
+
+
+def test_a_segment_that_is_half_expired_is_rewritten_without_those_rows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    day, now = 20_000, [0.0]
+    monkeypatch.setattr(clock, "wall_ns", lambda: day * DAY_NS + int(now[0] * 1e9))
+    monkeypatch.setattr(clock, "monotonic_s", lambda: now[0])
+    store = open_store(tmp_path, retention_days=30)
+    store.append([batch_of(rows_of(A, [each * DAY_NS for each in range(day - 30, day)]))])
+    store.seal()
+    for _ in range(4):
+        now[0] += 20 * 86_400 / 4 + SETTLE_S
+        store.tick()
+    now[0] += SETTLE_S
+    store.tick()
+    store.compact()
+    left = count(store, "a")
+    assert 5 <= left <= 10
+    assert left <= store.status()["segment_points"] <= left + 6  # the settled cutoff is one look behind
+    store.close()
