@@ -28,7 +28,7 @@ OUTSIDE, SUMMARIZED, SEPARATE, JOINED = range(4)
 
 _LOW_63 = np.int64(0x7FFF_FFFF_FFFF_FFFF)
 _SPLITTER = 134217729.0  # 2**27 + 1: halves a float64's digits
-_LARGE, _SMALLER = 2.0**900, 2.0**-200  # so that the halves of a sum, times a count, stay in range
+_LARGE, _SMALLER = 2.0**400, 2.0**-624  # so that the square of a sum times a count stays in range
 
 _integers = int64[::1]
 _rows = int64[:, ::1]
@@ -67,9 +67,9 @@ def _between(hi, lo, count, other_hi, other_lo, other_count):  # type: ignore[no
     right, right_error = _product(other_hi * scale, count)
     rest = left_error - right_error + scale * (lo * other_count - other_lo * count)
     difference, error = _add(left, rest, -right)
-    both = count * other_count
-    distance = (difference + error) / both / scale
-    return distance * distance * (both / (count + other_count))
+    difference += error
+    added = difference * difference / (count * other_count * (count + other_count))
+    return added if scale == 1.0 else added / scale / scale
 
 
 @jit.helper

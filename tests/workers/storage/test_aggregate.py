@@ -262,6 +262,23 @@ def test_nothing_is_an_answer_too(tmp_path: Path) -> None:
         assert AggregatePlan(view, selection(asked), b"", None, None).run().count == 0
 
 
+def test_long_chains_are_streamed(tmp_path: Path, pool: Readers) -> None:
+    """More rows than a task takes, in blocks that overlap, with rows of a head all over them."""
+    odd = [(0, time, float(time % 1000)) for time in range(1, 300_000, 2)]
+    even = [(0, time, float(time % 1000)) for time in range(0, 300_000, 2)]
+    late = [(0, time, 5e3) for time in range(0, 300_000, 1009)]
+    for placed in ([Place(odd, 0, 1000), Place(even, 0, 7000)], [Place(odd + even, 0, 8192), Place(late)]):
+        view = view_of(tmp_path, [*placed, Place([(1, 0, 1.0)])])
+        points = {time: value for place in placed for _, time, value in place.rows}
+        whole = AggregatePlan(view, selection([0, 1]), b"", None, None)
+        assert whole.rows_to_decode >= 300_000
+        reply = whole.run(pool)
+        assert (reply.count, reply.sum_hi) == (len(points) + 1, sum(points.values()) + 1.0)
+        thirds = values_of(by_interval(view, selection([0]), 7, 299_990, 100_000, pool=pool).rows)
+        assert thirds.counts.tolist() == [99_993, 100_000, 99_991]
+        assert (thirds.sum_hi + thirds.sum_lo).sum() == sum(points[time] for time in range(7, 299_991))
+
+
 def test_sums_do_not_depend_on_who_decodes(tmp_path: Path) -> None:
     pieces = [Place(dense(0, at, 40_000, 7, at), 0, 1000) for at in range(3)]
     view = view_of(tmp_path, pieces)
