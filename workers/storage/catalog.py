@@ -156,6 +156,10 @@ def _ranges(ordered: list[bytes], device: str | None, metric: str | None) -> Ite
 
 def _device_and_metric(key: bytes) -> bytes:
     """The part of a key with tags that holds the first two strings."""
+    if key[0] < 0xDC and key[1] <= 0xBF:  # most keys: an opening store asks for every one
+        metric = 2 + (key[1] & 0x1F)
+        if key[metric] <= 0xBF:
+            return key[1 : metric + 1 + (key[metric] & 0x1F)]
     begin = len(_array_header(key))
     return key[begin : _behind_text(key, _behind_text(key, begin))]
 
