@@ -28,6 +28,7 @@ from workers.storage.layout import DamagedError, Layout
 MAGIC: Final = b"MTDL"
 VERSION: Final = 1
 MAX_NUMBER: Final = 10**16 - 1  # what the name of a file has digits for
+MAX_BYTES: Final = 1 << 20  # of a file: a header that is longer than some MiB is taken for damage
 
 _CACHED_KEYS: Final = 1 << 17  # at about 100 bytes each; more are found anew
 
@@ -56,6 +57,8 @@ class DeleteRecord(msgspec.Struct, frozen=True):
             raise ProtocolError(f"delete number {self.number}, want 1 to {MAX_NUMBER}")
         if not MIN_NS <= self.start <= self.end <= MAX_NS:
             raise ProtocolError(f"delete from {self.start} to {self.end} ns: want int64 and in this order")
+        if (size := len(pack(self))) > MAX_BYTES:
+            raise ProtocolError(f"delete of {size} bytes, want at most {MAX_BYTES}")
 
 
 class _Body(msgspec.Struct, array_like=True, frozen=True):

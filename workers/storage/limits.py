@@ -54,10 +54,13 @@ class DiskFloor:
         self._left = 0
 
     def check(self) -> None:
-        """Raise DiskFloorError while the disk is too full. Looks once in LOOK_S. Raises OSError."""
+        """Raise DiskFloorError while the disk is too full. Looks once in LOOK_S; StorageError when it cannot."""
         now = clock.monotonic_s()
         if now - self._looked_s >= LOOK_S:
-            self._left = self._free(self._directory)
+            try:
+                self._left = self._free(self._directory)
+            except OSError as error:
+                raise StorageError(f"{self._directory}: {error.strerror}") from error
             self._looked_s = now
         if self._left < self._floor:
             raise DiskFloorError(

@@ -164,6 +164,7 @@ def test_the_same_record_again_changes_nothing(filled: Store, tmp_path: Path) ->
         (DeleteRecord(4, Selector("a")), "delete 4 is not known, want a number above 5"),
         (DeleteRecord(0, Selector("a")), "delete number 0, want 1 to"),
         (DeleteRecord(10**16, Selector("a")), "want 1 to 9999999999999999"),
+        (DeleteRecord(6, Selector("a" * (1 << 20))), "delete of 10486.. bytes, want at most 1048576"),
         (DeleteRecord(6, Selector("a"), 2, 1), "delete from 2 to 1 ns"),
         (DeleteRecord(6, Selector("a"), 0, 1 << 63), "want int64"),
     ],

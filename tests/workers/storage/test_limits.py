@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from common import clock
-from common.errors import ProtocolError
+from common.errors import ProtocolError, StorageError
 from common.selector import Selector
 from tests.workers.storage.support import EVERYWHERE, batch_of, key, open_store, rows_of
 from workers.storage import limits
@@ -96,6 +96,11 @@ def test_disk_floor_looks_once_a_second_and_lets_pass_when_there_is_room(
         floor.check()
     now[0] += 1
     floor.check()
+
+
+def test_directory_that_is_gone_is_an_error_of_the_disk(tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match="gone: No such file"):
+        DiskFloor(tmp_path / "gone", 1).check()
 
 
 def test_store_on_a_disk_that_is_nearly_full_refuses_and_resumes_by_itself(
