@@ -82,7 +82,8 @@ def assert_answers(
 def assert_sum(hi: float, lo: float, want: Fraction, weight: float | Fraction, normal: bool = True) -> None:
     """The pair is the sum, but for errors of second order. weight: count times the sum of absolute values."""
     error = abs(Fraction(hi) + Fraction(lo) - want)
-    assert error <= 2 * Fraction(weight) * Fraction(EPSILON) ** 2 + Fraction(math.ulp(0.0))
+    allowed = 2 * Fraction(weight) * Fraction(EPSILON) ** 2 + Fraction(math.ulp(0.0))
+    assert error <= allowed, f"sum {hi} + {lo}, off by {float(error)}, {float(error / allowed)} times what is allowed"
     assert not normal or hi + lo == hi, "the pair is not normal"
 
 
