@@ -121,15 +121,11 @@ class Deletes:
             self._masks[key] = found
         return found
 
-    def masks_above(self, key: bytes, number: int) -> tuple[Mask, ...]:
-        """The masks that concern rows which carry this number."""
-        return tuple(mask for mask in self.masks_of(key) if mask.number > number)
-
     def keeps(self, batch: PointBatch, number: int) -> npt.NDArray[np.bool_] | None:
         """By row of a batch, whether no delete masks it, its rows carrying `number`; None when none of them is."""
         if number >= self.number or not self.records:
             return None
-        masked = [(place, masks) for place, key in enumerate(batch.keys) if (masks := self.masks_above(key, number))]
+        masked = self._masked(batch.keys, number)
         if not masked:
             return None
         keep = np.ones(len(batch), np.bool_)
@@ -139,6 +135,15 @@ class Deletes:
             rows = order[ends[place - 1] if place else 0 : ends[place]]
             keep[rows] = outside(batch.times[rows], masks)
         return None if keep.all() else keep
+
+    def _masked(self, keys: Sequence[bytes], number: int) -> list[tuple[int, tuple[Mask, ...]]]:
+        """The keys, by place, that masks above a number concern, and these; for most of thousands there are none."""
+        found = []
+        for place, masks in enumerate(map(self._masks.get, keys)):
+            masks = self.masks_of(keys[place]) if masks is None else masks
+            if masks and masks[-1].number > number:
+                found.append((place, tuple(mask for mask in masks if mask.number > number)))
+        return found
 
     def _find_masks(self, key: bytes) -> tuple[Mask, ...]:
         device = msgpack.unpackb(key, use_list=False)[0]
