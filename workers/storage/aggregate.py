@@ -271,10 +271,12 @@ def _buckets(series: Selection, layout: Layout, grid: Grid, rows: Integers) -> t
     numbers = layout.first[places] + (filled - layout.base[places])
     starts = numbers * grid.interval + grid.offset
     starts[numbers < -((-EARLIEST + grid.offset) // grid.interval)] = EARLIEST  # it begins before int64 does
-    return series.ids[places], starts, rows[filled]
+    return series.ids[places], starts, rows if len(filled) == len(rows) else rows[filled]
 
 
 def _rows(found: list[tuple[Integers, Integers, Integers]], cost: Cost) -> Rows:
+    if len(found) == 1:
+        return Rows(*found[0], *cost)
     ids, starts, rows = (np.concatenate(columns) for columns in zip(*found, strict=True))
     return Rows(ids, starts, rows, *cost)
 
