@@ -107,7 +107,9 @@ class Catalog:
 
     def _of_device(self, selector: Selector) -> list[int]:
         keys = self.keys_after(b"", selector.device_id, None)
-        return [self._ids[key] for key in keys if selector.tags is None or selector.matches(series.parse_key(key))]
+        if selector.tags is not None:
+            keys = (key for key in keys if selector.matches(series.parse_key(key)))
+        return [found for key in keys if (found := self._ids.get(key)) is not None]  # None: being added just now
 
     def _add_new(self, keys: Sequence[bytes]) -> None:
         new = list(dict.fromkeys(keys))

@@ -222,16 +222,17 @@ def resolve(headers: Mapping[int, Header], store_id: bytes) -> Resolution:
       input is missing only when the group was complete once.
     """
     own = {number: header for number, header in headers.items() if header.store_id == store_id and header.group[1]}
-    complete = [header for header in own.values() if _is_complete(header, own)]
+    complete = [header for header in own.values() if is_complete(header, own)]
     superseded = frozenset(number for header in complete for number in header.replaces)
     incomplete = frozenset(
         number
         for number, header in own.items()
-        if not _is_complete(header, own) and all(replaced in headers for replaced in header.replaces)
+        if not is_complete(header, own) and all(replaced in headers for replaced in header.replaces)
     )
     return Resolution(superseded, incomplete - superseded)
 
 
-def _is_complete(header: Header, own: Mapping[int, Header]) -> bool:
+def is_complete(header: Header, own: Mapping[int, Header]) -> bool:
+    """Whether all parts of a segment's group are among these; so it is for one that no compaction wrote."""
     first, count = header.group
     return all(number in own and own[number].group == header.group for number in range(first, first + count))

@@ -15,7 +15,7 @@ from common.codec import Policy
 from common.errors import StorageError
 from workers.storage import segment
 from workers.storage.catalog import Catalog
-from workers.storage.compaction_plan import resolve
+from workers.storage.compaction_plan import is_complete, resolve
 from workers.storage.layout import DamagedError, Layout
 from workers.storage.segment import PageCache, Segment
 from workers.storage.upgrade import upgrade
@@ -100,8 +100,12 @@ def next_numbers(place: Layout, segments: Sequence[Segment]) -> Numbers:
 
 
 def covering(place: Layout, segments: Sequence[Segment]) -> Callable[[int], bool]:
-    """Whether the rows of a WAL file lie in one of these segments, by its number."""
-    headers = [each.header for each in segments]
+    """Whether the rows of a WAL file lie in these segments, by its number.
+
+    What the last part of a group says it covers lies in all of its parts: without one of them the file is needed.
+    """
+    by_number = {each.number: each.header for each in segments}
+    headers = [header for header in by_number.values() if is_complete(header, by_number)]
     return lambda number: segment.covers(headers, place.store_id, number)
 
 

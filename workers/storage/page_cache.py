@@ -46,10 +46,12 @@ class PageCache:
         with self._lock:
             replaced = self._pages.pop(key, None)
             self._pages[key] = page
-            self.bytes += _size(page) - (_size(replaced) if replaced is not None else 0)
+            self.bytes += _size(key, page) - (_size(key, replaced) if replaced is not None else 0)
             while self.bytes > self.max_bytes and self._pages:
-                self.bytes -= _size(self._pages.popitem(last=False)[1])
+                self.bytes -= _size(*self._pages.popitem(last=False))
 
 
-def _size(page: tuple[object, ...]) -> int:
-    return _ENTRY_BYTES + sum(each.nbytes for each in page if isinstance(each, np.ndarray))
+def _size(key: Hashable, page: tuple[object, ...]) -> int:
+    """The ids of many series, in the key of a table, can be more than what is kept under it."""
+    named = sum(len(each) for each in key if isinstance(each, bytes)) if isinstance(key, tuple) else 0
+    return _ENTRY_BYTES + named + sum(each.nbytes for each in page if isinstance(each, np.ndarray))

@@ -47,6 +47,7 @@ _HEADER: Final = struct.Struct(f"<{layout.STORE_ID_BYTES}s{layout.STORE_ID_BYTES
 _FOOTER: Final = struct.Struct("<QIIIIIIIII8s")
 FOOTER_BYTES: Final = _FOOTER.size
 _FOOTER_CRC_AT: Final = FOOTER_BYTES - 12  # the footer's own CRC covers what lies before it
+_NOTE_BYTES: Final = 1 << 20  # read of a damaged file from either end: its header, or its directory
 _TAIL_BYTES: Final = 4096  # read at once from the end of a file: footer and directory of all but large segments
 
 PAGE_ENTRY: Final = np.dtype([
@@ -424,21 +425,32 @@ def describe_damage(path: Path, error: DamagedError) -> dict[str, Any]:
     """The note of a damaged segment: as much of what was lost as header, directory and footer still tell, else None."""
     note: dict[str, Any] = dict.fromkeys(["wal_ranges", "points", "series", "first_time", "last_time"])
     note |= {"file": path.name, "reason": str(error)}
-    data = path.read_bytes()
     try:
-        note["wal_ranges"] = unpack_header(data, path)[0].wal_ranges
+        note["wal_ranges"] = unpack_header(_part_of(path, 0), path)[0].wal_ranges
     except StorageError:
         note["wal_ranges"] = None  # the header is what was damaged
+    tail = _part_of(path, -_NOTE_BYTES)
     try:
-        footer = unpack_footer(data, path)
+        footer = unpack_footer(tail, path)
     except DamagedError:
         return note  # the footer is what was damaged
     note["points"], note["series"] = footer.points, footer.series
-    directory = data[-FOOTER_BYTES - footer.directory_bytes : -FOOTER_BYTES]
+    directory = tail[-FOOTER_BYTES - footer.directory_bytes : -FOOTER_BYTES]
     if files.crc32c(directory) == footer.directory_crc and footer.pages:
         entries = np.frombuffer(directory, PAGE_ENTRY, footer.pages)
         note["first_time"], note["last_time"] = int(entries["t_min"].min()), int(entries["t_max"].max())
     return note
+
+
+def _part_of(path: Path, at: int) -> bytes:
+    """_NOTE_BYTES of a file from its begin, or its end (at below 0), or all of it; none where it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(0, size + at) if at < 0 else at)
+            return file.read(_NOTE_BYTES)
+    except OSError:
+        return b""
 
 
 def covers(headers: Sequence[Header], store_id: bytes, number: int) -> bool:

@@ -58,9 +58,12 @@ class _Footer(NamedTuple):
 
 
 def is_version_1(path: Path) -> bool:
-    """Whether a file says that it is a segment of version 1, damaged or not."""
-    with path.open("rb") as file:
-        return file.read(_VERSION.size) == _VERSION.pack(MAGIC, VERSION)
+    """Whether a file says that it is a segment of version 1, damaged or not; one that cannot be read says nothing."""
+    try:
+        with path.open("rb") as file:
+            return file.read(_VERSION.size) == _VERSION.pack(MAGIC, VERSION)
+    except OSError:
+        return False
 
 
 class Segment:

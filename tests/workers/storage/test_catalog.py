@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from common import series
 from common.errors import ProtocolError
 from common.selector import Selector
+from workers.storage import catalog as catalog_module
 from workers.storage.catalog import Catalog
 
 texts = st.sampled_from(["", "a", "aa", "b", "temperature", "x" * 40, "ü", "\x7f", "\uffff", "a:b/c"])
@@ -40,6 +41,21 @@ def test_listing_is_a_sorted_filter_of_all_keys(
         and metric in (None, series.parse_key(key).metric_name)
     ]
     assert list(catalog.keys_after(after, device, metric)) == want
+
+
+def test_a_series_that_is_being_added_is_not_found_yet(monkeypatch: pytest.MonkeyPatch) -> None:
+    catalog, seen = Catalog(), []
+    split = catalog_module._device_and_metric
+
+    def look(key: bytes) -> bytes:
+        seen.append(catalog.matching(Selector("d", None, None)).tolist())
+        return split(key)
+
+    monkeypatch.setattr(catalog_module, "_device_and_metric", look)
+    for metric in ("m", "n"):
+        catalog.add([series.series_key("d", metric, {"a": "b"})])
+    assert seen == [[], [0]]
+    assert catalog.matching(Selector("d", None, None)).tolist() == [0, 1]
 
 
 @given(series_lists, texts, st.none() | texts, st.none() | tags)

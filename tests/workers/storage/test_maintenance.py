@@ -1,9 +1,11 @@
 """What the store does in the background: it changes no answer but that of a file it had to set aside."""
 
 import errno
+import io
 import os
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,7 +14,7 @@ from common.errors import StorageError
 from common.selector import Selector
 from tests.support import wait_until
 from tests.workers.storage.support import EVERYWHERE, batch_of, key, open_store, rows_of
-from workers.storage import maintenance
+from workers.storage import compaction_plan, maintenance
 from workers.storage.retention import DAY_NS, SETTLE_S
 from workers.storage.store import DeleteRecord, Store
 
@@ -113,6 +115,78 @@ def test_a_damaged_segment_that_cannot_be_moved_is_out_of_the_view_all_the_same(
         inner(store, "a")
     assert (inner(store, "a"), inner(store, "b"), of_a.exists()) == (0, 99, True)
     assert len(store.status()["damaged"]) == 1
+    store.close()
+
+
+class BadSector:
+    """Lets nothing of one file be read, as a bad sector does, but for its first bytes."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, path: Path, readable: int) -> None:
+        self._file, self._readable = path.stat().st_ino, readable
+        self._pread, self._open = os.pread, io.open
+        monkeypatch.setattr(os, "pread", self.pread)
+        monkeypatch.setattr(io, "open", self.open)
+
+    def pread(self, descriptor: int, size: int, at: int) -> bytes:
+        if os.fstat(descriptor).st_ino == self._file and at + size > self._readable:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return self._pread(descriptor, size, at)
+
+    def open(self, path: Path, *args: Any, **named: Any) -> Any:
+        if path.exists() and path.stat().st_ino == self._file:
+            raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+        return self._open(path, *args, **named)
+
+
+def test_a_segment_on_a_bad_sector_is_set_aside_by_the_query_that_finds_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, (of_a, _) = two_segments(tmp_path)
+    BadSector(monkeypatch, of_a, 96)
+    with pytest.raises(StorageError, match="cannot be read"):
+        inner(store, "a")
+    assert (inner(store, "a"), inner(store, "b"), of_a.exists()) == (0, 99, False)
+    (note,) = store.status()["damaged"]
+    assert (note["file"], note["points"]) == (of_a.name, None)
+    store.close()
+
+
+def test_a_segment_on_a_bad_sector_does_not_keep_a_node_from_starting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, (of_a, _) = two_segments(tmp_path)
+    store.close()
+    BadSector(monkeypatch, of_a, 0)
+    store = open_store(tmp_path)
+    assert (inner(store, "a"), inner(store, "b"), of_a.exists()) == (0, 99, False)
+    store.close()
+
+
+def test_rows_of_a_damaged_part_of_a_group_come_back_from_a_wal_file_that_could_not_be_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Keeping(files.Disk):
+        def remove(self, path: Path) -> None:
+            if path.suffix == ".log":
+                raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+            super().remove(path)
+
+    monkeypatch.setattr(compaction_plan, "SPLIT_ROWS", 1)
+    monkeypatch.setattr(compaction_plan, "SPLIT_ROWS_PER_SERIES", 1)
+    store = open_store(tmp_path, Keeping())
+    for begin in (0, 5):
+        store.append([batch_of(rows_of(A, [time * compaction_plan.PERIOD_NS // 5 for time in range(begin, 10, 2)]))])
+        store.seal()
+    before = count(store, "a")
+    store.compact()
+    store.close()
+    first, _ = sorted((tmp_path / "segments").iterdir())
+    first.write_bytes(first.read_bytes()[:-1])
+    store = open_store(tmp_path)
+    assert (count(store, "a"), len(store.status()["damaged"])) == (before, 1)
+    store.close()
+    store = open_store(tmp_path)
+    assert count(store, "a") == before
     store.close()
 
 

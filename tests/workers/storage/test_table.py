@@ -103,3 +103,12 @@ def test_a_table_is_made_once(tmp_path: Path) -> None:
     other = SegmentSet(stored.segments, PageCache(0))
     made = [next(other.tables(selection([0, 1]), NO_DELETES, 0, 9))[1] for _ in range(2)]
     assert made[0] is not made[1]
+
+
+def test_what_a_cache_keeps_under_long_keys_counts_with_them() -> None:
+    cache = PageCache(1 << 20)
+    many = Selection(np.arange(20_000), np.zeros(20_000, np.uint64), lambda _: b"")
+    for _ in range(20):  # as many views, each asked for series that are too many for one table
+        list(SegmentSet([], cache, chunk_blocks=10_000).tables(many, NO_DELETES, 0, 9))
+        assert 160_000 < cache.bytes <= cache.max_bytes
+    assert len(cache._pages) == 6
