@@ -53,6 +53,7 @@ KERNEL_MODULES = (
     "common.codec.integer_kernels",
     "common.codec.decimal_kernels",
     "common.codec.grid_kernels",
+    "common.codec.small_kernels",
     "workers.storage.kernels",
     "workers.storage.aggregate_kernels",
     "workers.storage.window_kernels",

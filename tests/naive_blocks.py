@@ -3,6 +3,7 @@
 Written from docs/file-formats.md; shares no code with common/codec. What a chunk holds is left to pcodec.
 """
 
+import itertools
 import struct
 from typing import Any
 
@@ -59,12 +60,32 @@ def chunk(reader: Reader, head: int, count: int, dtype: str) -> Any:
 def integers(reader: Reader, count: int) -> list[int]:
     """A column of integers."""
     head = reader.byte()
+    if head & 8:
+        return packed(reader, head, count)
     base = reader.signed()
     if head % 4 == 0:
         difference = reader.signed() if count > 1 else 0
         return [signed(base + i * difference) for i in range(count)]
     step = reader.varint() if head & 4 else 1
     return [signed(base + step * number) for number in chunk(reader, head, count, CHUNKS[head % 4]).tolist()]
+
+
+def packed(reader: Reader, head: int, count: int) -> list[int]:
+    """A packed column, behind its head."""
+    order = head % 4
+    assert order < 3 and order < count and head < 16
+    firsts = [reader.signed() for _ in range(order)]
+    base = reader.signed()
+    step = reader.varint() if head & 4 else 1
+    width = reader.byte()
+    bits = "".join(f"{byte:08b}" for byte in reader.rest)
+    reader.rest = b""
+    used = width * (count - order)
+    assert used <= len(bits) < used + 8
+    items = [base + step * int("0" + bits[at * width : (at + 1) * width], 2) for at in range(count - order)]
+    for first in reversed(firsts):
+        items = list(itertools.accumulate(items, initial=first))
+    return [signed(item) for item in items]
 
 
 def sparse(reader: Reader, count: int) -> list[int]:

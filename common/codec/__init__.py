@@ -8,22 +8,31 @@ from collections.abc import Callable
 from typing import Any, Final, Literal, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
-from common.codec import choose, constant, decimal, gorilla, grid, pco, raw
+from common.codec import choose, constant, decimal, gorilla, grid, pco, raw, small
 from common.codec.ids import CodecId
+from common.codec.small import FOREIGN, Packed, Places
+from common.codec.small import MAX_ROWS as SMALL_ROWS
 from common.errors import CodecError
 from common.points import Times, Values
 
 __all__ = [
+    "FOREIGN",
     "MAX_ITEMS",
+    "SMALL_ROWS",
     "CodecId",
+    "Packed",
+    "Places",
     "Policy",
+    "decode_small",
     "decode_times",
     "decode_times_into",
     "decode_values",
     "decode_values_into",
     "encode_times",
     "encode_values",
+    "pack_small",
     "pack_times",
     "pack_values",
 ]
@@ -99,6 +108,24 @@ def pack_values(values: Values, policy: Policy) -> tuple[CodecId, bytes]:
     if policy == "gorilla":
         return CodecId.GORILLA, gorilla.encode_values(column)
     return choose.values(column)
+
+
+def pack_small(times: Times, values: Values, ends: npt.NDArray[np.int64], policy: Policy) -> Packed:
+    """Blocks of up to SMALL_ROWS rows, all at once: block b holds the rows ends[b - 1] (0 before the first) to ends[b].
+
+    Larger ones, those that another codec may make shorter, and all of them if the policy is gorilla, are FOREIGN: they
+    are for pack_times and pack_values. Arrays are contiguous. Raises CodecError for ends that are not ends of rows.
+    """
+    return small.left_out(len(ends)) if policy == "gorilla" else small.encode(times, values, ends)
+
+
+def decode_small(data: bytes, places: Places, times: Times, values: Values) -> npt.NDArray[np.bool_]:
+    """Decode blocks that pack_small() could have made, each to its rows; bool[n], which were decoded.
+
+    The others are damaged or of another kind: for decode_times_into and decode_values_into, which tell. Raises
+    CodecError for blocks outside the data, or rows outside the arrays, which are contiguous.
+    """
+    return small.decode(data, places, times, values)
 
 
 def decode_times(data: bytes | memoryview, count: int, codec_id: int) -> Times:

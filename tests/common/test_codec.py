@@ -204,7 +204,7 @@ JITTER = RANDOM.integers(-50, 51, 4000) * 1_000_000
         (np.delete(EVERY_10_S, [7, 70, 700]), CodecId.GRID),
         (EVERY_10_S + np.cumsum(JITTER), CodecId.PCO),
         (RANDOM.integers(0, 2**32, 4000), CodecId.PCO),
-        (np.append(EVERY_10_S[:40], EVERY_10_S[39:49] + 5 * S), CodecId.GORILLA),
+        (EVERY_10_S[:50] + np.repeat([0, 5, 18], [20, 15, 15]) * S, CodecId.GORILLA),
         (RANDOM.integers(-(2**63), 2**63, 4000), CodecId.RAW),
     ],
 )

@@ -100,9 +100,9 @@ def test_grids_have_these_bytes(column_s: list[int], want: str) -> None:
     assert check(times(*column_s) * S, CodecId.GRID).hex() == want.replace(" ", "")
 
 
-def test_a_chunk_of_integers_has_these_bytes() -> None:
+def test_a_packed_column_of_integers_has_these_bytes() -> None:
     data = check(times(3, 1, 4, 1, 5, 9, 2, 6), CodecId.PCO)
-    assert data.hex() == "00 01 02 00100000002002038451".replace(" ", "")
+    assert data.hex() == "00 08 02 04 20304815".replace(" ", "")
 
 
 @pytest.mark.parametrize("codec_id", [CodecId.DECIMAL, CodecId.PCO])
@@ -360,7 +360,8 @@ def test_any_bytes_are_decoded_or_refused(name: str, data: bytes, count: int) ->
         ("times", CodecId.CONSTANT, "00 ffffffffffffffffffff01", 1, "want a number of at most 64 bits"),
         ("values", CodecId.CONSTANT, "00 00", 1, "constant values: got 2 bytes, want 8"),
         ("values", CodecId.DECIMAL, "17 00 00", 1, "decimal values: got head 17, want digits up to 22"),
-        ("values", CodecId.DECIMAL, "00 08 00", 1, "decimal values: got head 08 of a column, want a form and flags"),
+        ("values", CodecId.DECIMAL, "00 10 00", 1, "decimal values: got head 10 of a column, want a form and flags"),
+        ("values", CodecId.DECIMAL, "00 08 00", 1, "decimal values: 2 bytes, want a packed column of 1 items"),
         ("values", CodecId.DECIMAL, "41 02 0502 00 00", 1, "places in 2 bytes end behind them, or behind item 1"),
         (
             "values",

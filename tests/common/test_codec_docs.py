@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from common import codec
-from common.codec import CodecId
+from common.codec import CodecId, integers
 from tests import naive_blocks as naive
 from tests.support import ROOT
 
@@ -60,11 +60,12 @@ def test_values_of_the_page_are_written_and_read(name: str, codec_id: CodecId, v
     assert read[codec_id](data, len(values)) == values.view(np.uint64).tolist()
 
 
-def test_the_chunks_of_the_page_hold_the_numbers_it_names() -> None:
-    decimal, grid, pco = (example(name) for name in ("example-decimal", "example-grid", "example-pco-timestamps"))
-    assert naive.chunk(naive.Reader(decimal[0x0F:]), 0, 6, "u2").tolist() == [1, 3, 0, 7, 7, 10]
-    assert naive.chunk(naive.Reader(grid[0x0B:]), 0, 8, "u2").tolist() == [2, 5, 0, 3, 2, 4, 1, 2]
-    assert naive.chunk(naive.Reader(pco[4:]), 0, 6, "u2").tolist() == [0, 7, 11, 26, 30, 44]
+def test_the_column_of_the_page_is_read() -> None:
+    data, items = example("example-column"), [1000, 1007, 1011, 1026, 1030, 1044]
+    out = np.empty(6, np.int64)
+    integers.decode(data, 0, out, "column")
+    assert out.tolist() == naive.integers(naive.Reader(data), 6) == items
+    assert naive.chunk(naive.Reader(data[3:]), 0, 6, "u2").tolist() == [0, 7, 11, 26, 30, 44]
 
 
 def test_the_page_lists_every_codec() -> None:

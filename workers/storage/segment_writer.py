@@ -4,6 +4,7 @@ Owns a file that has its name only when it is finished. The same calls make the 
 arrival. Belongs to one thread; kernels, codecs and the disk leave the GIL to others.
 """
 
+import itertools
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -38,7 +39,7 @@ class SegmentWriter:
         self.length = 0
         self._policy = policy
         self._file = files.NewFile(path, disk)
-        self._pending: list[bytes] = []
+        self._pending: list[bytes | memoryview] = []
         self._pending_bytes = 0
         self._page = _Page()
         self._pages: list[tuple[int, ...]] = []
@@ -124,18 +125,29 @@ class SegmentWriter:
         self._count(*self._page.take(found, windows.of_rows(times, values, ends)))
 
     def _encode(self, times: Times, values: Values, ends: npt.NDArray[np.int64], found: pages.Blocks) -> None:
-        rows: list[tuple[int, int, int, int, int]] = []
-        begin = 0
-        for end in ends.tolist():
-            times_codec, packed_times = codec.pack_times(times[begin:end], self._policy)
-            values_codec, packed_values = codec.pack_values(values[begin:end], self._policy)
-            data = packed_times + packed_values
-            rows.append((len(packed_times), len(packed_values), files.crc32c(data), times_codec, values_codec))
-            self._put(data)
-            begin = end
-        written = np.array(rows, np.int64).T
-        found.times_bytes[:], found.values_bytes[:], found.crcs[:] = written[:3]
-        found.times_codec[:], found.values_codec[:] = written[3:]
+        """Encode blocks: small ones all at once, what is left of them one by one."""
+        packed = codec.pack_small(times, values, ends, self._policy)
+        found.times_bytes[:], found.values_bytes[:] = packed.times_bytes, packed.values_bytes
+        found.times_codec[:], found.values_codec[:] = packed.times_codec, packed.values_codec
+        stops = np.cumsum(packed.times_bytes + packed.values_bytes)
+        data = memoryview(packed.data)
+        bounds = itertools.pairwise([0, *stops.tolist()])
+        found.crcs[:] = [files.crc32c(data[begin:end]) for begin, end in bounds]
+        written = 0
+        for block in np.flatnonzero(packed.times_codec == codec.FOREIGN).tolist():
+            self._put(data[written : stops[block]])
+            written = int(stops[block])
+            rows = slice(int(ends[block - 1]) if block else 0, int(ends[block]))
+            self._encode_one(times[rows], values[rows], block, found)
+        self._put(data[written:])
+
+    def _encode_one(self, times: Times, values: Values, block: int, found: pages.Blocks) -> None:
+        found.times_codec[block], packed_times = codec.pack_times(times, self._policy)
+        found.values_codec[block], packed_values = codec.pack_values(values, self._policy)
+        found.times_bytes[block], found.values_bytes[block] = len(packed_times), len(packed_values)
+        data = packed_times + packed_values
+        found.crcs[block] = files.crc32c(data)
+        self._put(data)
 
     def _add_series(self, keys: Sequence[bytes], owners: npt.NDArray[np.uint32]) -> None:
         """Put the series of the blocks last taken into the table."""
@@ -178,7 +190,7 @@ class SegmentWriter:
         self._put(packed)
         self._page.clear()
 
-    def _put(self, data: bytes) -> None:
+    def _put(self, data: bytes | memoryview) -> None:
         self._pending.append(data)
         self._pending_bytes += len(data)
         self.length += len(data)
