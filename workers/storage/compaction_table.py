@@ -82,15 +82,13 @@ class Table(NamedTuple):
         """The rows of all blocks that no mask hides. Raises DamagedInputError."""
         offsets = starts(self.counts)
         rows = Rows(offsets, np.empty(offsets[-1], np.int64), np.empty(offsets[-1], np.float64))
-        ends = offsets.tolist()
-        source = None
-        try:
-            for at, (place, block) in enumerate(zip(self.source.tolist(), self.block.tolist(), strict=True)):
-                source = self.inputs[place]
-                source.decode_into(block, rows.times[ends[at] : ends[at + 1]], rows.values[ends[at] : ends[at + 1]])
-        except DamagedError as error:
-            assert source is not None
-            raise DamagedInputError(source, error) from error
+        for place in np.unique(self.source).tolist():
+            source, of_source = self.inputs[place], np.flatnonzero(self.source == place)
+            of_source = of_source[np.argsort(self.block[of_source], kind="stable")]
+            try:
+                source.decode_all(self.block[of_source], offsets[of_source], rows.times, rows.values)
+            except DamagedError as error:
+                raise DamagedInputError(source, error) from error
         touched = np.flatnonzero(self.plain == 0)
         return rows.without({at: self.masks_of(at) for at in touched.tolist()}) if len(touched) else rows
 

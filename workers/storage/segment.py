@@ -13,6 +13,7 @@ the rows came from and which segments this one replaces, so that a listing of th
 """
 
 import bisect
+import itertools
 import os
 import struct
 import weakref
@@ -63,6 +64,9 @@ PARTS: Final = ("times", "values")  # by number in a codec entry
 EARLIEST: Final = -(1 << 63)
 LATEST: Final = (1 << 63) - 1
 
+_SPREAD: Final = 2  # small blocks are read together if those and what lies between take so many times their bytes
+
+Integers = npt.NDArray[np.int64]
 Times = npt.NDArray[np.int64]
 Values = npt.NDArray[np.float64]
 
@@ -244,6 +248,17 @@ class Segment:
         """As decode, into contiguous arrays of the block's count, which an error leaves half filled."""
         self._decode(block, *self._place(block), times, values)
 
+    def decode_all(self, blocks: Integers, rows: Integers, times: Times, values: Values) -> None:
+        """Decode many blocks, given in ascending order, each to contiguous arrays from its row on: as decode_into.
+
+        Small ones that lie together are read, and decoded, at once.
+        """
+        numbers = np.searchsorted(self._first_of_page, blocks, "right") - 1
+        bounds = [0, *(np.flatnonzero(np.diff(numbers)) + 1).tolist(), len(blocks)]
+        for begin, end in itertools.pairwise(bounds):
+            if begin < end:
+                self._decode_of_page(int(numbers[begin]), blocks[begin:end], rows[begin:end], times, values)
+
     def raw(self, block: int) -> memoryview:
         """The encoded timestamps and values of a block, their CRC checked. Raises DamagedError."""
         return self._raw(block, *self._place(block))
@@ -390,6 +405,37 @@ class Segment:
             codec.decode_values_into(data[middle:], count, int(page.values_codec[at]), values)
         except CodecError as error:
             raise DamagedError(f"{self.path}: block {block} at {page.offsets[at]}: {error}") from error
+
+    def _decode_of_page(self, number: int, blocks: Integers, rows: Integers, times: Times, values: Values) -> None:
+        page, at = self._page(number), blocks - self._first_of_page[number]
+        counts = page.counts[at]
+        left = np.ones(len(at), np.bool_)
+        small = np.flatnonzero(counts <= codec.SMALL_ROWS)
+        if len(small) > 1:
+            left[small] = ~self._decode_small(blocks[small], page, at[small], rows[small], times, values)
+        for each in np.flatnonzero(left).tolist():
+            inside = slice(int(rows[each]), int(rows[each] + counts[each]))
+            self._decode(int(blocks[each]), page, int(at[each]), times[inside], values[inside])
+
+    def _decode_small(
+        self, blocks: Integers, page: Blocks, at: Integers, rows: Integers, times: Times, values: Values
+    ) -> npt.NDArray[np.bool_]:
+        """Decode blocks of a page, read at once; which were, none if they lie too far from each other for that."""
+        offsets, sizes = page.offsets[at], page.times_bytes[at] + page.values_bytes[at]
+        begin, span = int(offsets[0]), int(offsets[-1] + sizes[-1] - offsets[0])
+        if span > _SPREAD * int(sizes.sum()):
+            return np.zeros(len(at), np.bool_)
+        data = self._read(begin, span)
+        view, offsets = memoryview(data), offsets - begin
+        crcs = page.crcs[at].tolist()
+        for which, (low, high) in enumerate(zip(offsets.tolist(), (offsets + sizes).tolist(), strict=True)):
+            if files.crc32c(view[low:high]) != crcs[which]:
+                self._check(bytes(view[low:high]), crcs[which], f"block {blocks[which]} at {begin + low}")
+        codecs = page.times_codec[at].astype(np.int64), page.values_codec[at].astype(np.int64)
+        places = codec.Places(
+            offsets, page.times_bytes[at], page.values_bytes[at], *codecs, rows, page.counts[at]
+        )  # fmt: skip
+        return codec.decode_small(data, places, times, values)
 
     def _raw(self, block: int, page: Blocks, at: int) -> memoryview:
         offset = int(page.offsets[at])
