@@ -1,4 +1,4 @@
-"""Kernels of packed columns (packed.py), and of small blocks, many at a time (small.py).
+"""Kernels of packed columns (integers.py), and of small blocks, many at a time (small.py).
 
 A writer trusts its caller for the room behind each block. A reader trusts it for where blocks lie and how many items
 they have, and for SLACK_BYTES behind the last, and for nothing else: whatever the bytes, it reads and writes inside

@@ -137,7 +137,7 @@ class Dump:
     def _kept(self, key: bytes, found: Points) -> Iterator[Points]:
         """Those of the points of a wanted series that are wanted, if there are any."""
         keep = (found.times >= self._wanted.start) & (found.times <= self._wanted.end)
-        masks = self._deletes.masks_above(key, found.delete_number) if self._deletes else ()
+        masks = [mask for mask in self._deletes.masks_of(key) if mask.number > found.delete_number]
         if masks:
             keep &= deletes.outside(found.times, masks)
         if keep.any():

@@ -81,12 +81,13 @@ def values_of(rows: Integers) -> Columns:
     with np.errstate(invalid="ignore", over="ignore"):
         hi = high + low
         lo = np.where(np.isfinite(hi), (high - hi) + low, 0.0)
+    m2 = np.where(np.isfinite(hi), floats[:, kernels.M2], np.nan)  # no distance from a mean that there is not
     least, most, first, last = (
         _from_ordered(rows[:, field]) for field in (kernels.MIN, kernels.MAX, kernels.FIRST, kernels.LAST)
     )
     return Columns(
         rows[:, kernels.COUNT], hi, lo, least, most, rows[:, kernels.FIRST_TIME], first,
-        rows[:, kernels.LAST_TIME], last, floats[:, kernels.M2],
+        rows[:, kernels.LAST_TIME], last, m2,
     )  # fmt: skip
 
 
@@ -146,7 +147,7 @@ class AggregatePlan:
         return protocol.AggregateReply(
             self._partitions, self._delete_number, self._series, fields[kernels.COUNT], hi, lo, least, most,
             fields[kernels.FIRST_TIME], first, fields[kernels.LAST_TIME], last,
-            cost.summarized, cost.decoded, cost.rows, m2,
+            cost.summarized, cost.decoded, cost.rows, m2 if math.isfinite(hi) else math.nan,
         )  # fmt: skip
 
     def _nothing(self) -> protocol.AggregateReply:

@@ -17,7 +17,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from common import files, log, series
+from common import files, series
 from common.errors import ProtocolError
 from common.points import PointBatch
 from common.selector import Selector
@@ -31,8 +31,6 @@ MAX_NUMBER: Final = 10**16 - 1  # what the name of a file has digits for
 MAX_BYTES: Final = 1 << 20  # of a file: a header that is longer than some MiB is taken for damage
 
 _CACHED_KEYS: Final = 1 << 17  # at about 100 bytes each; more are found anew
-
-logger = log.get("storage.deletes")
 
 
 class Mask(NamedTuple):
@@ -173,11 +171,8 @@ def save(place: Layout, record: DeleteRecord) -> None:
 
 
 def withdraw(place: Layout, record: DeleteRecord) -> None:
-    """Take back a record that could not be made durable, as far as the disk lets us."""
-    try:
-        files.remove_files([place.delete_path(record.number)], place.disk)
-    except OSError as error:
-        logger.warning("a delete that failed may be in force after a restart", number=record.number, error=str(error))
+    """Take back a record that could not be made durable. Raises OSError: then it may be in force after a restart."""
+    files.remove_files([place.delete_path(record.number)], place.disk)
 
 
 def pack(record: DeleteRecord) -> bytes:

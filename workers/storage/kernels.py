@@ -17,7 +17,7 @@ and Welford's (1962) of the distances from the first value where they come one b
 import numpy as np
 
 from common import jit
-from common.jit import float64, int32, int64, readonly, uint32, uint64, void
+from common.jit import boolean, float64, int32, int64, readonly, uint32, uint64, void
 
 # Fields of a summary row, int64[FIELDS]. MIN, MAX, FIRST, LAST hold ordered bits; HI, LO and M2 hold float64 bits.
 COUNT, FIRST_TIME, LAST_TIME, MIN, MAX, FIRST, LAST, HI, LO, M2, DIGEST = range(11)
@@ -313,3 +313,19 @@ def summarize(times, values, ends, mixed, ints, floats):  # type: ignore[no-unty
         floats[BLOCK_LAST, block] = values[end - 1]
         floats[BLOCK_M2, block] = _m2(values, begin, end, (hi + lo) / (end - begin))
         begin = end
+
+
+@jit.kernel(
+    void(readonly(int64), readonly(int64), readonly(int64), readonly(int64), readonly(int64), boolean[::1])
+)  # fmt: skip
+def check_times(times, rows, counts, t_min, t_max, right):  # type: ignore[no-untyped-def]
+    """right[b] stays true where the rows of block b rise strictly from t_min[b] to t_max[b]; one row at least.
+
+    rows: the first row of each block. Kernels place rows by these bounds, without looking again.
+    """
+    for block in range(len(rows)):
+        begin, end = rows[block], rows[block] + counts[block]
+        good = times[begin] == t_min[block] and times[end - 1] == t_max[block]
+        for at in range(begin + 1, end):
+            good &= times[at] > times[at - 1]
+        right[block] &= good

@@ -25,6 +25,7 @@ from workers.storage.layout import DamagedError, Layout
 from workers.storage.maintainer import Pause
 from workers.storage.opening import Numbers, open_segment
 from workers.storage.page_cache import PageCache
+from workers.storage.pages import Blocks
 from workers.storage.retention import Retention
 from workers.storage.segment import Segment
 from workers.storage.view import CurrentView
@@ -32,6 +33,9 @@ from workers.storage.view import CurrentView
 # A segment is rewritten for the sake of deletes when the first of them has stood for so long: many deletes, one after
 # another, then cost one rewriting and not one each. `everything` does not wait.
 DELETES_WAIT_S: Final = 300.0
+
+_FEW_SERIES: Final = 64  # of a delete, up to which looking for each takes less than looking through a segment
+_CHUNK_BLOCKS: Final = 8192  # looked through between two pauses
 
 logger = log.get("storage")
 
@@ -84,7 +88,7 @@ class Maintenance:
         self._expire()
         view, cutoff = self._current.now, self._retention.settled  # its segments know of no delete but its own
         try:
-            described = self._describe(view.stored.segments, view.deletes, cutoff, everything)
+            described = self._describe(view.stored.segments, view.deletes, cutoff, everything, pause)
         except DamagedError as error:
             self.set_aside(error)
             return True
@@ -153,10 +157,10 @@ class Maintenance:
         return self._catalog.keys(ids)
 
     def _describe(
-        self, stored: Sequence[Segment], deletes: Deletes, cutoff: int, everything: bool
+        self, stored: Sequence[Segment], deletes: Deletes, cutoff: int, everything: bool, pause: Pause
     ) -> list[Described]:
         now_s = clock.monotonic_s()
-        self._examined = {each.number: self._examine(each, deletes, now_s) for each in stored}
+        self._examined = {each.number: self._examine(each, deletes, now_s, pause) for each in stored}
         self.masked = sum(known.masked_s is not None for known in self._examined.values())
         described = []
         for each in stored:
@@ -169,23 +173,32 @@ class Maintenance:
             ))  # fmt: skip
         return described
 
-    def _examine(self, stored: Segment, deletes: Deletes, now_s: float) -> _Examined:
+    def _examine(self, stored: Segment, deletes: Deletes, now_s: float, pause: Pause) -> _Examined:
         """Whether a delete hides rows of a segment; only those that came since it was examined last are looked at."""
         known = self._examined.get(stored.number) or _Examined(stored.header.delete_number, now_s, None)
         later = [] if known.masked_s is not None else [each for each in deletes.records if each.number > known.deletes]
-        hides = any(self._hides(record, stored) for record in later)
+        hides = any(self._hides(record, stored, pause) for record in later)
         return known._replace(deletes=deletes.number, masked_s=now_s if hides else known.masked_s)
 
-    def _hides(self, record: DeleteRecord, stored: Segment) -> bool:
+    def _hides(self, record: DeleteRecord, stored: Segment, pause: Pause) -> bool:
         """Whether a block of a segment holds rows in the range of a delete, or may."""
         if record.end < stored.t_min or record.start > stored.t_max:
             return False
         ids = self._catalog.matching(record.selector)
-        for local_id, hash_ in zip(ids.tolist(), self._catalog.hashes(ids).tolist(), strict=True):
-            ordinal = stored.find(local_id, hash_)
-            if ordinal < 0:
-                continue
-            blocks = stored.index(*stored.block_range(ordinal))
-            if ((blocks.t_min <= record.end) & (blocks.t_max >= record.start)).any():
+        if len(ids) <= _FEW_SERIES:
+            places = zip(ids.tolist(), self._catalog.hashes(ids).tolist(), strict=True)
+            ordinals = [at for local_id, hash_ in places if (at := stored.find(local_id, hash_)) >= 0]
+            return any(_reaches(record, stored.index(*stored.block_range(at))).any() for at in ordinals)
+        concerned = np.repeat(np.isin(stored.ids, ids), np.diff(stored.first_block))
+        for begin in range(0, stored.blocks, _CHUNK_BLOCKS):
+            end = min(begin + _CHUNK_BLOCKS, stored.blocks)
+            inside = concerned[begin:end]
+            if inside.any() and (inside & _reaches(record, stored.index(begin, end))).any():
                 return True
+            pause()
         return False
+
+
+def _reaches(record: DeleteRecord, blocks: Blocks) -> npt.NDArray[np.bool_]:
+    reached: npt.NDArray[np.bool_] = (blocks.t_min <= record.end) & (blocks.t_max >= record.start)
+    return reached

@@ -8,7 +8,6 @@ successor: there the bytes after the last good record are the torn tail of a wri
 are cut off. Elsewhere reading goes on at the next place where a record with a right CRC begins.
 """
 
-import mmap
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -140,8 +139,7 @@ class Recovery:
                 self._layout.note_missing(name, {"file": name, "reason": reason})
 
     def _read(self, file: _File, newest: bool) -> Replayed:
-        with file.path.open("rb") as opened:
-            data = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)
+        data = file.path.read_bytes()  # not mapped: a sector that cannot be read is then an error and no signal
         end = len(data)
         if file.acked is not None:
             self._note_shortened(file, len(data))
@@ -237,7 +235,7 @@ def unpack_payload(payload: bytes | memoryview) -> Payload:
     return found
 
 
-def pieces(data: mmap.mmap, end: int, crc_seed: int) -> Iterator[Piece]:
+def pieces(data: bytes, end: int, crc_seed: int) -> Iterator[Piece]:
     """Bytes up to `end` of a file, behind its header, as records and what is none."""
     view = memoryview(data)[:end]
     at = min(wal.HEADER_BYTES, end)
@@ -261,7 +259,7 @@ def _payload_at(view: memoryview, at: int, crc_seed: int) -> memoryview | None:
     return payload if wal.record_crc(crc_seed, length, payload) == checksum else None
 
 
-def _next_record(data: mmap.mmap, view: memoryview, begin: int, crc_seed: int) -> int:
+def _next_record(data: bytes, view: memoryview, begin: int, crc_seed: int) -> int:
     """Where the next good record begins; the end when there is none."""
     at = data.find(wal.RECORD_MAGIC, begin, len(view))
     while at >= 0 and _payload_at(view, at, crc_seed) is None:

@@ -62,9 +62,10 @@ class Sealing:
         frontiers = self._frontiers[grouped.ids]
         seal.write_segment(path, header, grouped, keys, frontiers, self._policy, self._layout.disk)
         written = open_segment(path, number, self._cache, self._catalog)
-        self._current.put_sealed(written, head)
         self.note(written)
-        self._drop_wal(head)
+        self._current.put_sealed(written, head)
+        if written in self._current.now.stored.segments:  # a reader may have found it damaged: then the WAL is needed
+            self._drop_wal(head)
         self.rows += head.rows
         self.bytes += written.bytes
         self.seconds += time.perf_counter() - begin_s

@@ -27,7 +27,7 @@ import numpy.typing as npt
 
 from common import codec, files
 from common.errors import CodecError, StorageError
-from workers.storage import columns, layout, pages, windows
+from workers.storage import columns, kernels, layout, pages, windows
 from workers.storage.layout import DamagedError
 from workers.storage.page_cache import PageCache
 from workers.storage.pages import BLOCK_ROWS, Blocks
@@ -64,6 +64,7 @@ PARTS: Final = ("times", "values")  # by number in a codec entry
 EARLIEST: Final = -(1 << 63)
 LATEST: Final = (1 << 63) - 1
 
+_FIRST_ROW: Final = np.zeros(1, np.int64)
 _SPREAD: Final = 2  # small blocks are read together if those and what lies between take so many times their bytes
 
 Integers = npt.NDArray[np.int64]
@@ -395,7 +396,7 @@ class Segment:
         at = self._page_begins[page + 1] - int(entry["windows_bytes"])
         data = self._read_checked(at, int(entry["windows_bytes"]), int(entry["windows_crc"]), f"windows at {at}")
         blocks = self._page(page)
-        return windows.unpack(data, blocks.t_min, blocks.counts, f"{self.path}: windows at {at}")
+        return windows.unpack(data, blocks.t_min, blocks.t_max, blocks.counts, f"{self.path}: windows at {at}")
 
     def _decode(self, block: int, page: Blocks, at: int, times: Times, values: Values) -> None:
         data = self._raw(block, page, at)
@@ -405,6 +406,14 @@ class Segment:
             codec.decode_values_into(data[middle:], count, int(page.values_codec[at]), values)
         except CodecError as error:
             raise DamagedError(f"{self.path}: block {block} at {page.offsets[at]}: {error}") from error
+        right = np.ones(1, np.bool_)
+        one = slice(at, at + 1)
+        kernels.check_times(times, _FIRST_ROW, page.counts[one], page.t_min[one], page.t_max[one], right)
+        if not right[0]:
+            raise DamagedError(
+                f"{self.path}: block {block} at {page.offsets[at]}: timestamps that do not rise from "
+                f"{page.t_min[at]} to {page.t_max[at]}"
+            )
 
     def _decode_of_page(self, number: int, blocks: Integers, rows: Integers, times: Times, values: Values) -> None:
         page, at = self._page(number), blocks - self._first_of_page[number]
@@ -435,7 +444,9 @@ class Segment:
         places = codec.Places(
             offsets, page.times_bytes[at], page.values_bytes[at], *codecs, rows, page.counts[at]
         )  # fmt: skip
-        return codec.decode_small(data, places, times, values)
+        done = codec.decode_small(data, places, times, values)
+        kernels.check_times(times, rows, page.counts[at], page.t_min[at], page.t_max[at], done)
+        return done
 
     def _raw(self, block: int, page: Blocks, at: int) -> memoryview:
         offset = int(page.offsets[at])

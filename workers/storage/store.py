@@ -9,6 +9,7 @@ one is dropped; a delete record is durable before the first answer that knows of
 delete every row was written after it.
 """
 
+import contextlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -58,6 +59,7 @@ class Store(Reading):
         self._floor = limits.DiskFloor(place.directory, settings.disk_floor_bytes)
         self._replayed_rows = 0
         self._refused_rows = 0
+        self._failed_delete: DeleteRecord | None = None  # may lie on the disk, is not in force; writer thread
 
     @classmethod
     def open(
@@ -284,6 +286,7 @@ class Store(Reading):
     def _store(self, taken: Sequence[Sifted]) -> None:
         """Log and apply what the gate has let through."""
         size = sum(len(each.logged.body) + wal.RECORD_BYTES for each in taken)
+        self._withdraw_failed()
         self._floor.check()
         self._make_room(sum(len(each.logged.batch) for each in taken), size)
         head = self._current.head
@@ -342,11 +345,30 @@ class Store(Reading):
         return Head(max(rows, self._settings.head_rows), number)
 
     def _save(self, record: DeleteRecord) -> None:
+        self._withdraw_failed()
         try:
             deletes.save(self._layout, record)
         except OSError as error:
-            deletes.withdraw(self._layout, record)
+            self._failed_delete = record
+            with contextlib.suppress(StorageError):  # the disk fails: tried again before anything else is stored
+                self._withdraw_failed()
             raise StorageError(f"delete {record.number} in {self._layout.directory}: {error.strerror}") from error
+
+    def _withdraw_failed(self) -> None:
+        """Take back a delete that failed and may lie on the disk; raises StorageError while that cannot be done.
+
+        Rows acked before it is gone would be hidden by it after a restart.
+        """
+        record = self._failed_delete
+        if record is None:
+            return
+        try:
+            deletes.withdraw(self._layout, record)
+        except OSError as error:
+            raise StorageError(
+                f"delete {record.number} failed and cannot be taken back in {self._layout.directory}: {error.strerror}"
+            ) from error
+        self._failed_delete = None
 
 
 def _no_pause() -> None:

@@ -26,6 +26,7 @@ DAY_NS: Final = 24 * HOUR_NS
 WIDTHS_NS: Final = np.array([MINUTE_NS, HOUR_NS, DAY_NS])
 LEAST_POINTS: Final = 128  # so that windows hold about 256: between half and a few times that
 SHARE: Final = 0.05
+_MOST_STEPS: Final = 1 << 31  # windows of a minute from one to the next: 4,083 years
 
 _KINDS: Final = np.array([0, MINUTE_NS, HOUR_NS, DAY_NS])  # by the number in the file
 _RATIOS: Final = np.array([0, 60, 24, 0])  # by the same number: how many of a kind make one of the next
@@ -90,8 +91,8 @@ def pack(windows: Windows, t_min: Integers, block_bytes: int) -> bytes:
     return b""
 
 
-def unpack(data: bytes, t_min: Integers, block_counts: Integers, where: str) -> Windows:
-    """The windows of a page's blocks, whose first times and counts are given. Raises DamagedError."""
+def unpack(data: bytes, t_min: Integers, t_max: Integers, block_counts: Integers, where: str) -> Windows:
+    """The windows of a page's blocks, whose first and last times and counts are given. Raises DamagedError."""
     if not len(data):
         return none_of(len(t_min))
     reader = columns.Reader(data, where)
@@ -105,6 +106,10 @@ def unpack(data: bytes, t_min: Integers, block_counts: Integers, where: str) -> 
     total = int(first[-1])
     steps, counts = reader.integers(total), reader.integers(total)
     numbers = _numbers(steps, widths, first, t_min)
+    present = widths > 0
+    last = numbers[first[1:][present] - 1]
+    if (steps < 1).any() or (steps > _MOST_STEPS).any() or (last != t_max[present] // widths[present]).any():
+        raise DamagedError(f"{where}: windows outside of their blocks")
     floats = [reader.values(total) for _ in range(4)]
     reader.finish()
     if (counts < 1).any() or (_sums_of(counts, first) != np.where(each > 0, block_counts, 0)).any():

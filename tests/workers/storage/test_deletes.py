@@ -231,7 +231,7 @@ class NoDeletes(files.Disk):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
 
 
-@pytest.mark.parametrize("call", ["create", "rename", "sync_directory"])
+@pytest.mark.parametrize("call", ["create", "rename"])
 def test_delete_that_the_disk_refuses_is_not_in_force_and_may_be_tried_again(tmp_path: Path, call: str) -> None:
     disk = NoDeletes(call)
     store = open_store(tmp_path, disk)
@@ -244,6 +244,29 @@ def test_delete_that_the_disk_refuses_is_not_in_force_and_may_be_tried_again(tmp
     disk.full = False
     assert store.delete(ALL_OF_A) is True
     assert count(store) == 0
+    store.close()
+
+
+@pytest.mark.parametrize("again", [True, False])
+def test_nothing_is_stored_while_a_failed_delete_cannot_be_taken_back(tmp_path: Path, again: bool) -> None:
+    disk = NoDeletes("sync_directory")
+    store = open_store(tmp_path, disk)
+    fill(store)
+    disk.full = True
+    with pytest.raises(StorageError, match=r"delete 5 in .*No space left"):
+        store.delete(ALL_OF_A)
+    for _ in range(2):
+        with pytest.raises(StorageError, match="delete 5 failed and cannot be taken back"):
+            fill(store)
+    assert (count(store), store.status()["delete_number"]) == (100, 0)
+    disk.full = False
+    if again:
+        assert store.delete(ALL_OF_A) is True
+    fill(store)
+    left = count(store)
+    store.close()
+    store = open_store(tmp_path)
+    assert (count(store), store.status()["delete_number"]) == (left, 5 if again else 0)
     store.close()
 
 

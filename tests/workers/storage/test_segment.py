@@ -102,6 +102,21 @@ def test_damage_of_a_block_is_found_when_it_is_decoded_and_names_the_place(tmp_p
             use(1)
 
 
+@pytest.mark.parametrize("rows", [3, 3000])
+@pytest.mark.parametrize("wrong", ["repeated", "beyond"])
+def test_rows_that_do_not_rise_within_the_bounds_of_the_index_are_damage(tmp_path: Path, rows: int, wrong: str) -> None:
+    """However right the CRCs are: kernels place rows by these bounds."""
+    times = [10 * at for at in range(rows)]
+    times[1] = {"repeated": 0, "beyond": 1 << 40}[wrong]
+    found = write(tmp_path / "s", {key(each): [(time, 1.0) for time in times] for each in "ab"})
+    room = np.empty(2 * rows, np.int64), np.empty(2 * rows)
+    for block in (0, 1):
+        with pytest.raises(layout.DamagedError, match=rf"block {block} at \d+: timestamps that do not rise from 0 to"):
+            found.decode(block)
+    with pytest.raises(layout.DamagedError, match=r"block 0 at \d+: timestamps that do not rise from 0 to"):
+        found.decode_all(np.arange(2), np.array([0, rows]), *room)
+
+
 def test_pages_are_not_read_when_a_segment_is_opened(tmp_path: Path) -> None:
     path = tmp_path / "s"
     found = write(path, {key("a"): minutely(600)})

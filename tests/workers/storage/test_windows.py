@@ -118,10 +118,10 @@ def test_windows_are_those_of_their_rows(begin: int, steps: list[int], special: 
 def test_windows_survive_packing_by_bits() -> None:
     blocks = [every(SECOND_NS), every(DAY_NS, 50), every(SECOND_NS // 10), every(SECOND_NS, 4000, -5 * HOUR_NS)]
     found = of(*blocks)
-    t_min = np.array([block[0][0] for block in blocks])
+    t_min, t_max = np.array([block[0][0] for block in blocks]), np.array([block[-1][0] for block in blocks])
     counts = np.array([len(block) for block in blocks])
     packed = windows.pack(found, t_min, 1 << 20)
-    again = windows.unpack(packed, t_min, counts, "here")
+    again = windows.unpack(packed, t_min, t_max, counts, "here")
     for got, want in zip(again, found, strict=True):
         assert got.tobytes() == want.tobytes()
 
@@ -129,13 +129,13 @@ def test_windows_survive_packing_by_bits() -> None:
 def test_windows_that_cost_too_much_become_wider_and_then_none() -> None:
     rows = every(SECOND_NS // 4)
     found = of(rows)
-    t_min, counts = np.array([rows[0][0]]), np.array([len(rows)])
+    t_min, t_max, counts = np.array([rows[0][0]]), np.array([rows[-1][0]]), np.array([len(rows)])
     narrow = len(windows.pack(found, t_min, 1 << 30))
     sizes = {}
     for block_bytes in range(1 << 15, 0, -64):
         packed = windows.pack(found, t_min, block_bytes)
         assert len(packed) <= 0.05 * block_bytes
-        width = int(windows.unpack(packed, t_min, counts, "here").widths[0])
+        width = int(windows.unpack(packed, t_min, t_max, counts, "here").widths[0])
         sizes.setdefault(width, len(packed))
     assert found.widths.tolist() == [MINUTE_NS]
     assert list(sizes) == [MINUTE_NS, 0]  # within the hour there is but one window
@@ -148,9 +148,10 @@ def test_wider_windows_are_those_of_the_rows_too() -> None:
     blocks.append(late)
     found = of(*blocks)
     assert found.widths.tolist() == [MINUTE_NS, MINUTE_NS, HOUR_NS, HOUR_NS]
-    t_min, counts = np.array([block[0][0] for block in blocks]), np.array([len(block) for block in blocks])
+    t_min, t_max = np.array([block[0][0] for block in blocks]), np.array([block[-1][0] for block in blocks])
+    counts = np.array([len(block) for block in blocks])
     limit = int((len(windows.pack(found, t_min, 1 << 30)) - 1) / windows.SHARE)
-    wider = windows.unpack(windows.pack(found, t_min, limit), t_min, counts, "here")
+    wider = windows.unpack(windows.pack(found, t_min, limit), t_min, t_max, counts, "here")
     assert wider.widths.tolist() == [0, HOUR_NS, 0, DAY_NS]
     for at, rows in enumerate(blocks):
         check(wider, at, rows)
@@ -183,19 +184,28 @@ def test_windows_of_many_pages_are_found_by_block(tmp_path: Path) -> None:
     check(both, 24, rows[1024 * 600 : 1025 * 600])
 
 
+def test_windows_that_lie_outside_of_their_block_are_damage() -> None:
+    rows = every(SECOND_NS)
+    packed = windows.pack(of(rows), np.array([rows[0][0]]), 1 << 20)
+    t_min, counts = np.array([rows[0][0]]), np.array([len(rows)])
+    for beyond in (-HOUR_NS, HOUR_NS, 1 << 60):
+        with pytest.raises(layout.DamagedError, match="windows outside of their blocks"):
+            windows.unpack(packed, t_min, np.array([rows[-1][0] + beyond]), counts, "here")
+
+
 def test_bytes_that_are_no_windows_are_damage() -> None:
     rows = every(SECOND_NS)
     found = of(rows)
-    t_min, counts = np.array([rows[0][0]]), np.array([len(rows)])
+    t_min, t_max, counts = np.array([rows[0][0]]), np.array([rows[-1][0]]), np.array([len(rows)])
     packed = windows.pack(found, t_min, 1 << 20)
     cases = [(packed[:-1], counts), (packed + b"\0", counts), (packed, counts + 1), (packed, counts - 9000)]
     for data, block_counts in cases:
         with pytest.raises(layout.DamagedError, match=r"^here: "):
-            windows.unpack(data, t_min, block_counts, "here")
+            windows.unpack(data, t_min, t_max, block_counts, "here")
     for at in range(len(packed)):
         flipped = bytearray(packed)
         flipped[at] ^= 1 << at % 8
         try:
-            windows.unpack(bytes(flipped), t_min, counts, "here")
+            windows.unpack(bytes(flipped), t_min, t_max, counts, "here")
         except layout.DamagedError:
             continue
