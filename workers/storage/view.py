@@ -3,7 +3,7 @@
 Owns the present View. A reader takes it once and reads nothing else that changes; whoever changes it puts a new one
 in its place, whole, under `_lock`: the writer thread (heads, deletes), the sealer (a segment for a head), the
 maintainer (segments for segments), and whoever finds a segment damaged. What is taken out of the view may still be
-read by those who took it before: files stay readable through their mappings after they are unlinked.
+read by those who took it before: files stay readable through their open descriptors after they are unlinked.
 """
 
 import threading
