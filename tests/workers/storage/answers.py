@@ -122,7 +122,7 @@ def _assert_rows(
             assert (one.first_times, one.last_times) == (answer.first_time, answer.last_time), key
             assert_m2(one.m2, answer)
         assert all(naive.bits(found) == naive.bits(right) for found, right in figures), (key, figures)
-        assert_sum(one.sum_hi, one.sum_lo, answer.sum, answer.count * oracle.magnitude([key[0]]))
+        assert_sum(one.sum_hi, one.sum_lo, answer.sum, answer.count**2 * Fraction(oracle.magnitude([key[0]])))
 
 
 def assert_m2(got: float, answer: naive.Answer) -> None:

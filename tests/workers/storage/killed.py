@@ -2,7 +2,7 @@
 
 The kernels are loaded once; each life, and each check of what one left behind, is a child made by fork. After each
 kill the store must be whole. And one that is opened again, goes on and then loses its power must be so too: what
-the killed process had written but not fsynced is seen by the next one, and can still be lost.
+the killed process had changed but not fsynced is seen by the next one, and can still be lost.
 
 Prints the steps of a whole life, one a line, and ends with 1 and the reason at the first end that the store did
 not survive.
@@ -21,7 +21,8 @@ from tests.workers.storage import life
 from tests.workers.storage.disks import Event, KillingDisk, Platter, QuickDisk, acked_by, copy_directory, read_journal
 
 KILLED = -9  # as os.waitstatus_to_exitcode has it
-CUTS = 1  # how many power cuts follow each kill
+CUTS = 1  # how many power cuts follow a kill
+UNSURE = {"make_directory", "create", "write", "rename", "remove"}  # behind these there is something to be lost
 
 
 def in_child(body: Callable[[], None]) -> int:
@@ -72,10 +73,11 @@ def kill(top: Path, number: int) -> list[Event] | None:
     day = life.day_after(life.SCRIPT, acked)
     states = life.states_after(life.SCRIPT)[acked]
     good = how == KILLED and check(copy_directory(directory, top / "copy"), states, day)
-    if not good or not survives_cuts(directory, events, states, day, random.Random(number)):
+    unsure = bool(events) and events[-1].step.call in UNSURE
+    if not good or (unsure and not survives_cuts(directory, events, states, day, random.Random(number))):
         raise AssertionError(f"killed at step {number}, after {acked} acts; the last steps were {events[-2:]}")
     for path in (directory, top / "copy"):
-        rmtree(path)
+        rmtree(path, ignore_errors=True)  # a life that had just begun left none
     return events
 
 

@@ -75,12 +75,14 @@ def assert_answers(
     assert want.series <= got.series <= forgotten  # a series without points may be known, or not
     for name in ("min", "max", "first", "last"):
         assert naive.bits(getattr(got, name)) == naive.bits(getattr(want, name)), name
-    assert_sum(got.sum_hi, got.sum_lo, want.sum, want.count * oracle.magnitude(wanted))
+    assert_sum(got.sum_hi, got.sum_lo, want.sum, want.count**2 * Fraction(oracle.magnitude(wanted)))
     return got
 
 
 def assert_sum(hi: float, lo: float, want: Fraction, weight: float | Fraction, normal: bool = True) -> None:
-    """The pair is the sum, but for errors of second order. weight: count times the sum of absolute values."""
+    """The pair is the sum, but for errors of second order. weight: the sum of absolute values, times the
+    count where it is small, and times its square where thousands of errors of lo may all have one sign.
+    """
     error = abs(Fraction(hi) + Fraction(lo) - want)
     allowed = 2 * Fraction(weight) * Fraction(EPSILON) ** 2 + Fraction(math.ulp(0.0))
     assert error <= allowed, f"sum {hi} + {lo}, off by {float(error)}, {float(error / allowed)} times what is allowed"

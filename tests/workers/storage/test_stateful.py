@@ -20,7 +20,9 @@ from tests import naive
 from tests.workers.storage.answers import (
     assert_by_interval,
     assert_by_series,
+    assert_m2,
     assert_samples,
+    matching,
 )
 from tests.workers.storage.disks import Platter, RecordingDisk, copy_directory
 from tests.workers.storage.support import Row, assert_answers, batch_of, key, open_store
@@ -217,7 +219,9 @@ class StoreLife(RuleBasedStateMachine):
     @precondition(lambda self: self.sent)
     @rule(device=st.sampled_from(DEVICES), tags=st.sampled_from(TAGS), start=bounds, end=bounds)
     def ask(self, device: str, tags: dict[str, str] | None, start: int | None, end: int | None) -> None:
-        assert_answers(self.store, self.oracle, device, tags, start, end)
+        got = assert_answers(self.store, self.oracle, device, tags, start, end)
+        wanted = matching(self.oracle, Selector(device, "temperature", tags))
+        assert_m2(got.m2, self.oracle.aggregate(wanted, start, end))
 
     @precondition(lambda self: self.sent)
     @rule(selector=selectors, start=bounds, end=bounds)
@@ -249,6 +253,6 @@ class StoreLife(RuleBasedStateMachine):
 
 
 StoreLife.TestCase.settings = hypothesis.settings(
-    max_examples=600 if FUZZ else 80, stateful_step_count=100 if FUZZ else 50
+    max_examples=600 if FUZZ else 150, stateful_step_count=100 if FUZZ else 50
 )
 TestStoreLife = StoreLife.TestCase
