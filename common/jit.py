@@ -114,6 +114,9 @@ def _load_or_compile(signature: Any, function: Function) -> Function:
 
 def _cached(signature: Any, function: Function, directory: Path) -> Function:
     config.CACHE_DIR = str(directory)
+    # Numba keeps code by the path of its source: by the real one, a checkout reached by a link finds what is there.
+    source = os.path.realpath(inspect.getfile(function))
+    function.__code__ = function.__code__.replace(co_filename=source)
     dispatcher = numba.njit(signature, cache=True, **_OPTIONS)(function)
     if dispatcher.stats.cache_misses:
         _make_durable(directory)
