@@ -26,6 +26,7 @@ PUSH_HWM: Final = 4  # messages: batches wait in the sender's own window, where 
 ACK_HWM: Final = 10_000  # acks are small and a lost one costs a resent batch
 MAX_MESSAGE_BYTES: Final = 256 << 20  # of a frame received, so a stray client cannot exhaust memory
 
+_MOST_WAIT_S: Final = 86_400.0  # poll takes no more than 2**31 - 1 milliseconds
 _SEND_MORE: Final = zmq.NOBLOCK | zmq.SNDMORE
 
 
@@ -218,8 +219,8 @@ class Poller:
                 self._poller.unregister(key)
 
     def poll(self, timeout_s: float | None) -> list[Any]:
-        """The sources with something to do, after at most timeout_s (None waits for ever)."""
-        timeout_ms = None if timeout_s is None else max(0, math.ceil(timeout_s * 1000))
+        """The sources with something to do, after at most timeout_s (None waits for ever); a day may be the end too."""
+        timeout_ms = None if timeout_s is None else math.ceil(min(max(timeout_s, 0.0), _MOST_WAIT_S) * 1000)
         return [self._sources[key] for key, _ in self._poller.poll(timeout_ms)]
 
 

@@ -188,5 +188,7 @@ class DirectoryLock:
             raise StorageError(f"{directory} is in use by another process") from error
 
     def release(self) -> None:
-        """Let the directory go."""
-        os.close(self._descriptor)
+        """Let the directory go; nothing when it was let go before: the descriptor may be another file's by now."""
+        if self._descriptor >= 0:
+            descriptor, self._descriptor = self._descriptor, -1
+            os.close(descriptor)

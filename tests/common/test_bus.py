@@ -76,3 +76,9 @@ def test_a_request_takes_its_own_answer_only(hub, re):
 def test_a_request_to_nobody_ends_at_its_deadline():
     with pytest.raises(bus.BusTimeout, match="no connection to"):
         bus.request(f"tcp://127.0.0.1:{free_port()}", protocol.STATUS, _header(), {}, 0.2)
+
+
+def test_a_wait_longer_than_the_system_knows_is_a_wait(hub):
+    ours, theirs = hub.pair("long")
+    theirs.send([b"x"])
+    assert bus.Poller([ours]).poll(1e15) == [ours]
