@@ -44,7 +44,8 @@ def test_a_batch_is_not_taken_while_nobody_is_there(hub):
 
 def test_an_ack_waits_for_a_peer_that_is_still_connecting(hub):
     pull, endpoint = hub.pull("tcp://127.0.0.1:*")
-    assert hub.push_acks(endpoint).send([b"a", b"b"]) is True
+    acks = hub.push_acks(endpoint)  # let go of, it would be closed, and drop what it has not sent yet
+    assert acks.send([b"a", b"b"]) is True
     assert bus.Poller([pull]).poll(5.0) == [pull]
     assert pull.receive() == [b"a", b"b"]
     assert pull.receive() is None
