@@ -64,6 +64,7 @@ class Mqtt(Struct, frozen=True, forbid_unknown_fields=True):
 class Bridge(Struct, frozen=True, forbid_unknown_fields=True):
     id: Annotated[str, Meta(pattern="^[A-Za-z0-9_.-]{1,64}$")] = "bridge1"
     ack_endpoint: str = "tcp://127.0.0.1:*"
+    ack_advertised: str = ""
     linger_ms: Annotated[float, Meta(ge=0)] = 5.0
     batch_rows: Annotated[int, Meta(ge=1, le=1_000_000)] = 20_000
     ack_timeout_s: Seconds = 5.0
@@ -320,7 +321,7 @@ def _contradictions(settings: Settings) -> Iterator[tuple[tuple[str, str], str]]
         yield ("cluster", "ring_store"), "want file:PATH"
     if not is_loopback(settings.query.host):
         yield ("query", "host"), _ONLY_LOOPBACK
-    yield from _ack_endpoint_contradictions(settings.bridge.ack_endpoint)
+    yield from _ack_endpoint_contradictions(settings.bridge)
     yield from _storage_contradictions(settings.storage)
 
 
@@ -353,12 +354,22 @@ def _mqtt_contradictions(mqtt: Mqtt) -> Iterator[tuple[tuple[str, str], str]]:
         yield ("mqtt", "reconnect_min_s"), f"want at most mqtt.reconnect_max_s = {mqtt.reconnect_max_s}"
 
 
-def _ack_endpoint_contradictions(endpoint: str) -> Iterator[tuple[tuple[str, str], str]]:
+def _ack_endpoint_contradictions(bridge: Bridge) -> Iterator[tuple[tuple[str, str], str]]:
+    any_port = "want tcp://127.0.0.1:PORT, or * as PORT for any free one"
+    yield from _endpoint_contradictions("ack_endpoint", bridge.ack_endpoint, any_port, wildcard=True)
+    if bridge.ack_advertised:
+        one_port = "want tcp://127.0.0.1:PORT, or nothing for ack_endpoint itself"
+        yield from _endpoint_contradictions("ack_advertised", bridge.ack_advertised, one_port, wildcard=False)
+
+
+def _endpoint_contradictions(
+    key: str, endpoint: str, want: str, wildcard: bool
+) -> Iterator[tuple[tuple[str, str], str]]:
     host, colon, port = endpoint.removeprefix("tcp://").rpartition(":")
-    if not endpoint.startswith("tcp://") or not colon or not (port == "*" or _is_port(port)):
-        yield ("bridge", "ack_endpoint"), "want tcp://127.0.0.1:PORT, or * as PORT for any free one"
+    if not endpoint.startswith("tcp://") or not colon or not (_is_port(port) or (wildcard and port == "*")):
+        yield ("bridge", key), want
     elif not is_loopback(host.strip("[]")):
-        yield ("bridge", "ack_endpoint"), _ONLY_LOOPBACK
+        yield ("bridge", key), _ONLY_LOOPBACK
 
 
 def _split_url(url: str) -> SplitResult | None:

@@ -105,6 +105,7 @@ MISTAKES = [
     ('[query]\nhost = "0.0.0.0"', "FILE: query.host = '0.0.0.0': want a loopback address"),
     ('[query]\nhost = "example.org"', "FILE: query.host = 'example.org': want a loopback address"),
     ('[bridge]\nack_endpoint = "tcp://*:5"', "FILE: bridge.ack_endpoint = 'tcp://*:5': want a loopback address"),
+    ('[bridge]\nack_advertised = "tcp://127.0.0.1:*"', "FILE: bridge.ack_advertised = 'tcp://127.0.0.1:*': want tcp"),
     ('[bridge]\nack_endpoint = "ipc://x"', "FILE: bridge.ack_endpoint = 'ipc://x': want tcp://127.0.0.1:PORT"),
     ('[bridge]\nack_endpoint = "tcp://[::1]:0"', "FILE: bridge.ack_endpoint = 'tcp://[::1]:0': want tcp://127.0.0.1:"),
 ]

@@ -214,6 +214,17 @@ def test_after_a_refusal_the_next_good_ring_is_taken_over(store):
     assert view.poll().epoch == 2
 
 
+def test_a_view_in_a_hurry_looks_at_the_next_poll(store, now):
+    store.save(FIRST, 0)
+    view = RingView(store, FIRST, 1.0)
+    assert view.poll() is None
+    store.save(at_epoch(2), 1)
+    view.hurry()
+    assert view.poll().epoch == 2
+    store.save(at_epoch(3), 2)
+    assert view.poll() is None
+
+
 def test_a_ring_that_is_gone_leaves_the_one_in_force(store):
     store.save(FIRST, 0)
     view = RingView(store, FIRST, 0)

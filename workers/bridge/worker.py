@@ -114,7 +114,7 @@ class Bridge:
             self._refuse_batch,
             _latency.observe,
         )
-        self._delivery.reply_to = reply_to
+        self._delivery.reply_to = settings.bridge.ack_advertised or reply_to
         self._decoder = payload.Decoder(settings.ingest, ring.partitions, self._arrival_ns)
         client_id = settings.mqtt.client_id or f"minitrue-{ring.cluster[:CLUSTER_CHARS]}-{settings.bridge.id}"
         self.link = Link(settings, client_id, self._receive)
