@@ -1,5 +1,6 @@
 """What tests of every part share: ports, parts that a machine may lack, child processes, waiting for events."""
 
+import itertools
 import os
 import shutil
 import signal
@@ -17,29 +18,31 @@ CI_VARIABLE = "MINITRUE_CI"
 STOP_DEADLINE_S = 15.0
 T = TypeVar("T")
 
+_FIRST_PORT, _PORTS = 10_000, 22_000
+_walk = itertools.count(os.getpid() * 1009)  # processes that test at the same time begin in different places
+
 
 def free_ports(count: int) -> list[int]:
     """Ports of the loopback interface that nothing listens on, all different."""
-    held = [socket.socket() for _ in range(count)]
-    try:
-        for each in held:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in held]
-    finally:
-        for each in held:
-            each.close()
+    return [free_port() for _ in range(count)]
 
 
 def free_port() -> int:
     """One port of the loopback interface that nothing listens on."""
-    return free_ports(1)[0]
+    return free_port_range(1)
 
 
 def free_port_range(count: int) -> int:
-    """The first of `count` consecutive free ports, as a storage node takes them."""
-    for _ in range(1000):
-        first = free_port()
-        if first + count <= 65536 and all(_is_free(port) for port in range(first, first + count)):
+    """The first of `count` consecutive free ports, as a storage node takes them.
+
+    Below the ports that outgoing connections are given, and not asked for twice: what is free now stays so until
+    the test listens there.
+    """
+    for _ in range(_PORTS // count):
+        first = _FIRST_PORT + next(_walk) % _PORTS
+        for _ in range(count - 1):
+            next(_walk)
+        if first + count <= _FIRST_PORT + _PORTS and all(_is_free(port) for port in range(first, first + count)):
             return first
     raise OSError(f"no {count} consecutive free ports found")
 

@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import subprocess
+import tempfile
 import time
 from pathlib import Path
 
@@ -24,6 +25,13 @@ from tools.sandbox_files import PortBlock, SandboxError, Wanted
 
 SANDBOX = ROOT / "tools" / "sandbox"
 SMALL = ("--nodes", "1", "--broker", "embedded")
+
+
+@pytest.fixture
+def short_directory():
+    """One whose path leaves room for the name of a Unix socket, as pytest's do not always."""
+    with tempfile.TemporaryDirectory() as name:
+        yield Path(name)
 
 
 def _alive(pid: int) -> bool:
@@ -68,14 +76,14 @@ def test_a_command_sees_the_cluster_and_its_exit_code_is_passed_on(children):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_it_and_keep_leaves_the_directory(children, tmp_path, number, monkeypatch):
-    monkeypatch.setenv("TMPDIR", str(tmp_path))
+def test_a_signal_ends_it_and_keep_leaves_the_directory(children, short_directory, number, monkeypatch):
+    monkeypatch.setenv("TMPDIR", str(short_directory))
     sandbox = children.start(SANDBOX, *SMALL, "--keep", stdout=subprocess.PIPE)
     summary = _ready(sandbox)
     sandbox.send_signal(number)
     assert sandbox.wait(60) == 0
     assert not any(map(_alive, _pids(summary)))
-    assert Path(summary["dir"]).parent == tmp_path
+    assert Path(summary["dir"]).parent == short_directory
     assert (Path(summary["dir"]) / "data" / "ring.json").exists()
 
 
