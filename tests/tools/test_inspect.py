@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 
 from common import codec, files, series
-from common.config import Ingest
+from common.config import Settings
 from common.selector import Selector
 from tests.support import ROOT
 from tests.workers.storage.support import Row, batch_of, key, open_store
@@ -31,7 +31,7 @@ from tools.inspection.place import Entry, Finding, Place
 from tools.inspection.segments import codec_name
 from tools.publish.message import Template
 from tools.publish.replay import Replay
-from workers.bridge.payload import Decoder
+from workers.bridge.intake import Intake
 from workers.storage import deletes, kernels, layout, pages, segment, wal, windows
 from workers.storage.deletes import DeleteRecord
 from workers.storage.segment_writer import SegmentWriter
@@ -563,9 +563,9 @@ def test_dump_is_csv_that_says_the_same(directory: Path) -> None:
 
 
 def test_dump_as_json_is_what_sensors_publish(directory: Path) -> None:
-    decoder = Decoder(Ingest(), 16, lambda: 0)
+    intake = Intake(Settings(), 16, lambda: 0)
     for line, row in zip(inspect("dump", directory, "--json").stdout.splitlines(), dumped(directory), strict=True):
-        ((place, time, value),), refused = decoder.decode(line.encode(), 1 << 60)
+        ((place, time, value),), refused = intake.decode(b"sensors/a", 0, line.encode(), 1 << 60)
         assert ([(place.key, time, value.hex())], refused) == (points_of([row]), [])
 
 

@@ -27,14 +27,14 @@ from common.protocol import Beat
 from common.ringstore import RingView, open_store, wait_for_ring
 from common.series import parse_key
 from common.timestamps import NS_PER_S
-from workers.bridge import deadletter, payload
+from workers.bridge import deadletter
 from workers.bridge.batch import Batch, Message
 from workers.bridge.deadletter import DeadLetter, Record
 from workers.bridge.delivery import COUNTED, Delivery
+from workers.bridge.intake import Intake
 from workers.bridge.mqtt import Link
+from workers.bridge.payload import BUG, STORAGE, Refusal
 
-STORAGE: Final = "storage"  # code of rows that a node refused
-BUG: Final = "bug"  # code of payloads that our decoder broke down on, and of batches that no node can decode
 IDLE_S: Final = 0.1  # longest wait of a turn: half of the time between beats to a node that is away
 BLOCKED_S: Final = 0.002  # a turn's wait while the socket to a node that is up is full; acks end it earlier
 STOP_S: Final = 3.0  # for acks after the last point was taken in; supervisord waits longer
@@ -115,7 +115,7 @@ class Bridge:
             _latency.observe,
         )
         self._delivery.reply_to = settings.bridge.ack_advertised or reply_to
-        self._decoder = payload.Decoder(settings.ingest, ring.partitions, self._arrival_ns)
+        self._intake = Intake(settings, ring.partitions, self._arrival_ns)
         client_id = settings.mqtt.client_id or f"minitrue-{ring.cluster[:CLUSTER_CHARS]}-{settings.bridge.id}"
         self.link = Link(settings, client_id, self._receive)
         self._poller = bus.Poller([self._acks])
@@ -209,10 +209,10 @@ class Bridge:
         counts["messages"] += 1
         counts["payload_bytes"] += len(body)
         try:
-            points, refusals = self._decoder.decode(body, self._latest_ns)
+            points, refusals = self._intake.decode(message.topic, message.flags, body, self._latest_ns)
         except Exception as error:  # of ours, then: the broker would send the message again after each crash, for ever
             logger.exception("BUG: decoding failed, payload kept in the dead letter")
-            points, refusals = [], [payload.Refusal(body, BUG, f"BUG: {error!r}")]
+            points, refusals = [], [Refusal(body, BUG, f"BUG: {error!r}")]
         counts["points"] += len(points)
         self._delivery.add(message, points)
         for refusal in refusals:

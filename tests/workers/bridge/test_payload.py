@@ -10,24 +10,32 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from common import series
-from common.config import Ingest
+from common.config import Ingest, Settings
 from workers.bridge import payload
-from workers.bridge.payload import Decoder, Point, Refusal
+from workers.bridge.formats import objects
+from workers.bridge.intake import Intake
+from workers.bridge.payload import Point, Refusal
 
 NOW_NS = 1_700_000_000_000_000_000
 LATEST_NS = NOW_NS + 3600 * 10**9
 GOOD: dict[str, Any] = {"device_id": "d1", "metric_name": "m1", "timestamp": 1_699_999_999, "value": 21.5}
 
 
-def decoder(**limits: Any) -> Decoder:
-    stamps = iter(range(NOW_NS, NOW_NS + 10**6))
-    return Decoder(Ingest(**limits), 1024, lambda: next(stamps))
+class Decoder(Intake):
+    """The seed's format, as a bridge without settings of its own decodes it."""
+
+    def __init__(self, **limits: Any) -> None:
+        stamps = iter(range(NOW_NS, NOW_NS + 10**6))
+        super().__init__(Settings(ingest=Ingest(**limits)), 1024, lambda: next(stamps))
+
+    def one(self, body: bytes) -> tuple[list[Point], list[Refusal]]:
+        return self.decode(b"sensors/a", 0x32, body, LATEST_NS)
 
 
 def decode(body: bytes | str | Any, **limits: Any) -> tuple[list[Point], list[Refusal]]:
     if not isinstance(body, bytes):
         body = (body if isinstance(body, str) else json.dumps(body)).encode()
-    return decoder(**limits).decode(body, LATEST_NS)
+    return Decoder(**limits).one(body)
 
 
 def with_text(field: str, text: str) -> str:
@@ -263,18 +271,18 @@ def test_an_array_with_nan_in_one_element_keeps_the_others() -> None:
 
 
 def test_a_series_seen_again_has_the_very_same_place() -> None:
-    one = decoder()
+    one = Decoder()
     body = json.dumps(GOOD).encode()
-    assert one.decode(body, LATEST_NS)[0][0][0] is one.decode(body, LATEST_NS)[0][0][0]
+    assert one.one(body)[0][0][0] is one.one(body)[0][0][0]
 
 
 def test_the_cache_does_not_grow_without_bound(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(payload, "CACHE_BYTES", 10_000)
-    one = decoder()
+    one = Decoder()
     for number in range(1000):
-        (point,), _ = one.decode(json.dumps(GOOD | {"device_id": f"d{number}"}).encode(), LATEST_NS)
+        (point,), _ = one.one(json.dumps(GOOD | {"device_id": f"d{number}"}).encode())
         assert point[0].key == series.series_key(f"d{number}", "m1")
-    assert len(one._places) < 25
+    assert len(one.places) < 25
 
 
 # Both ways of decoding agree
@@ -306,8 +314,10 @@ _objects = st.fixed_dictionaries(
 @example([{"device_id": "d", "metric_name": "m", "value": 2**63, "timestamp": 2**63}], False)
 def test_the_fast_way_stores_exactly_what_the_slow_way_stores(elements: list[Any], ascii_only: bool) -> None:
     body = json.dumps(elements, ensure_ascii=ascii_only).encode(errors="surrogatepass")
-    fast = decoder().decode(body, LATEST_NS)
-    slow = decoder()._decode_slowly(body, LATEST_NS)
+    fast = Decoder().one(body)
+    slow_decoder = Decoder()
+    slow_decoder._rows.latest_ns = LATEST_NS
+    slow = objects.decode_slowly(body, slow_decoder._rows)
     fast_points, slow_points = ([(place, bits(value)) for place, _, value in found[0]] for found in (fast, slow))
     assert fast_points == slow_points
     assert len(fast[0]) + len(fast[1]) in (len(elements), 1)

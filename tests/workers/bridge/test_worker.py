@@ -15,7 +15,7 @@ from common.ringbuild import first_ring
 from common.ringstore import FileStore, RingView
 from common.series import series_key
 from tests.support import ROOT, free_port, free_port_range
-from workers.bridge import deadletter, payload, worker
+from workers.bridge import deadletter, payload
 from workers.bridge.batch import Message
 from workers.bridge.deadletter import DeadLetter
 from workers.bridge.payload import Place
@@ -41,10 +41,10 @@ def dead(directory: Path) -> list[deadletter.Record]:
 def test_a_payload_that_breaks_the_decoder_is_kept_and_acknowledged_not_met_again_for_ever(
     bridge: Bridge, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def broken(body: bytes, latest_ns: int) -> Any:
+    def broken(topic: bytes, flags: int, body: bytes, latest_ns: int) -> Any:
         raise ZeroDivisionError("of ours")
 
-    monkeypatch.setattr(bridge._decoder, "decode", broken)
+    monkeypatch.setattr(bridge._intake, "decode", broken)
     message = Message(0x32, b"\0\1", b"sensors/x")
     with caplog.at_level(logging.ERROR):
         bridge._receive(message, b"poison")
@@ -159,8 +159,6 @@ def test_every_metric_and_every_code_is_in_the_document(bridge: Bridge) -> None:
     assert len(families) > 10
     short = {name.replace("minitrue_bridge_delivery", "").replace("minitrue_bridge", "") for name in families}
     assert [name for name in sorted(short) if f"{name}`" not in document] == []
-    codes = {worker.STORAGE, worker.BUG} | {
-        value for name, value in vars(payload).items() if name.isupper() and isinstance(value, str)
-    }
-    assert len(codes) == 12
+    codes = {value for name, value in vars(payload).items() if name.isupper() and isinstance(value, str)}
+    assert len(codes) == 14
     assert [code for code in sorted(codes) if f"`{code}`" not in document] == []
