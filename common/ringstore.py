@@ -2,7 +2,8 @@
 
 Owns the rules by which one ring follows another: an invalid or older ring never replaces a good one, equal epoch
 with another hash is refused with an alarm. Stores save by comparing the epoch, so two writers cannot both win.
-Workers only load and poll; saving is for ringctl.
+Workers only load and poll; saving is for ringctl. Marks are another matter: each is written and removed by the worker
+that it names, and says nothing about the ring.
 
 A RingView belongs to one thread. A store may be shared by threads and, being on disk, by processes.
 """
@@ -14,11 +15,11 @@ import os
 import time
 from collections.abc import Hashable, Iterator
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from common import clock, config, log, metrics
 from common.errors import ConfigError, RingError, RingStoreError
-from common.files import make_directory, replace_file
+from common.files import DISK, Disk, make_directory, remove_files, replace_file
 from common.ring import Ring
 
 LOCK_WAIT_S: Final = 5.0  # a save takes milliseconds; who holds the lock longer is stopped or stuck
@@ -26,6 +27,13 @@ LOCK_RETRY_S: Final = 0.02
 REFUSALS: Final = ("invalid", "missing", "older", "conflict", "foreign", "unreadable")
 
 logger = log.get("ring")
+
+
+class Mark(NamedTuple):
+    """Says that a node is behind: it may lack acknowledged points, which `by` (a bridge's id) has in its spool."""
+
+    node: str
+    by: str
 
 
 class RingStore(Protocol):
@@ -48,6 +56,15 @@ class RingStore(Protocol):
     def stamp(self) -> Hashable:
         """A cheap value that differs after each save. None: nothing is stored. Raises RingStoreError."""
 
+    def marks(self) -> frozenset[Mark]:
+        """The marks of all nodes. Raises RingStoreError."""
+
+    def put_mark(self, mark: Mark) -> None:
+        """Make a mark durable, whether or not it was there. Raises RingStoreError: then it may be there or not."""
+
+    def remove_mark(self, mark: Mark) -> None:
+        """Take a mark away, durably, if it is there. Raises RingStoreError: then it may be there or not."""
+
 
 def open_store(url: str, settings: config.Settings) -> RingStore:
     """The store that a cluster.ring_store setting names. Raises ConfigError."""
@@ -60,11 +77,16 @@ def open_store(url: str, settings: config.Settings) -> RingStore:
 
 
 class FileStore:
-    """The ring in one JSON file, for the processes of one machine. Constant after construction."""
+    """The ring in one JSON file, for the processes of one machine. Constant after construction.
 
-    def __init__(self, path: Path) -> None:
-        """path: absolute; its folder is made by the first save."""
+    Marks are empty files <node>@<by> in a folder beside it; no id holds an "@".
+    """
+
+    def __init__(self, path: Path, disk: Disk = DISK) -> None:
+        """path: absolute; its folder is made by the first save or mark."""
         self.path = path
+        self._disk = disk
+        self._marks = path.with_name(path.name + ".marks")
 
     @property
     def url(self) -> str:
@@ -82,10 +104,10 @@ class FileStore:
     def save(self, ring: Ring, expected_epoch: int) -> None:
         ring.validate()
         try:
-            make_directory(self.path.parent)
+            make_directory(self.path.parent, self._disk)
             with self._lock():
                 self._check_follows(ring, expected_epoch)
-                replace_file(self.path, [ring.dumps()])
+                replace_file(self.path, [ring.dumps()], disk=self._disk)
         except OSError as error:
             raise RingStoreError(f"cannot write {self.path}: {error.strerror}") from error
 
@@ -94,6 +116,34 @@ class FileStore:
         # numbers. Reading and hashing the document of a usual cluster takes about 0.1 ms.
         data = self._read()
         return None if data is None else hashlib.blake2b(data).digest()
+
+    def marks(self) -> frozenset[Mark]:
+        try:
+            names = [path.name for path in self._marks.iterdir()]
+        except FileNotFoundError:
+            return frozenset()
+        except OSError as error:
+            raise RingStoreError(f"cannot read marks in {self._marks}: {error.strerror}") from error
+        return frozenset(Mark(*name.split("@")) for name in names if name.count("@") == 1)
+
+    def put_mark(self, mark: Mark) -> None:
+        try:
+            make_directory(self._marks, self._disk)
+            self._disk.close(self._disk.create(self._mark_path(mark)))
+            self._disk.sync_directory(self._marks)
+        except OSError as error:
+            raise RingStoreError(f"cannot write mark {self._mark_path(mark)}: {error.strerror}") from error
+
+    def remove_mark(self, mark: Mark) -> None:
+        if not self._marks.exists():
+            return
+        try:
+            remove_files([self._mark_path(mark)], self._disk)
+        except OSError as error:
+            raise RingStoreError(f"cannot remove mark {self._mark_path(mark)}: {error.strerror}") from error
+
+    def _mark_path(self, mark: Mark) -> Path:
+        return self._marks / f"{mark.node}@{mark.by}"
 
     def _read(self) -> bytes | None:
         try:

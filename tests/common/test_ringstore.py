@@ -3,6 +3,7 @@
 import dataclasses
 import fcntl
 import multiprocessing
+import random
 import re
 
 import pytest
@@ -11,7 +12,8 @@ from common import clock, config, metrics, ringstore
 from common.errors import ConfigError, RingError, RingStoreError
 from common.ring import Node
 from common.ringbuild import first_ring
-from common.ringstore import FileStore, RingView, open_store, wait_for_ring
+from common.ringstore import FileStore, Mark, RingView, open_store, wait_for_ring
+from tests.disks import FailingDisk, Platter, RecordingDisk
 
 NODES = [Node(f"ing{at}", "", f"tcp://127.0.0.1:{5700 + 10 * at}", "a", 1.0, "active") for at in (1, 2, 3)]
 FIRST = first_ring("c1", NODES, 16, 1)
@@ -160,6 +162,87 @@ def test_a_url_of_no_known_store_is_refused(url):
 def test_etcd_is_refused_as_not_available_yet():
     with pytest.raises(ConfigError, match="etcd is not available in this version"):
         open_store("etcd://127.0.0.1:2379", config.Settings())
+
+
+# Marks
+
+
+MARKS = [Mark("ing1", "bridge1"), Mark("ing1", "bridge2"), Mark("ing-2.x", "b_1")]
+
+
+def test_a_mark_is_there_until_it_is_removed_and_concerns_no_other(store):
+    assert store.marks() == frozenset()
+    for mark in MARKS:
+        store.put_mark(mark)
+    assert FileStore(store.path).marks() == frozenset(MARKS)
+    store.remove_mark(MARKS[0])
+    assert FileStore(store.path).marks() == frozenset(MARKS[1:])
+
+
+def test_putting_and_removing_a_mark_twice_is_no_error(store):
+    store.remove_mark(MARKS[0])
+    for _ in range(2):
+        store.put_mark(MARKS[0])
+    assert store.marks() == {MARKS[0]}
+    for _ in range(2):
+        store.remove_mark(MARKS[0])
+    assert store.marks() == frozenset()
+
+
+def test_marks_leave_the_ring_and_its_stamp_alone(store):
+    store.save(FIRST, 0)
+    stamp = store.stamp()
+    store.put_mark(MARKS[0])
+    assert (store.stamp(), store.load().hash) == (stamp, FIRST.hash)
+    store.save(at_epoch(2), 1)
+    assert store.marks() == {MARKS[0]}
+
+
+def test_a_folder_of_marks_that_is_a_file_is_an_error_with_its_path(store):
+    store.save(FIRST, 0)
+    folder = store.path.with_name("ring.json.marks")
+    folder.write_text("")
+    with pytest.raises(RingStoreError, match=f"cannot read marks in {re.escape(str(folder))}: Not a directory"):
+        store.marks()
+    with pytest.raises(RingStoreError, match=r"cannot write mark .*ring.json.marks/ing1@bridge1: File exists"):
+        store.put_mark(MARKS[0])
+    with pytest.raises(RingStoreError, match=r"cannot remove mark .*ing1@bridge1: Not a directory"):
+        store.remove_mark(MARKS[0])
+
+
+@pytest.mark.parametrize("step", range(8))
+def test_a_mark_that_could_not_be_written_or_removed_can_be_the_next_time(tmp_path, step):
+    disk = FailingDisk(step)
+    store = FileStore(tmp_path / "ring.json", disk)
+    failures = 0
+    for act, wanted in ((store.put_mark, {MARKS[0]}), (store.remove_mark, set())):
+        try:
+            act(MARKS[0])
+        except RingStoreError as error:
+            assert "Input/output error" in str(error)
+            failures += 1
+            act(MARKS[0])
+        assert store.marks() == wanted
+    assert failures == (disk.failed is not None)
+
+
+@pytest.mark.parametrize("torn", [None, 1, 2, 3])
+def test_a_mark_survives_a_power_cut_from_when_it_was_put_to_when_its_removal_began(tmp_path, torn):
+    disk = RecordingDisk()
+    store = FileStore(tmp_path / "top" / "ring.json", disk)
+    for number, act in enumerate((store.put_mark, store.remove_mark, store.put_mark), 1):
+        disk.mark(-number)
+        act(MARKS[0])
+        disk.mark(number)
+    platter, at = Platter(tmp_path / "top"), 0
+    for number, event in enumerate(disk.events):
+        if event.step.call == "mark":
+            at = event.size
+        platter.feed(event)
+        left = tmp_path / f"cut{number}"
+        platter.save(left, None if torn is None else random.Random(f"{torn} {number}"))
+        if at in (1, 2, 3):
+            assert FileStore(left / "ring.json").marks() == (frozenset() if at == 2 else {MARKS[0]}), event
 
 
 # Following it

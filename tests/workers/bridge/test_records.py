@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from common.errors import StorageError
-from tests.workers.storage.disks import FailingDisk, FullDisk, QuickDisk
+from tests.disks import FailingDisk, FullDisk, QuickDisk
 from workers.bridge.records import HEAD, Kind, Span, Writer, read
 
 KIND = Kind(b"MTXX", ".x")

@@ -17,8 +17,8 @@ from pathlib import Path
 from shutil import rmtree
 
 from tests import naive
+from tests.disks import Event, KillingDisk, Platter, QuickDisk, acked_by, copy_directory, read_journal
 from tests.workers.storage import life
-from tests.workers.storage.disks import Event, KillingDisk, Platter, QuickDisk, acked_by, copy_directory, read_journal
 
 KILLED = -9  # as os.waitstatus_to_exitcode has it
 CUTS = 1  # how many power cuts follow a kill

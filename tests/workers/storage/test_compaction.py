@@ -15,7 +15,7 @@ from common import files, series
 from common.points import PointBatch
 from common.selector import Selector
 from tests import naive
-from tests.workers.storage.disks import FailingDisk, QuickDisk
+from tests.disks import FailingDisk, QuickDisk
 from workers.storage import compaction, compaction_plan, layout, seal
 from workers.storage.catalog import Catalog
 from workers.storage.compaction import Compactor

@@ -11,8 +11,8 @@ import pytest
 
 from common.errors import StorageError
 from tests import naive
+from tests.disks import FailingDisk, FullDisk, QuickDisk, SteppingDisk
 from tests.workers.storage import life
-from tests.workers.storage.disks import FailingDisk, FullDisk, QuickDisk, SteppingDisk
 from workers.storage import sealer
 
 GIVE_UP_S = 60.0  # the sealer tries again in its own thread, which a busy machine may not let run for long

@@ -11,8 +11,8 @@ import pytest
 from common.errors import StorageError
 from common.selector import Selector
 from tests import naive
+from tests.disks import QuickDisk, copy_directory
 from tests.workers.storage import answers
-from tests.workers.storage.disks import QuickDisk, copy_directory
 from tests.workers.storage.support import EVERYWHERE, Row, batch_of, key, open_store
 from workers.storage import wal
 from workers.storage.store import DeleteRecord, Store

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.disks import Platter, QuickDisk, RecordingDisk
 from tests.workers.storage import life
-from tests.workers.storage.disks import Platter, QuickDisk, RecordingDisk
 
 
 @pytest.fixture(autouse=True)

@@ -8,8 +8,8 @@ import pytest
 from common.selector import Selector
 from common.timestamps import MIN_NS
 from tests import naive
+from tests.disks import QuickDisk
 from tests.workers.storage.answers import contents, expected
-from tests.workers.storage.disks import QuickDisk
 from tests.workers.storage.support import batch_of, key, open_store, rows_of
 from workers.storage.store import DeleteRecord
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from common.selector import Selector
-from tests.workers.storage.disks import QuickDisk
+from tests.disks import QuickDisk
 from tests.workers.storage.support import EVERYWHERE, batch_of, key, open_store
 from workers.storage import aggregate
 from workers.storage.store import DeleteRecord, Store

@@ -17,6 +17,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from common import clock, series
 from common.selector import Selector
 from tests import naive
+from tests.disks import Platter, RecordingDisk, copy_directory
 from tests.workers.storage.answers import (
     assert_by_interval,
     assert_by_series,
@@ -24,7 +25,6 @@ from tests.workers.storage.answers import (
     assert_samples,
     matching,
 )
-from tests.workers.storage.disks import Platter, RecordingDisk, copy_directory
 from tests.workers.storage.support import Row, assert_answers, batch_of, key, open_store
 from workers.storage import sealer
 from workers.storage.store import DeleteRecord, LoggedBatch

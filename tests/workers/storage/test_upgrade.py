@@ -13,8 +13,8 @@ import pytest
 
 from common import files, series
 from tests import naive
+from tests.disks import FullDisk, Platter, QuickDisk, RecordingDisk
 from tests.workers.storage.answers import contents
-from tests.workers.storage.disks import FullDisk, Platter, QuickDisk, RecordingDisk
 from tests.workers.storage.support import open_store
 from workers.storage import layout, segment, segment_v1, upgrade
 from workers.storage.page_cache import PageCache
