@@ -19,7 +19,9 @@ import msgspec
 from msgspec import Meta, Struct, field
 from msgspec.inspect import FloatType, IntType, LiteralType, StrType, type_info
 
+from common import subscriptions
 from common.errors import ConfigError
+from common.subscriptions import Subscription as Subscription
 
 ENV_FILE = "MINITRUE_CONFIG"
 ENV_PREFIX = "MINITRUE__"
@@ -38,11 +40,6 @@ class Cluster(Struct, frozen=True, forbid_unknown_fields=True):
     ring_store: str = "file:../data/ring.json"
     initial_ring: str = "ring.toml"
     ring_poll_s: Seconds = 1.0
-
-
-class Subscription(Struct, frozen=True, forbid_unknown_fields=True):
-    filter: Annotated[str, Meta(min_length=1)]
-    qos: Annotated[int, Meta(ge=0, le=1)] = 1
 
 
 class Mqtt(Struct, frozen=True, forbid_unknown_fields=True):
@@ -155,7 +152,7 @@ def load(path: Path | None = None, environ: Mapping[str, str] = os.environ) -> S
     source = _Source(str(file), {(section, key): name for name, (section, key, _) in overrides.items()})
     settings: Settings = _convert(tree, Settings, (), source)
     for where, problem in _contradictions(settings):
-        source.fail(where, getattr(getattr(settings, where[0]), where[1]), problem)
+        source.fail(where, _value_at(settings, where), problem)
     return msgspec.structs.replace(settings, file=str(file))
 
 
@@ -232,6 +229,17 @@ def _override(variable: str, text: str) -> tuple[str, str, Any]:
     return section, key, value
 
 
+def _value_at(settings: Settings, place: Place) -> Any:
+    """The value at a place, which exists."""
+    value: Any = settings
+    for part in place:
+        if isinstance(value, list):
+            value = value[int(part.strip("[]"))]
+        else:
+            value = value[part] if isinstance(value, dict) else getattr(value, part)
+    return value
+
+
 def _fields(struct: type[Struct]) -> dict[str, msgspec.structs.FieldInfo]:
     """The settings, or sections, of a struct by name."""
     fields = {info.name: info for info in msgspec.structs.fields(struct)}
@@ -305,7 +313,9 @@ def _wanted(type_: Any) -> str:
         rules += [f"of at least {info.min_length} characters"] if info.min_length else []
         return " ".join(["text", *rules])
     if get_origin(type_) is list:
-        return "a list of tables" if issubclass(get_args(type_)[0], Struct) else "a list"
+        return "a list of tables" if issubclass(get_args(type_)[0], Struct) else "a list of texts"
+    if get_origin(type_) is dict:
+        return "a table of texts"
     raise TypeError(f"BUG: no words for a setting of type {type_}")
 
 
@@ -314,9 +324,11 @@ def _bounds(info: IntType | FloatType) -> str:
     return "".join(f" {word} {bound}" for word, bound in signs.items() if bound is not None)
 
 
-def _contradictions(settings: Settings) -> Iterator[tuple[tuple[str, str], str]]:
-    """Values that are possible alone but not in this version or not together: (section, key), what is wrong."""
+def _contradictions(settings: Settings) -> Iterator[tuple[Place, str]]:
+    """Values that are possible alone but not in this version or not together: their place, what is wrong."""
     yield from _mqtt_contradictions(settings.mqtt)
+    for place, problem in subscriptions.problems(settings.mqtt.subscriptions, settings.ingest.max_id_bytes):
+        yield ("mqtt", "subscriptions", *place), problem
     if not settings.cluster.ring_store.startswith("file:"):
         yield ("cluster", "ring_store"), "want file:PATH"
     if not is_loopback(settings.query.host):
