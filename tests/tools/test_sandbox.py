@@ -223,7 +223,9 @@ def test_sandboxes_never_share_ports():
 
 @given(st.text(alphabet=st.characters(exclude_categories=["Cs"])), st.floats(0.001, 1e9), st.booleans())
 def test_settings_survive_being_written(tmp_path_factory, text, number, long):
-    subscriptions = [config.Subscription(text or "x", int(long)), config.Subscription("y")]
+    name = "".join(char for char in text if char.isprintable() and char not in "+#")[:50] or "x"
+    named = config.Subscription(f"{name}/x", int(long), tags={name: name}, exclude=[name])
+    subscriptions = [msgspec.structs.replace(named, format="json-metrics"), config.Subscription("y")]
     mqtt = config.Mqtt(username=text, reconnect_max_s=number + 15, subscriptions=subscriptions)
     settings = config.Settings(mqtt=mqtt)
     file = tmp_path_factory.getbasetemp() / "settings.toml"
