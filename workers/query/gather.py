@@ -147,6 +147,8 @@ class Gather(Question, Generic[R]):
     def targets(self, plan: Plan) -> Mapping[str, Partitions]:
         self.plan = plan
         self.wanted = self._select(plan)
+        for node, (reason, until_s) in plan.behind.items():
+            self.trouble.setdefault(node, Trouble(reason, until_s))
         return plan.assign(self.wanted & ~self.covered, self.trouble)
 
     def body(self, plan: Plan, partitions: Partitions) -> Any:

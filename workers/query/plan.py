@@ -6,7 +6,7 @@ Pure: no I/O, no clock, no state.
 """
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Self
 
 from common.protocol import AggregateRequest
@@ -21,12 +21,14 @@ class Plan:
     """One ring as the scatter needs it, computed once per epoch.
 
     everything: all partitions. ranks: ranks[r] maps a node's id to the partitions whose owner number r it is; so
-    ranks[0] is the assignment of everything when nobody is to be avoided.
+    ranks[0] is the assignment of everything when nobody is to be avoided. behind: nodes that may lack points, with
+    the reason and until when (monotonic) waiting for them may help; a later plan of the same ring may have others.
     """
 
     ring: Ring
     everything: Partitions
     ranks: tuple[Mapping[str, Partitions], ...]
+    behind: Mapping[str, tuple[str, float]] = field(default_factory=dict)
 
     @classmethod
     def of(cls, ring: Ring) -> Self:

@@ -9,6 +9,7 @@ and ignored. An answer is never wrong for a lost reply, only late or incomplete:
 was asked over a connection that broke is asked again as soon as that is noticed.
 """
 
+import dataclasses
 import itertools
 import os
 import secrets
@@ -22,6 +23,7 @@ from common.errors import MinitrueError, ProtocolError, RingError, RingStoreErro
 from common.protocol import AggregateReply, ErrorReply, Header, Message
 from common.ring import Node, Ring
 from common.ringstore import RingStore, RingView
+from workers.query.behind import Behind
 from workers.query.gather import NEVER_S, Ask, Question
 from workers.query.plan import Partitions, Plan
 
@@ -87,6 +89,7 @@ class Scatter:
         self._store = store
         self._poll_s = poll_s
         self._view: RingView | None = None
+        self._behind = Behind(store)
         self._next_load_s = NEVER_S
         self._bus = bus.Bus()
         self._poller = bus.Poller()
@@ -339,6 +342,7 @@ class Scatter:
                     self._expire(link, sequence, asks, now_s)
             busy = busy or bool(link.in_flight)
         self._follow_ring(now_s)
+        self._follow_marks(now_s)
         self._next_tick_s = now_s + (TICK_S if busy else IDLE_TICK_S)
 
     def _expire(self, link: Link, sequence: int, asks: list[Ask], now_s: float) -> None:
@@ -363,6 +367,11 @@ class Scatter:
             self._load_first(now_s)
         elif (ring := self._view.poll()) is not None:
             self._adopt(ring, now_s)
+
+    def _follow_marks(self, now_s: float) -> None:
+        self._behind.look(now_s)
+        if self.plan is not None and self.plan.behind is not self._behind.nodes:
+            self.plan = dataclasses.replace(self.plan, behind=self._behind.nodes)
 
     def _load_first(self, now_s: float) -> None:
         if now_s < self._next_load_s:

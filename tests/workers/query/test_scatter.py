@@ -11,11 +11,12 @@ import pytest
 from common import protocol
 from common.protocol import AggregateReply, AggregateRequest, ErrorReply, Message
 from common.ring import Ring
-from common.ringstore import FileStore
+from common.ringstore import FileStore, Mark
 from common.series import partition_of
 from tests.support import free_port_range, wait_until
 from tests.workers.query.fake import FakeNode, Point, Reaction, make_ring, point
 from workers.query import aggregate, scatter
+from workers.query.behind import Behind
 from workers.query.gather import Gather, Survey
 from workers.query.scatter import Scatter
 
@@ -528,3 +529,56 @@ def test_a_survey_names_who_answers_and_why_the_others_do_not(cluster: Cluster) 
     assert set(asked.replies) == {"ing3"}
     assert asked.trouble["ing2"].reason == "no answer within 0.5 s"
     assert set(asked.trouble) == {"ing1", "ing2"}
+
+
+# Nodes that are behind
+
+
+def is_noticed(cluster: Cluster, *nodes: str) -> None:
+    """Wait until the scatter thread has seen that exactly these are behind."""
+    wait_until(lambda: cluster.scatter.plan is not None and set(cluster.scatter.plan.behind) == set(nodes))
+
+
+def test_a_node_with_a_mark_is_not_asked_and_what_it_owns_is_missing(cluster: Cluster) -> None:
+    cluster.store.put_mark(Mark("ing2", "bridge1"))
+    is_noticed(cluster, "ing2")
+    asked = gather(cluster.scatter, timeout_s=5.0)
+    assert not asked.complete()
+    assert sorted(asked.nodes) == ["ing1", "ing3"]
+    assert asked.trouble["ing2"].reason == "is behind: points for it are in the spool of bridge1"
+    assert not cluster.nodes["ing2"].requests
+
+
+def test_with_another_owner_a_node_with_a_mark_is_not_needed(doubled: Cluster) -> None:
+    for bridge in ("bridge1", "bridge2"):
+        doubled.store.put_mark(Mark("ing2", bridge))
+    is_noticed(doubled, "ing2")
+    asked = gather(doubled.scatter)
+    assert is_whole(asked)
+    assert sorted(asked.nodes) == ["ing1", "ing3"]
+
+
+def test_a_question_waits_a_moment_for_a_mark_to_go(cluster: Cluster) -> None:
+    cluster.store.put_mark(Mark("ing2", "bridge1"))
+    is_noticed(cluster, "ing2")
+    threading.Timer(0.2, lambda: cluster.store.remove_mark(Mark("ing2", "bridge1"))).start()
+    assert is_whole(gather(cluster.scatter, timeout_s=5.0))
+
+
+def test_a_node_behind_still_tells_its_status(cluster: Cluster) -> None:
+    cluster.store.put_mark(Mark("ing2", "bridge1"))
+    is_noticed(cluster, "ing2")
+    assert survey(cluster.scatter).complete()
+
+
+def test_marks_that_cannot_be_read_leave_those_known(cluster: Cluster) -> None:
+    cluster.store.put_mark(Mark("ing2", "bridge1"))
+    is_noticed(cluster, "ing2")
+    behind = Behind(cluster.store)
+    behind.look(0.0)
+    cluster.store.remove_mark(Mark("ing2", "bridge1"))
+    folder = next(path for path in cluster.store.path.parent.iterdir() if path.name.endswith(".marks"))
+    folder.rmdir()
+    folder.write_bytes(b"")
+    behind.look(100.0)
+    assert set(behind.nodes) == {"ing2"}

@@ -1,0 +1,49 @@
+"""Which nodes may lack acknowledged points: those that bear a mark in the ring store.
+
+A mark is there before the first PUBACK that relies on a spool, and until that spool is drained. So a node without
+a mark, looked for after a point was acknowledged, has that point if it is an owner of it; one with a mark must not
+be asked, or an answer would lack points and say nothing. Belongs to the scatter thread.
+"""
+
+from collections.abc import Mapping
+from typing import Final
+
+from common import log
+from common.errors import RingStoreError
+from common.ringstore import RingStore
+
+LOOK_S: Final = 0.25  # between looks: an answer speaks of points acknowledged a second before it
+GRACE_S: Final = 1.0  # a short spool is drained by then; a question to a node that stays behind fails at once
+
+logger = log.get("query.behind")
+
+Reason = tuple[str, float]  # in words, and until when (monotonic) waiting may help
+
+
+class Behind:
+    """nodes: why each may lack points; replaced whole."""
+
+    def __init__(self, store: RingStore) -> None:
+        self.nodes: Mapping[str, Reason] = {}
+        self._store = store
+        self._next_s = float("-inf")
+
+    def look(self, now_s: float) -> None:
+        """Look at the marks if it is time to. What cannot be read leaves what is known."""
+        if now_s < self._next_s:
+            return
+        self._next_s = now_s + LOOK_S
+        try:
+            marks = self._store.marks()
+        except RingStoreError as error:
+            if logger.limited("marks", 30.0):
+                logger.warning("marks unreadable, going on with those known", detail=str(error))
+            return
+        holders: dict[str, list[str]] = {}
+        for mark in sorted(marks):
+            holders.setdefault(mark.node, []).append(mark.by)
+        self.nodes = {node: self._reason(node, by, now_s) for node, by in holders.items()}
+
+    def _reason(self, node: str, by: list[str], now_s: float) -> Reason:
+        text = f"is behind: points for it are in the spool of {', '.join(by)}"
+        return text, self.nodes[node][1] if node in self.nodes else now_s + GRACE_S
