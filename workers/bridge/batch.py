@@ -9,7 +9,7 @@ Pure: no I/O, no clock, no socket. Belongs to the loop's thread.
 from array import array
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
-from typing import Final
+from typing import Final, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -46,12 +46,18 @@ class Message:
         self.waiting -= 1
 
 
+class Waiter(Protocol):
+    """Counts what has to become durable before it is done: a Message, or a record of a spool that is drained."""
+
+    waiting: int
+
+
 class Release:
     """Releases messages when every part of what carries their points is durable."""
 
     __slots__ = ("_messages", "_waiting")
 
-    def __init__(self, messages: Sequence[Message]) -> None:
+    def __init__(self, messages: Sequence[Waiter]) -> None:
         """messages: already held for this; one part to begin with."""
         self._messages = messages
         self._waiting = 1
@@ -91,19 +97,30 @@ class Origin:
         built = rows if self._rows is None else self._rows[rows]
         return Origin(self._messages, self._starts, built)
 
+    def runs(self) -> tuple[npt.NDArray[np.int64], Sequence[Message]]:
+        """The first row of each run of rows that came from one message, ascending, and the messages."""
+        starts = np.array(self._starts, np.int64)
+        if self._rows is None:
+            return starts, self._messages
+        at = np.searchsorted(starts, self._rows, side="right") - 1
+        first = np.flatnonzero(np.diff(at, prepend=-1))
+        return first, [self._messages[number] for number in at[first].tolist()]
+
 
 class Batch:
     """Points on their way to one owner: constant after construction.
 
-    body: an encoded PointBatch. born: epoch at which the points were taken in; epoch, ring_hash: the ring that
-    split them so. opened_s: monotonic time of the first point. memory_bytes: what it costs until it is released.
+    body: an encoded PointBatch of `rows` points. born: epoch at which the points were taken in; epoch, ring_hash:
+    the ring that split them so. opened_s: monotonic time of the first point. memory_bytes: what it costs until it is
+    released.
     """
 
     __slots__ = ("body", "born", "epoch", "memory_bytes", "opened_s", "origin", "release", "ring_hash", "rows")
 
     def __init__(
         self,
-        points: PointBatch,
+        body: bytes,
+        rows: int,
         born: int,
         epoch: int,
         ring_hash: str,
@@ -112,8 +129,8 @@ class Batch:
         origin: Origin,
         messages: int,
     ) -> None:
-        self.body = points.encode()
-        self.rows = len(points)
+        self.body = body
+        self.rows = rows
         self.born = born
         self.epoch = epoch
         self.ring_hash = ring_hash
@@ -178,7 +195,8 @@ class OpenBatch:
             np.frombuffer(self._values, dtype=np.float64),
         )
         return Batch(
-            points,
+            points.encode(),
+            len(points),
             epoch,
             epoch,
             ring_hash,
@@ -217,5 +235,13 @@ def _part(batch: Batch, points: PointBatch, wanted: npt.NDArray[np.intp], epoch:
     keys = [points.keys[at] for at in wanted]
     part = PointBatch(keys, index, points.times[rows], points.values[rows])
     return Batch(
-        part, batch.born, epoch, ring_hash, batch.opened_s, batch.release, batch.origin.part(rows), messages=0
+        part.encode(),
+        len(part),
+        batch.born,
+        epoch,
+        ring_hash,
+        batch.opened_s,
+        batch.release,
+        batch.origin.part(rows),
+        messages=0,
     )

@@ -1,11 +1,14 @@
 """Messages and batches: who waits for what, and what a split keeps."""
 
+from array import array
+
+import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
 from common.points import PointBatch
 from workers.bridge import batch as batches
-from workers.bridge.batch import Batch, Message, OpenBatch, Release, split
+from workers.bridge.batch import Batch, Message, OpenBatch, Origin, Release, split
 
 
 def message(topic: bytes = b"t") -> Message:
@@ -111,3 +114,14 @@ def test_a_split_sends_every_row_to_every_owner_and_nothing_else(
         assert source.waiting == 1, f"released after {number} of {len(parts)} parts"
         part.release.release()
     assert source.waiting == 0
+
+
+def test_runs_say_where_the_rows_of_each_message_begin_in_a_batch_and_in_its_parts() -> None:
+    messages = [Message(0x32, b"\0\1", topic) for topic in (b"a", b"b", b"c")]
+    origin = Origin(messages, array("q", [0, 2, 5]))
+    starts, found = origin.runs()
+    assert (starts.tolist(), list(found)) == ([0, 2, 5], messages)
+    starts, found = origin.part(np.array([1, 5, 7])).runs()
+    assert (starts.tolist(), list(found)) == ([0, 1], [messages[0], messages[2]])
+    starts, found = origin.part(np.array([1, 3, 5, 7])).part(np.array([1, 2, 3])).runs()
+    assert (starts.tolist(), list(found)) == ([0, 1], messages[1:])
