@@ -22,7 +22,7 @@ from common.errors import MinitrueError, RingStoreError
 from common.ring import NOBODY, Ring
 from common.ringbuild import ideal_counts
 from common.ringstore import RingStore, open_store
-from tools import ringctl_nodes, ringctl_status
+from tools import ringctl_bridges, ringctl_nodes, ringctl_status
 from tools.output import DASHES, EXIT_CODES, Output, duration_text, new_table, size_text
 from tools.ringctl_status import NodeStatus
 
@@ -111,15 +111,19 @@ def _save_first(store: RingStore, ring: Ring) -> Ring | None:
 def status(_: config.Settings, store: RingStore, output: Output) -> int:
     """Ask every storage node how it is.
 
-    Shows what each holds, and what is amiss: a node that does not answer, that has another ring than the store, or that
-    has set damaged files aside.
+    Shows what each holds, and what is amiss: a node that does not answer, that has another ring than the store, that
+    has set damaged files aside, or that is behind because a bridge has points for it in its spool. Bridges are shown as
+    the nodes have heard them.
     Exit code 1 if anything is amiss.
     """
     ring = _load(store)
-    nodes = ringctl_status.ask_all(ring)
+    marks = store.marks()
+    nodes = ringctl_status.ask_all(ring, marks)
     amiss = [node for node in nodes if node.fault]
-    output.say(_summary(ring), _status_table(nodes), *_bridge_lines(nodes), *_advice(nodes, amiss))
-    output.result({"ok": not amiss, **_ring_facts(ring, store), "nodes": [msgspec.structs.asdict(n) for n in nodes]})
+    bridges = ringctl_bridges.heard(nodes)
+    output.say(_summary(ring), _status_table(nodes), *ringctl_bridges.lines(bridges), *_advice(nodes, amiss))
+    told = {"nodes": [msgspec.structs.asdict(n) for n in nodes], "bridges": bridges, "marks": sorted(marks)}
+    output.result({"ok": not amiss, **_ring_facts(ring, store), **told})
     return 1 if amiss else 0
 
 
@@ -258,15 +262,6 @@ def _figures(answer: dict[str, Any]) -> list[str]:
     return ["-" if answer.get(key) is None else form(answer[key]) for _, key, form in FIGURES]
 
 
-def _bridge_lines(nodes: Sequence[NodeStatus]) -> list[str]:
-    """Each bridge that some node has heard, and how long ago."""
-    ages: dict[str, float] = {}
-    for node in nodes:
-        for bridge, seen in node.answer.get("bridges", {}).items():
-            ages[bridge] = min(ages.get(bridge, seen["age_s"]), seen["age_s"])
-    return [escape(f"{bridge}: heard {age_s:.1f} s ago") for bridge, age_s in sorted(ages.items())]
-
-
 def _advice(nodes: Sequence[NodeStatus], amiss: Sequence[NodeStatus]) -> list[str]:
     """The next command to type."""
     if not amiss:
@@ -277,7 +272,10 @@ def _advice(nodes: Sequence[NodeStatus], amiss: Sequence[NodeStatus]) -> list[st
     if silent:
         programs = " ".join(f"ingestion:{node}" for node in silent)
         return [escape(f"next: supervisorctl -c supervisord.conf status {programs}")]
-    return ["next: tools/ringctl status, once more: a node takes over a new ring within cluster.ring_poll_s"]
+    return [
+        "next: tools/ringctl status, once more: a node takes over a new ring within cluster.ring_poll_s, and a spool "
+        "drains by itself"
+    ]
 
 
 # Columns of `status`: title, key of the node's answer, form.

@@ -1,6 +1,7 @@
 """What every node of a ring answers when asked for its status, all asked at once. Prints nothing."""
 
 import secrets
+from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 
@@ -9,6 +10,7 @@ import msgspec
 from common import bus, protocol
 from common.errors import MinitrueError, ProtocolError
 from common.ring import Node, Ring
+from common.ringstore import Mark
 
 ANSWER_WITHIN_S: Final = 2.0  # a node that is up answers in milliseconds, one under full load in tens of them
 ASKED_AT_ONCE: Final = 32
@@ -29,10 +31,11 @@ class NodeStatus(msgspec.Struct, frozen=True):
     answer: dict[str, Any]
 
 
-def ask_all(ring: Ring) -> list[NodeStatus]:
-    """The status of every node, in the ring's order."""
+def ask_all(ring: Ring, marks: Collection[Mark]) -> list[NodeStatus]:
+    """The status of every node, in the ring's order. A node that bears a mark has that as its fault, if no other."""
     with ThreadPoolExecutor(ASKED_AT_ONCE) as pool:
-        return list(pool.map(lambda node: _ask(ring, node), ring.nodes))
+        found = list(pool.map(lambda node: _ask(ring, node), ring.nodes))
+    return [msgspec.structs.replace(node, fault=node.fault or _behind(node.id, marks)) for node in found]
 
 
 def _ask(ring: Ring, node: Node) -> NodeStatus:
@@ -41,6 +44,11 @@ def _ask(ring: Ring, node: Node) -> NodeStatus:
     except MinitrueError as error:
         return NodeStatus(node.id, node.endpoint, node.zone, False, str(error), {})
     return NodeStatus(node.id, node.endpoint, node.zone, True, _fault(ring, answer), answer)
+
+
+def _behind(node: str, marks: Collection[Mark]) -> str:
+    holders = sorted(mark.by for mark in marks if mark.node == node)
+    return f"is behind: points for it are in the spool of {', '.join(holders)}" if holders else ""
 
 
 def _answer(ring: Ring, node: Node) -> dict[str, Any]:

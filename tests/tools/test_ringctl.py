@@ -12,7 +12,7 @@ import pytest
 
 from common import bus, config, protocol
 from common.ring import Ring
-from common.ringstore import FileStore
+from common.ringstore import FileStore, Mark
 from tests.support import ROOT, free_port_range
 from tools import ringctl_nodes
 
@@ -285,6 +285,31 @@ def test_status_of_nodes_that_all_answer_is_good(place, ring):
     assert result["nodes"][0]["answer"]["points"] == 1234567
     assert "1,234,567" in text
     assert "bridge1: heard 0.2" in text
+
+
+def test_status_tells_of_nodes_behind_and_of_bridges_as_last_heard(place, ring):
+    FileStore(place / "ring.json").put_mark(Mark("ing1", "bridge1"))
+    spool = {"bytes": 2048, "records": 3, "oldest_s_ago": 90.0, "error": "disk full", "damaged": 1}
+    old = {"bridge1": {"age_s": 4.0, "owners": {}}}
+    new = {"bridge1": {
+        "age_s": 0.5, "healthy": False, "unhealthy_reason": "no message for 400 s",
+        "owners": {"ing1": {"spool": spool}}, "dead_letter": {"error": "full"},
+    }}  # fmt: skip
+    with answering(ring, ring.nodes[0], bridges=old), answering(ring, ring.nodes[1], bridges=new):
+        result = answer(place, "status", code=1)
+        text = ringctl(place, "status").stdout
+    assert result["nodes"][1]["fault"] == "is behind: points for it are in the spool of bridge1"
+    assert result["marks"] == [["ing1", "bridge1"]]
+    assert result["bridges"]["bridge1"]["age_s"] == 0.5
+    for line in (
+        "bridge1: heard 0.5 s ago",
+        "unhealthy: no message for 400 s",
+        "spool for ing1: 2.0 KiB in 3 batches, the oldest from 1.5 min ago",
+        "spool for ing1 takes nothing: disk full",
+        "spool for ing1: 1 damaged parts set aside, their points are lost to it",
+        "dead letter takes nothing: full",
+    ):
+        assert line in text
 
 
 def test_status_names_the_node_that_does_not_answer_and_ends_with_1(place, ring):

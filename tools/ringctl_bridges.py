@@ -1,0 +1,45 @@
+"""What `ringctl status` says of bridges: those that some node has heard, as told by the node that heard each last."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from rich.markup import escape
+
+from tools.output import duration_text, size_text
+from tools.ringctl_status import NodeStatus
+
+
+def heard(nodes: Sequence[NodeStatus]) -> dict[str, dict[str, Any]]:
+    """The latest status of each bridge, ascending by id. age_s: how old it is."""
+    latest: dict[str, dict[str, Any]] = {}
+    for node in nodes:
+        for bridge, told in node.answer.get("bridges", {}).items():
+            if bridge not in latest or told["age_s"] < latest[bridge]["age_s"]:
+                latest[bridge] = told
+    return dict(sorted(latest.items()))
+
+
+def lines(bridges: dict[str, dict[str, Any]]) -> list[str]:
+    """A line for each bridge and one more for each thing that should be known of it, as markup."""
+    found = []
+    for bridge, told in bridges.items():
+        found.append(escape(f"{bridge}: heard {told['age_s']:.1f} s ago"))
+        found += [f"  [yellow]{escape(text)}[/]" for text in _amiss(told)]
+    return found
+
+
+def _amiss(told: dict[str, Any]) -> Iterator[str]:
+    if told.get("healthy") is False:
+        yield f"unhealthy: {told.get('unhealthy_reason') or 'it does not say why'}"
+    for node, owner in told.get("owners", {}).items():
+        spool = owner.get("spool", {})
+        if spool.get("records"):
+            age = spool.get("oldest_s_ago")
+            oldest = "" if age is None else f", the oldest from {duration_text(age)} ago"
+            yield f"spool for {node}: {size_text(spool['bytes'])} in {spool['records']} batches{oldest}"
+        if spool.get("error"):
+            yield f"spool for {node} takes nothing: {spool['error']}"
+        if spool.get("damaged"):
+            yield f"spool for {node}: {spool['damaged']} damaged parts set aside, their points are lost to it"
+    if error := told.get("dead_letter", {}).get("error"):
+        yield f"dead letter takes nothing: {error}"
