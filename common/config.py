@@ -51,10 +51,12 @@ class Mqtt(Struct, frozen=True, forbid_unknown_fields=True):
     cert_file: str = ""
     key_file: str = ""
     client_id: str = ""
+    share_group: Annotated[str, Meta(pattern="^[^/+#]{0,64}$")] = ""
     keepalive_s: Annotated[int, Meta(ge=5, le=65535)] = 30
     receive_maximum: Annotated[int, Meta(ge=1, le=65535)] = 65535
     reconnect_min_s: Seconds = 0.2
     reconnect_max_s: Seconds = 15.0
+    silence_s: Annotated[float, Meta(ge=0)] = 300.0
     subscriptions: list[Subscription] = field(default_factory=lambda: [Subscription("sensors/#")])
 
 
@@ -67,6 +69,7 @@ class Bridge(Struct, frozen=True, forbid_unknown_fields=True):
     ack_timeout_s: Seconds = 5.0
     window_bytes: Annotated[int, Meta(ge=65536)] = 8 << 20
     pending_bytes: Annotated[int, Meta(ge=1 << 20)] = 256 << 20
+    dead_letter_bytes: Annotated[int, Meta(ge=1 << 20)] = 1 << 30
     dead_letter_file_bytes: Annotated[int, Meta(ge=4096)] = 64 << 20
 
 
@@ -364,6 +367,8 @@ def _mqtt_contradictions(mqtt: Mqtt) -> Iterator[tuple[tuple[str, str], str]]:
         yield ("mqtt", "password"), "needs mqtt.username"
     if mqtt.reconnect_min_s > mqtt.reconnect_max_s:
         yield ("mqtt", "reconnect_min_s"), f"want at most mqtt.reconnect_max_s = {mqtt.reconnect_max_s}"
+    if mqtt.share_group and mqtt.broker == "embedded":
+        yield ("mqtt", "share_group"), 'the embedded broker shares nothing; want mqtt.broker = "mosquitto", or one bridge'
 
 
 def _ack_endpoint_contradictions(bridge: Bridge) -> Iterator[tuple[tuple[str, str], str]]:

@@ -101,6 +101,11 @@ MISTAKES = [
     ('[mqtt]\npassword = "secret"', "FILE: mqtt.password = (hidden): needs mqtt.username"),
     ("[mqtt]\npassword = 5", "FILE: mqtt.password = (hidden): want text"),
     ("[mqtt]\nreconnect_min_s = 20", "FILE: mqtt.reconnect_min_s = 20.0: want at most mqtt.reconnect_max_s = 15.0"),
+    (
+        '[mqtt]\nbroker = "embedded"\nshare_group = "g"',
+        "FILE: mqtt.share_group = 'g': the embedded broker shares nothing; want mqtt.broker = \"mosquitto\", or one bridge",
+    ),
+    ('[mqtt]\nshare_group = "a/b"', "FILE: mqtt.share_group = 'a/b': want text matching ^[^/+#]{0,64}$"),
     ('[cluster]\nring_store = "etcd://h"', "FILE: cluster.ring_store = 'etcd://h': want file:PATH"),
     ('[query]\nhost = "0.0.0.0"', "FILE: query.host = '0.0.0.0': want a loopback address"),
     ('[query]\nhost = "example.org"', "FILE: query.host = 'example.org': want a loopback address"),
