@@ -128,6 +128,14 @@ class Writer:
         self.size = spans[-1].end
         return spans
 
+    def roll(self) -> None:
+        """Begin another file now, empty though it be. Raises OSError: then the next append does."""
+        try:
+            self._begin_file()
+        except OSError:
+            self._abandon()
+            raise
+
     def close(self) -> None:
         """Let the file go: the next append begins another."""
         if self._descriptor >= 0:
@@ -189,24 +197,37 @@ def read(path: Path, kind: Kind, decode: Callable[[bytes], Decoded]) -> Iterator
     Raises StorageError for such a one where a record has to begin, OSError when the file cannot be opened.
     """
     with path.open("rb", buffering=0) as file:
-        window = Window(file.fileno())
-        expected = at = 0
-        while at >= 0:
-            body = window.body(kind, number_of(path), at)
-            found = None if body is None else _decoded(path, body, decode, at, at == expected)
-            if found is not None:
-                yield found
-                expected = at = found.end
-            else:
-                at = window.find(kind.magic, at + 1)
+        window = Window(file.fileno(), os.fstat(file.fileno()).st_size)
+        at = 0
+        while (found := first(window, kind, path, at, decode)) is not None:
+            yield found
+            at = found.end
+
+
+def first(
+    window: "Window", kind: Kind, path: Path, expected: int, decode: Callable[[bytes], Decoded]
+) -> Found[Decoded] | None:
+    """The first record of a file from an offset on, at which one has to begin; None if none follows. Else like read."""
+    at = expected
+    while at >= 0:
+        body = window.body(kind, number_of(path), at)
+        found = None if body is None else _decoded(path, body, decode, at, at == expected)
+        if found is not None:
+            return found
+        at = window.find(kind.magic, at + 1)
+    return None
 
 
 class Window:
-    """Reads a file a mebibyte at a time, what is larger by itself. size: of the file when the window was made."""
+    """Reads a file a mebibyte at a time, what is larger by itself.
 
-    def __init__(self, descriptor: int) -> None:
+    size: how much of the file there is to read; may grow. unreadable: how often the disk could not read.
+    """
+
+    def __init__(self, descriptor: int, size: int) -> None:
         """descriptor: of the file, open for reading; it stays the caller's."""
-        self.size = os.fstat(descriptor).st_size
+        self.size = size
+        self.unreadable = 0
         self._descriptor = descriptor
         self._begin = 0
         self._data = b""
@@ -257,6 +278,7 @@ class Window:
         try:
             return os.pread(self._descriptor, length, at)
         except OSError:
+            self.unreadable += 1
             return bytes(length)
 
 
