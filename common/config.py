@@ -368,7 +368,7 @@ def _mqtt_contradictions(mqtt: Mqtt) -> Iterator[tuple[tuple[str, str], str]]:
     if mqtt.reconnect_min_s > mqtt.reconnect_max_s:
         yield ("mqtt", "reconnect_min_s"), f"want at most mqtt.reconnect_max_s = {mqtt.reconnect_max_s}"
     if mqtt.share_group and mqtt.broker == "embedded":
-        yield ("mqtt", "share_group"), 'the embedded broker shares nothing; want mqtt.broker = "mosquitto", or one bridge'
+        yield ("mqtt", "share_group"), 'the embedded broker shares nothing; want another mqtt.broker, or one bridge'
 
 
 def _ack_endpoint_contradictions(bridge: Bridge) -> Iterator[tuple[tuple[str, str], str]]:

@@ -103,7 +103,7 @@ MISTAKES = [
     ("[mqtt]\nreconnect_min_s = 20", "FILE: mqtt.reconnect_min_s = 20.0: want at most mqtt.reconnect_max_s = 15.0"),
     (
         '[mqtt]\nbroker = "embedded"\nshare_group = "g"',
-        "FILE: mqtt.share_group = 'g': the embedded broker shares nothing; want mqtt.broker = \"mosquitto\", or one bridge",
+        "FILE: mqtt.share_group = 'g': the embedded broker shares nothing; want another mqtt.broker, or one bridge",
     ),
     ('[mqtt]\nshare_group = "a/b"', "FILE: mqtt.share_group = 'a/b': want text matching ^[^/+#]{0,64}$"),
     ('[cluster]\nring_store = "etcd://h"', "FILE: cluster.ring_store = 'etcd://h': want file:PATH"),
