@@ -62,8 +62,8 @@ class PointBatch:
             )
         )
 
-    def take(self, keep: npt.NDArray[np.bool_]) -> "PointBatch":
-        """The rows for which `keep`, bool of shape (rows,), holds; keys without rows go."""
+    def take(self, keep: npt.NDArray[np.bool_] | npt.NDArray[np.intp]) -> "PointBatch":
+        """The rows for which `keep`, bool of shape (rows,), holds, or whose numbers it has; keys without rows go."""
         index = self.index[keep]
         used = np.bincount(index, minlength=len(self.keys)) > 0
         places = (np.cumsum(used) - 1).astype(np.uint32)
