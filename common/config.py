@@ -70,6 +70,7 @@ class Bridge(Struct, frozen=True, forbid_unknown_fields=True):
     window_bytes: Annotated[int, Meta(ge=65536)] = 8 << 20
     pending_bytes: Annotated[int, Meta(ge=1 << 20)] = 256 << 20
     dead_letter_bytes: Annotated[int, Meta(ge=1 << 20)] = 1 << 30
+    spool_bytes: Annotated[int, Meta(ge=1 << 20)] = 4 << 30
     dead_letter_file_bytes: Annotated[int, Meta(ge=4096)] = 64 << 20
 
 
