@@ -7,6 +7,7 @@ paho. It leans on a few of paho's private methods; tests compare it with paho's 
 Belongs to the thread that drives the client.
 """
 
+import io
 import ssl
 import time
 from collections.abc import Callable
@@ -19,6 +20,9 @@ from paho.mqtt.exception import MalformedPacket
 from common import log
 
 READ_BYTES: Final = 1 << 16  # of one read: some 500 small messages, a few ms of work between two looks at the acks
+LARGE_BYTES: Final = 1 << 20  # frames from here on are not gathered whole: their payload alone is, once
+HEADER_BYTES: Final = 1 << 17  # of a large frame, to have its topic and, but for absurd ones, its properties
+LARGE_READ_BYTES: Final = 1 << 20  # of one read within a large payload
 QOS_BITS: Final = 0x06  # of a frame's first byte
 
 V5: Final = MQTTProtocolVersion.MQTTv5
@@ -34,6 +38,29 @@ PublishFrame = Callable[[int, bytes, bytes, bytes], None]
 
 class Malformed(Exception):
     """Bytes that are no MQTT frame. Ends the connection."""
+
+
+class _Large:
+    """A PUBLISH whose payload is still coming in, up to 256 MB: gathered in the one buffer that becomes its bytes."""
+
+    __slots__ = ("_buffer", "first", "left", "packet_id", "topic")
+
+    def __init__(self, first: int, topic: bytes, packet_id: bytes, begin: bytes, left: int) -> None:
+        """begin: of the payload. left: bytes of it to come."""
+        self.first = first
+        self.topic = topic
+        self.packet_id = packet_id
+        self.left = left
+        self._buffer = io.BytesIO()
+        self._buffer.write(begin)
+
+    def add(self, data: bytes) -> None:
+        self._buffer.write(data)
+        self.left -= len(data)
+
+    def payload(self) -> bytes:
+        """The whole; CPython hands out the buffer itself, no copy."""
+        return self._buffer.getvalue()
 
 
 class Client(paho.Client):
@@ -54,13 +81,14 @@ class Client(paho.Client):
         self._has_properties = protocol == V5
         self._unread = bytearray()  # the beginning of a frame
         self._wanted = 2  # bytes that this frame needs at least
+        self._large: _Large | None = None  # then there is nothing in _unread
 
     def loop_read(self, max_packets: int = 1) -> MQTTErrorCode:
         """Read once and handle every whole frame, however many (paho does not heed max_packets either)."""
         if self._sock is None:
             return MQTTErrorCode.MQTT_ERR_NO_CONN
         try:
-            data = self._sock_recv(READ_BYTES)
+            data = self._sock_recv(LARGE_READ_BYTES if self._large else READ_BYTES)
         except BlockingIOError:
             return _OK
         except OSError as error:
@@ -96,6 +124,10 @@ class Client(paho.Client):
 
     def _take(self, data: bytes) -> MQTTErrorCode:
         """Handle the whole frames in what was read so far."""
+        if self._large is not None:
+            data = self._fill(self._large, data)
+            if not data:
+                return _OK
         if self._unread or len(data) < self._wanted:
             self._unread += data
             if len(self._unread) < self._wanted:
@@ -120,7 +152,10 @@ class Client(paho.Client):
                 length, body = _long_length(data, at + 1)
             frame_end = body + length
             if frame_end > end:
-                self._wanted = frame_end - at
+                if length >= LARGE_BYTES and data[at] & 0xF0 == _PUBLISH:
+                    at = self._begin_large(data, at, body, frame_end)
+                else:
+                    self._wanted = frame_end - at
                 break
             first = data[at]
             if first & 0xF0 == _PUBLISH:
@@ -131,6 +166,26 @@ class Client(paho.Client):
                     return frame_end, rc
             at = frame_end
         return at, _OK
+
+    def _begin_large(self, data: bytes, at: int, body: int, frame_end: int) -> int:
+        """Begin a large PUBLISH at `at`, if its header is there; how far the data is used up."""
+        first, end = data[at], len(data)
+        try:
+            topic, packet_id, begin = split_publish(first, data, body, end, self._has_properties)
+        except Malformed:
+            self._wanted = HEADER_BYTES if end - at < HEADER_BYTES else frame_end - at
+            return at
+        self._large = _Large(first, topic, packet_id, begin, frame_end - end)
+        return end
+
+    def _fill(self, large: _Large, data: bytes) -> bytes:
+        """Add to a large payload; what of the data lies behind it."""
+        rest = data[large.left :]
+        large.add(data[: large.left] if rest else data)
+        if not large.left:
+            self._large = None
+            self._publish_frame(large.first, large.topic, large.packet_id, large.payload())
+        return rest
 
     def _other_frame(self, first: int, body: bytes) -> MQTTErrorCode:
         self._in_packet = {

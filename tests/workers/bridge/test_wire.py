@@ -2,6 +2,7 @@
 
 import itertools
 import struct
+import tracemalloc
 from typing import Any
 
 import paho.mqtt.client as paho
@@ -94,21 +95,29 @@ def theirs(protocol: MQTTProtocolVersion, data: bytes) -> list[Frame]:
     return found
 
 
-def property_bytes(user: list[tuple[str, str]], expiry: int | None) -> bytes:
+def property_bytes(given: dict[str, Any]) -> bytes:
     properties = Properties(PacketTypes.PUBLISH)
-    for pair in user:
-        properties.UserProperty = pair
-    if expiry is not None:
-        properties.MessageExpiryInterval = expiry
+    for name, value in given.items():
+        for each in value if isinstance(value, list) else [value]:
+            setattr(properties, name, each)
     return bytes(properties.pack())
 
 
 _text = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=70)
+_properties = {
+    "PayloadFormatIndicator": st.integers(0, 1),
+    "MessageExpiryInterval": st.integers(0, 2**32 - 1),
+    "ContentType": _text,
+    "ResponseTopic": _text.filter(bool),
+    "CorrelationData": st.binary(max_size=200),
+    "SubscriptionIdentifier": st.integers(1, 268_435_455),
+    "UserProperty": st.lists(st.tuples(_text, _text), min_size=1, max_size=4),
+}
 _publish = st.tuples(
     st.integers(0, 1).flatmap(lambda qos: st.sampled_from([qos << 1, qos << 1 | 1, qos << 1 | 8 * qos])),
     _text.filter(bool).map(str.encode),
     st.integers(1, 65535),
-    st.builds(property_bytes, st.lists(st.tuples(_text, _text), max_size=3), st.none() | st.integers(0, 2**32 - 1)),
+    st.fixed_dictionaries({}, optional=_properties).map(property_bytes),
     st.binary(max_size=300),
 )
 _pingresp = st.just(b"\xd0\x00")
@@ -119,15 +128,41 @@ _pingresp = st.just(b"\xd0\x00")
 @given(
     frames=st.lists(_publish | _pingresp, max_size=8),
     cuts=st.lists(st.integers(0, 2000), max_size=12),
+    large=st.sampled_from([(1 << 20, 1 << 17), (1, 1), (1, 5), (40, 20), (100, 60), (200, 1000)]),
 )
 def test_however_the_bytes_are_cut_the_messages_are_those_that_paho_finds(
-    protocol: MQTTProtocolVersion, frames: list[Any], cuts: list[int]
+    protocol: MQTTProtocolVersion, frames: list[Any], cuts: list[int], large: tuple[int, int]
 ) -> None:
     data = b"".join(frame if isinstance(frame, bytes) else publish(protocol, *frame) for frame in frames)
     edges = sorted({0, len(data), *(cut for cut in cuts if cut < len(data))})
-    found, wire = ours(protocol, [data[a:b] for a, b in itertools.pairwise(edges)])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("workers.bridge.wire.LARGE_BYTES", large[0])
+        patch.setattr("workers.bridge.wire.HEADER_BYTES", large[1])
+        found, wire = ours(protocol, [data[a:b] for a, b in itertools.pairwise(edges)])
     assert found == theirs(protocol, data)
     assert not wire.closed
+
+
+@pytest.mark.parametrize("protocol", [V5, V311])
+@settings(max_examples=300)
+@given(
+    frames=st.lists(_publish, min_size=1, max_size=4),
+    flips=st.lists(st.tuples(st.integers(0, 1000), st.integers(0, 255)), max_size=3),
+    cut=st.integers(0, 1000),
+)
+def test_damaged_bytes_end_the_connection_or_are_waited_for_and_what_came_before_is_not_changed(
+    protocol: MQTTProtocolVersion, frames: list[Any], flips: list[tuple[int, int]], cut: int
+) -> None:
+    whole = [publish(protocol, *frame) for frame in frames]
+    data = bytearray(b"".join(whole))
+    for at, value in flips:
+        data[at % len(data)] = value
+    found, _ = ours(protocol, [bytes(data[:cut]), bytes(data[cut:])])
+    intact = 0
+    while intact < len(whole) and data.startswith(b"".join(whole[: intact + 1])):
+        intact += 1
+    assert found[:intact] == theirs(protocol, b"".join(whole[:intact]))
+    assert sum(len(topic) + len(payload) for _, topic, _, payload in found) <= len(data)
 
 
 def test_a_message_of_megabytes_in_small_pieces_comes_whole() -> None:
@@ -135,6 +170,26 @@ def test_a_message_of_megabytes_in_small_pieces_comes_whole() -> None:
     data = publish(V5, 0x02, b"t", 7, b"\0", payload) + publish(V5, 0x02, b"t", 8, b"\0", b"next")
     found, _ = ours(V5, [data[at : at + 1000] for at in range(0, len(data), 1000)])
     assert found == [(0x32, b"t", b"\0\x07", payload), (0x32, b"t", b"\0\x08", b"next")]
+
+
+def test_a_payload_of_256_mb_is_held_in_memory_once_while_it_comes_in() -> None:
+    payload_bytes = 268_435_455 - 6
+    piece = bytes(range(256)) * 4096
+    begin = b"\x32" + variable(268_435_455) + b"\0\1t\0\7\0"
+    sizes: list[int] = []
+    client = Client("id", V5, lambda first, topic, packet_id, payload: sizes.append(len(payload)))
+    left = payload_bytes
+    client._take(begin)
+    tracemalloc.start()
+    try:
+        while left:
+            client._take(piece[: min(left, len(piece))])
+            left -= min(left, len(piece))
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert sizes == [payload_bytes]
+    assert peak < payload_bytes * 1.3
 
 
 def test_qos_2_is_handed_on_and_its_release_is_completed() -> None:
