@@ -276,7 +276,7 @@ def consume_bridge() -> None:
     ring = FileStore(settings.path(settings.cluster.ring_store.removeprefix("file:"))).load()
     assert isinstance(ring, Ring)
     view = RingView(FileStore(settings.data_dir / "ring.json"), ring, 1.0)
-    consumer = Bridge(settings, view, DeadLetter(settings.data_dir / "deadletter", 1 << 20))
+    consumer = Bridge(settings, view, DeadLetter(settings.data_dir / "deadletter", 1 << 20, 1 << 30))
 
     class UntilDone(process.Stop):
         """Ends the bridge's loop when everything is acknowledged. Looked at once per turn."""

@@ -27,16 +27,19 @@ from common.protocol import Beat
 from common.ringstore import RingView, open_store, wait_for_ring
 from common.series import parse_key
 from common.timestamps import NS_PER_S
-from workers.bridge import deadletter
+from workers.bridge import deadletter, replay
 from workers.bridge.batch import Batch, Message
 from workers.bridge.deadletter import DeadLetter, Record
 from workers.bridge.delivery import COUNTED, Delivery
 from workers.bridge.intake import Intake
 from workers.bridge.mqtt import Link
 from workers.bridge.payload import BUG, STORAGE, Refusal
+from workers.bridge.replay import Outcome, Replay
 
 IDLE_S: Final = 0.1  # longest wait of a turn: half of the time between beats to a node that is away
 BLOCKED_S: Final = 0.002  # a turn's wait while the socket to a node that is up is full; acks end it earlier
+REPLAY_UNTIL: Final = 0.5  # of pending_bytes
+DEVICES_SHOWN: Final = 50
 STOP_S: Final = 3.0  # for acks after the last point was taken in; supervisord waits longer
 RESUME_AT: Final = 0.8  # of pending_bytes: reading goes on there
 ACKS_PER_TURN: Final = 1000
@@ -74,7 +77,8 @@ def _run(settings: config.Settings, stop: process.Stop) -> None:
     try:
         store = open_store(settings.cluster.ring_store, settings)
         view = wait_for_ring(store, stop, settings.cluster.ring_poll_s)
-        dead_letter = DeadLetter(directory / "deadletter", settings.bridge.dead_letter_file_bytes)
+        limits = settings.bridge.dead_letter_file_bytes, settings.bridge.dead_letter_bytes
+        dead_letter = DeadLetter(directory / deadletter.FOLDER, *limits)
         if view is not None:
             Bridge(settings, view, dead_letter).run(stop)
     finally:
@@ -116,6 +120,8 @@ class Bridge:
         )
         self._delivery.reply_to = settings.bridge.ack_advertised or reply_to
         self._intake = Intake(settings, ring.partitions, self._arrival_ns)
+        directory = settings.data_dir / "bridge" / settings.bridge.id
+        self._replay = Replay(directory / replay.FOLDER, self._receive_again, dead_letter.know)
         client_id = settings.mqtt.client_id or f"minitrue-{ring.cluster[:CLUSTER_CHARS]}-{settings.bridge.id}"
         self.link = Link(settings, client_id, self._receive)
         self._poller = bus.Poller([self._acks])
@@ -144,6 +150,7 @@ class Bridge:
         ring = self._view.poll()
         if ring is not None:
             self._delivery.adopt(ring)
+        self._replay.tick(self._has_room)
         self._push(now, force=False)
         self.link.tick(now)
         self._watch()
@@ -158,6 +165,8 @@ class Bridge:
     def _timeout_s(self) -> float:
         connection = self.link.connection
         if connection is not None and connection.has_unread:
+            return 0.0
+        if self._replay.is_eager and self._has_room:
             return 0.0
         if self._delivery.is_blocked:
             return BLOCKED_S
@@ -184,9 +193,18 @@ class Bridge:
             self._messages_seen = self.counts["messages"]
             self._last_message_s = clock.monotonic_s()
 
+    @property
+    def _held_bytes(self) -> int:
+        return self._delivery.memory_bytes + self._dead_letter.gathered_bytes
+
+    @property
+    def _has_room(self) -> bool:
+        """Whether dead letters may be replayed: most of the memory is for what comes in."""
+        return self._reading and self._held_bytes < self._settings.bridge.pending_bytes * REPLAY_UNTIL
+
     def _watch(self) -> None:
         """Have the poller wait for what the link wants now, and stop or go on reading as memory allows."""
-        held = self._delivery.memory_bytes + self._dead_letter.gathered_bytes
+        held = self._held_bytes
         limit = self._settings.bridge.pending_bytes
         reading = held < (limit if self._reading else limit * RESUME_AT)
         if reading != self._reading:
@@ -211,12 +229,26 @@ class Bridge:
         try:
             points, refusals = self._intake.decode(message.topic, message.flags, body, self._latest_ns)
         except Exception as error:  # of ours, then: the broker would send the message again after each crash, for ever
-            logger.exception("BUG: decoding failed, payload kept in the dead letter")
-            points, refusals = [], [Refusal(body, BUG, f"BUG: {error!r}")]
+            points, refusals = [], [_broke_down(body, error)]
         counts["points"] += len(points)
         self._delivery.add(message, points)
         for refusal in refusals:
-            self._refuse(message, refusal.payload, refusal.code, refusal.reason)
+            self._refuse(message, refusal)
+
+    def _receive_again(self, record: Record, message: Message) -> Outcome:
+        """Take a dead letter in, by the configuration of now. Refused as a whole again it stays as it was kept."""
+        try:
+            points, refusals = self._intake.decode_record(record, self._latest_ns)
+        except Exception as error:  # of ours: the next start would replay it again, for ever
+            points, refusals = [], [_broke_down(record.payload, error)]
+        self.counts["points"] += len(points)
+        self._delivery.add(message, points)
+        for refusal in refusals:
+            if refusal.payload == record.payload:
+                self._dead_letter.append(record, message, repeat=True)
+            else:
+                self._refuse(message, refusal)
+        return Outcome(len(points), [refusal.code for refusal in refusals])
 
     def _gate_ns(self) -> int:
         """The latest time that a point may bear. A clock that has not been set yet is to be caught here."""
@@ -240,18 +272,23 @@ class Bridge:
                 "value": float(points.values[row]),
                 "tags": dict(series.tags),
             }
-            self._refuse(batch.origin.message(row), msgspec.json.encode(body), STORAGE, reason, batch.release)
+            refusal = Refusal(msgspec.json.encode(body), STORAGE, reason, series.device_id)
+            self._refuse(batch.origin.message(row), refusal, batch.release)
 
     def _refuse_batch(self, batch: Batch, reason: str) -> None:
         """A batch that its owner cannot decode goes to the dead letter as it is: we could not decode it either."""
-        self._refuse(batch.origin.message(0), batch.body, BUG, reason, batch.release)
+        self._refuse(batch.origin.message(0), Refusal(batch.body, BUG, reason), batch.release)
 
-    def _refuse(
-        self, message: Message, body: bytes, code: str, reason: str, waiter: deadletter.Holdable | None = None
-    ) -> None:
+    def _refuse(self, message: Message, refusal: Refusal, waiter: deadletter.Holdable | None = None) -> None:
+        """What came before may have been kept before; and any node that has a row, or has it twice, may refuse it."""
+        payload, code, reason, device = refusal
         self._refused[code] += 1
-        record = Record(deadletter.VERSION, clock.wall_ns(), message.topic, body, code, reason, message.flags)
-        self._dead_letter.append(record, waiter or message)
+        record = Record(
+            deadletter.VERSION, self._arrival_ns(), message.topic, payload, code, reason, message.flags,
+            deadletter.shown_device(device),
+        )  # fmt: skip
+        repeat = bool(message.flags & replay.DUP) or code == STORAGE
+        self._dead_letter.append(record, waiter or message, repeat)
         if logger.limited("refused " + code, 10.0):
             topic = message.topic.decode(errors="replace")
             logger.warning("refused, kept in the dead letter", topic=topic, code=code, reason=reason)
@@ -297,9 +334,10 @@ class Bridge:
             "messages": self.counts["messages"],
             "points": self.counts["points"],
             "refused": dict(self._refused),
-            "dead_letter": {"stored": dict(self._dead_letter.counts), "error": self._dead_letter.error},
+            "dead_letter": self._dead_letter.status(),
+            "replay": self._replay.status(),
             "owners": self._delivery.status(now),
-            "memory_bytes": self._delivery.memory_bytes + self._dead_letter.gathered_bytes,
+            "memory_bytes": self._held_bytes,
             "delivery": dict(self._delivery.counts),
             "ignored": dict(self._delivery.mismatches),
         }
@@ -318,12 +356,34 @@ class Bridge:
         metrics.gauge_from("minitrue_bridge_connected", "1 while connected to MQTT.", lambda: int(link.is_connected))
         metrics.gauge_from("minitrue_bridge_pending_messages", "Messages without their PUBACK.", lambda: link.pending)
         metrics.gauge_from("minitrue_bridge_memory_bytes", "Points not yet durable.", lambda: delivery.memory_bytes)
+        self._export_dead_letter()
         for name, text, by_reason in (
             ("minitrue_bridge_refused_total", "Payloads, elements and rows refused, by code.", self._refused),
             ("minitrue_bridge_dead_letters_total", "Dead letters made durable, by code.", self._dead_letter.counts),
             ("minitrue_frames_ignored_total", "Frames that were not for this process, by reason.", delivery.mismatches),
         ):
             _export_by_reason(name, text, by_reason)
+
+
+    def _export_dead_letter(self) -> None:
+        letters, again = self._dead_letter, self._replay
+        metrics.gauge_from("minitrue_bridge_dead_letter_bytes", "Bytes of all dead letters.", lambda: letters.bytes)
+        metrics.gauge_from(
+            "minitrue_bridge_dead_letter_devices",
+            f"Dead letters made durable, by device: the {DEVICES_SHOWN} with most, and the rest.",
+            lambda: {(device,): count for device, count in letters.top_devices(DEVICES_SHOWN).items()},
+            labels=("device",),
+        )
+        metrics.counter_from(
+            "minitrue_bridge_dead_letter_repeats_total", "Refused again, not kept twice.", lambda: letters.repeats
+        )
+        replayed = {"records": "Dead letters replayed.", "points": "Points of dead letters replayed."}
+        metrics.counters_from("minitrue_bridge_replayed", replayed, lambda: again.counts)
+
+
+def _broke_down(payload: bytes, error: Exception) -> Refusal:
+    logger.exception("BUG: decoding failed, payload kept in the dead letter")
+    return Refusal(payload, BUG, f"BUG: {error!r}")
 
 
 def _export_by_reason(name: str, text: str, counts: Counter[str]) -> None:

@@ -29,7 +29,7 @@ def bridge(tmp_path: Path) -> Iterator[Bridge]:
     ring = first_ring("test", [node], 16, 1)
     store.save(ring, 0)
     settings = config.Settings(mqtt=config.Mqtt(url=f"mqtt://127.0.0.1:{free_port()}"))
-    made = Bridge(settings, RingView(store, ring, 1.0), DeadLetter(tmp_path / "deadletter", 1 << 20))
+    made = Bridge(settings, RingView(store, ring, 1.0), DeadLetter(tmp_path / "deadletter", 1 << 20, 1 << 30))
     yield made
     made._bus.close()
 
