@@ -1,0 +1,399 @@
+"""A cluster of real workers, each started, killed, frozen and watched by the test, a proxy in every connection.
+
+    publishers --- broker --- bridge ---(ingest)--- storage ---(requests)--- query
+                                  +---(acks)---+
+
+The ring names the proxies of the storage nodes; a bridge names its ack proxy; the files lie in one directory.
+"""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import msgpack
+import numpy as np
+
+from common import bus, protocol
+from common.errors import MinitrueError
+from common.ring import Node, Ring
+from common.ringbuild import first_ring
+from common.ringstore import FileStore, Mark
+from common.series import partition_of, series_key
+from tests.brokers import BrokerProcess
+from tests.proxy import Proxy
+from tests.support import Children, free_port, free_port_range, wait_until
+from tests.tap import Talk
+from workers.bridge import deadletter
+
+PARTITIONS: Final = 64
+PORTS: Final = 3  # of a storage node
+
+# Quick to see that somebody is away, so that a test need not wait long.
+QUICK: Final = {"bus.heartbeat_s": 0.2, "bridge.ack_timeout_s": 1.5, "cluster.ring_poll_s": 0.1}
+
+Series = tuple[str, str]  # device and metric
+
+
+class Worker:
+    """A process that may be killed, frozen and started again. Its output goes to a log file."""
+
+    def __init__(self, cluster: "Cluster", name: str, command: list[str], settings: Mapping[str, Any]) -> None:
+        self.name = name
+        self.is_frozen = False
+        self._cluster = cluster
+        self._command = command
+        self._environment = environment(settings)
+        self.process: subprocess.Popen[Any] | None = None
+
+    @property
+    def is_up(self) -> bool:
+        return self.process is not None and self.process.poll() is None
+
+    def start(self, **options: Any) -> None:
+        """Start it, and wait for nothing. options: those of Popen."""
+        assert not self.is_up, f"{self.name} runs"
+        with self._cluster.log_file(self.name).open("ab") as log:
+            environment = os.environ | self._cluster.environment | self._environment
+            command = [sys.executable, "-m", *self._command]
+            self.process = self._cluster.children.start(
+                *command, env=environment, stdout=log, stderr=subprocess.STDOUT, **options
+            )
+
+    def configure(self, settings: Mapping[str, Any]) -> None:
+        """Other settings from its next start on."""
+        self._environment |= environment(settings)
+
+    def signal(self, number: int) -> None:
+        assert self.process is not None and self.process.poll() is None, self._cluster.blame(self.name)
+        os.kill(self.process.pid, number)
+
+    def kill(self) -> None:
+        """kill -9, and wait for its end."""
+        self.signal(signal.SIGKILL)
+        self._end()
+
+    def stop(self, timeout_s: float = 20.0) -> int:
+        """Ask it to end; its exit code."""
+        self.signal(signal.SIGTERM)
+        return self._end(timeout_s)
+
+    def freeze(self) -> None:
+        self.signal(signal.SIGSTOP)
+        self.is_frozen = True
+
+    def thaw(self) -> None:
+        self.signal(signal.SIGCONT)
+        self.is_frozen = False
+
+    def _end(self, timeout_s: float = 20.0) -> int:
+        assert self.process is not None
+        self.is_frozen = False
+        return int(self.process.wait(timeout_s))
+
+
+class StorageNode(Worker):
+    """ingest, requests: the proxies before its two ports."""
+
+    def __init__(self, cluster: "Cluster", name: str, settings: Mapping[str, Any]) -> None:
+        real, shown = free_port_range(PORTS), free_port_range(PORTS)
+        super().__init__(cluster, name, ["workers.storage", "--node-id", name, "--port", str(real)], settings)
+        self.endpoint = f"tcp://127.0.0.1:{shown}"
+        self.request_endpoint = f"tcp://127.0.0.1:{real + 1}"
+        self.ingest = Proxy(real, shown)
+        self.requests = Proxy(real + 1, shown + 1)
+
+
+class BridgeWorker(Worker):
+    """mqtt: the proxy before the broker, which records; acks: the one before its ack endpoint."""
+
+    def __init__(self, cluster: "Cluster", name: str, settings: Mapping[str, Any]) -> None:
+        port = free_port()
+        self.mqtt = Proxy(cluster.broker.port, record=True)
+        self.acks = Proxy(port)
+        mine = {
+            "mqtt.url": f"mqtt://127.0.0.1:{self.mqtt.port}",
+            "bridge.ack_endpoint": f"tcp://127.0.0.1:{port}",
+            "bridge.ack_advertised": f"tcp://127.0.0.1:{self.acks.port}",
+        }
+        super().__init__(cluster, name, ["workers.bridge", "--id", name], {**settings, **mine})
+        self.directory = cluster.data / "bridge" / name
+        self.gone: set[int] = set()  # incarnations of processes that have ended: nodes remember them for a while
+
+    def start(self, **options: Any) -> None:
+        heard = [self._cluster.node_status(node).get("bridges", {}).get(self.name) for node in self._cluster.nodes]
+        self.gone |= {each["incarnation"] for each in heard if each}
+        super().start(**options)
+
+    @property
+    def talks(self) -> list[Talk]:
+        """What it and the broker have said, connection by connection."""
+        return [Talk(bytes(each.passed["up"]), bytes(each.passed["down"])) for each in self.mqtt.passages]
+
+    @property
+    def acked(self) -> int:
+        """PUBACKs that it has sent, over all connections."""
+        return sum(len(talk.acked) for talk in self.talks)
+
+    def spool_files(self) -> list[Path]:
+        """Files of the spools of all owners."""
+        return sorted((self.directory / "spool").glob("*/*.spool"))
+
+    def dead(self) -> list[deadletter.Record]:
+        """Everything in its dead letter."""
+        files = deadletter.files(self.directory / "deadletter")
+        return [found.record for path in files for found in deadletter.read(path)]
+
+
+class Cluster:
+    """Workers by name, and what a test wants to know of them. `close` ends everything; it may be made again in the
+    same directory.
+    """
+
+    def __init__(
+        self,
+        children: Children,
+        home: Path,
+        nodes: int = 2,
+        replication: int = 1,
+        bridges: int = 1,
+        broker: str = "mosquitto",
+        settings: Mapping[str, Any] | None = None,
+        query: bool = False,
+    ) -> None:
+        """Makes files and proxies, and starts nothing."""
+        self.children = children
+        self.home = home
+        self.data = home / "data"
+        self.logs = home / "log"
+        self.settings = {**QUICK, **(settings or {})}
+        self.environment = environment(self.settings) | {"MINITRUE_CONFIG": str(home / "minitrue.toml")}
+        for directory in (self.logs, self.data / "broker"):
+            directory.mkdir(parents=True, exist_ok=True)
+        (home / "minitrue.toml").write_text('paths.data = "data"\ncluster.ring_store = "file:data/ring.json"\n')
+        self.broker = BrokerProcess(children, broker, self.data, start=False, MINITRUE__LOG__LEVEL="warning")
+        self.publishers = Proxy(self.broker.port)
+        self.nodes = {name: StorageNode(self, name, {}) for name in names("ing", nodes)}
+        self.store = FileStore(self.data / "ring.json")
+        self.store.save(self._first_ring(replication), 0)
+        shared = {"mqtt.share_group": "chaos"} if bridges > 1 else {}
+        self.bridges = {name: BridgeWorker(self, name, shared) for name in names("bridge", bridges)}
+        self.http_port = free_port()
+        self.query = Worker(self, "query", ["workers.query"], {"query.port": self.http_port}) if query else None
+
+    def _first_ring(self, replication: int) -> Ring:
+        nodes = [Node(node.name, "", node.endpoint, node.name, 1.0, "active") for node in self.nodes.values()]
+        return first_ring("c" * 16, nodes, PARTITIONS, replication)
+
+    @property
+    def bridge(self) -> BridgeWorker:
+        """The only bridge."""
+        (bridge,) = self.bridges.values()
+        return bridge
+
+    @property
+    def workers(self) -> list[Worker]:
+        """All but the broker."""
+        return [*self.nodes.values(), *self.bridges.values(), *([self.query] if self.query else [])]
+
+    @property
+    def proxies(self) -> list[Proxy]:
+        found = [self.publishers]
+        for node in self.nodes.values():
+            found += [node.ingest, node.requests]
+        for bridge in self.bridges.values():
+            found += [bridge.mqtt, bridge.acks]
+        return found
+
+    @property
+    def http(self) -> str:
+        return f"http://127.0.0.1:{self.http_port}"
+
+    # Beginning and end
+
+    def start(self) -> "Cluster":
+        """Start everything, and wait until it is ready."""
+        self.broker.start()
+        for worker in self.workers:
+            worker.start()
+        self.wait_ready()
+        return self
+
+    def wait_ready(self, timeout_s: float = 60.0) -> None:
+        """Wait until every node answers, and every bridge is subscribed and hears every node."""
+        wait_until(lambda: all(self.node_status(name) for name in self.nodes), timeout_s, "storage nodes to answer")
+        for name in self.bridges:
+            wait_until(lambda name=name: self.hears_all(name), timeout_s, f"{name} to be ready")
+        if self.query:
+            wait_until(self._query_is_ready, timeout_s, "the query worker to be ready")
+
+    def hears_all(self, bridge: str) -> bool:
+        """Whether a bridge that runs is subscribed and hears every node."""
+        status = self.status(bridge)
+        return (
+            bool(status)
+            and status["mqtt"]["connected"]
+            and all(owner["up"] for owner in status["owners"].values())
+            and any(talk.is_subscribed for talk in self.bridges[bridge].talks[-1:])
+        )
+
+    def _query_is_ready(self) -> bool:
+        try:
+            with urllib.request.urlopen(self.http + "/readyz", timeout=5) as answer:
+                return bool(json.load(answer))
+        except (urllib.error.URLError, ConnectionError, TimeoutError):
+            return False
+
+    def close(self) -> None:
+        """End everything: proxies here, processes with the children."""
+        for worker in self.workers:
+            if worker.is_frozen and worker.is_up:
+                worker.thaw()
+        for proxy in self.proxies:
+            proxy.close()
+
+    # Looking
+
+    def log_file(self, name: str) -> Path:
+        return self.logs / f"{name}.log"
+
+    def log(self, name: str) -> str:
+        """What a worker has logged, by all its processes."""
+        file = self.log_file(name)
+        return file.read_text(errors="replace") if file.exists() else ""
+
+    def blame(self, name: str) -> str:
+        """The end of a worker's log, for the text of a failure."""
+        return f"{name}:\n" + "\n".join(self.log(name).splitlines()[-15:])
+
+    def complaints(self) -> list[str]:
+        """Lines of any log that no fault from outside excuses."""
+        found = []
+        for worker in self.workers:
+            lines = self.log(worker.name).splitlines()
+            found += [f"{worker.name}: {line}" for line in lines if _UNEXCUSED.search(line)]
+        return found
+
+    def ask(self, node: str, kind: bytes, body: Any, timeout_s: float = 10.0) -> protocol.Message:
+        """Ask a node itself, past its proxy. Raises BusTimeout."""
+        known = kind != protocol.STATUS
+        cluster, destination = ("c" * 16, node) if known else ("", "")
+        header = protocol.Header(1, cluster, destination, "test", 1, 1, 0, "")
+        return bus.request(self.nodes[node].request_endpoint, kind, header, body, timeout_s)
+
+    def node_status(self, node: str) -> dict[str, Any]:
+        """What a node says of itself; {} where it does not answer."""
+        worker = self.nodes[node]
+        if not worker.is_up or worker.is_frozen:
+            return {}
+        try:
+            return dict(msgpack.unpackb(self.ask(node, protocol.STATUS, {}, 1.0).body))
+        except MinitrueError:
+            return {}
+
+    def status(self, bridge: str = "bridge1") -> dict[str, Any]:
+        """The latest that any node has heard of the bridge's process that runs now; {} if there is nothing."""
+        heard = [self.node_status(node).get("bridges", {}).get(bridge) for node in self.nodes]
+        gone = self.bridges[bridge].gone
+        fresh = [each for each in heard if each and each["age_s"] < 2.0 and each["incarnation"] not in gone]
+        return min(fresh, key=lambda each: each["age_s"], default={})
+
+    def marks(self) -> set[Mark]:
+        """Who is behind by the ring store."""
+        return set(self.store.marks())
+
+    def has_spooled(self, bridge: str = "bridge1") -> int:
+        """Bytes in a bridge's spools."""
+        total = 0
+        for path in self.bridges[bridge].spool_files():
+            try:
+                total += path.stat().st_size
+            except FileNotFoundError:
+                continue  # drained meanwhile
+        return total
+
+    # Points
+
+    def owners(self, series: Series) -> list[str]:
+        """The nodes that own a series by the ring of now."""
+        ring = self._ring()
+        return [node.id for node in ring.owners(partition_of(series_key(*series), ring.partitions))]
+
+    def device_of(self, node: str, metric: str = "m", avoid: Iterable[str] = ()) -> str:
+        """A device whose series has this first owner."""
+        for number in range(10_000):
+            owners = self.owners((f"at{number}", metric))
+            if owners[0] == node and f"at{number}" not in avoid:
+                return f"at{number}"
+        raise AssertionError(f"{node} owns nothing")
+
+    def held(self, node: str, series: Iterable[Series]) -> dict[Series, protocol.AggregateReply]:
+        """What a node itself holds of series that it owns."""
+        wanted = list(series)
+        requests = [self._request(each) for each in wanted]
+        body = self.ask(node, protocol.AGGREGATES, protocol.AggregatesRequest(requests)).body
+        outcomes = protocol.decode_body(body, protocol.AggregatesReply).outcomes
+        found = {}
+        for each, request, outcome in zip(wanted, requests, outcomes, strict=True):
+            reply = outcome.reply or protocol.decode_body(
+                self.ask(node, protocol.AGGREGATE, request).body, protocol.AggregateReply
+            )
+            assert reply.partitions == request.partitions, f"{node} does not answer for {each}"
+            found[each] = reply
+        return found
+
+    def _request(self, series: Series) -> protocol.AggregateRequest:
+        ring = self._ring()
+        partition = partition_of(series_key(*series), ring.partitions)
+        bits = protocol.bitmap([partition], ring.partitions)
+        return protocol.AggregateRequest(bits, *series, None, None, None)
+
+    # The ring
+
+    def _ring(self) -> Ring:
+        ring = self.store.load()
+        assert ring is not None
+        return ring
+
+    def swap_owners(self, one: str, other: str) -> int:
+        """Save a ring in which two nodes have changed places in every partition; its epoch. Moves no points."""
+        ring = self._ring()
+        at = {node.id: number for number, node in enumerate(ring.nodes)}
+        table = ring.owner_table.copy()
+        table[ring.owner_table == at[one]] = at[other]
+        table[ring.owner_table == at[other]] = at[one]
+        changed = (table != ring.owner_table).any(axis=1)
+        since = np.where(changed, ring.epoch + 1, ring.since)
+        new = Ring(ring.cluster, ring.epoch + 1, ring.partitions, ring.replication, ring.nodes, table, since)
+        self.store.save(new, ring.epoch)
+        return new.epoch
+
+    def block_marks(self) -> None:
+        """No mark can be written from now on: a file stands where their folder is to be."""
+        assert not self.marks()
+        folder = self.store.path.with_name(self.store.path.name + ".marks")
+        if folder.exists():
+            folder.rmdir()
+        folder.write_text("in the way")
+
+    def unblock_marks(self) -> None:
+        self.store.path.with_name(self.store.path.name + ".marks").unlink()
+
+
+_UNEXCUSED: Final = re.compile(r"BUG:|Traceback|level=error.*(?:invalid|conflict)")
+
+
+def names(prefix: str, count: int) -> list[str]:
+    return [f"{prefix}{number}" for number in range(1, count + 1)]
+
+
+def environment(settings: Mapping[str, Any]) -> dict[str, str]:
+    """Settings ("section.key") as variables."""
+    return {f"MINITRUE__{name.replace('.', '__')}".upper(): str(value) for name, value in settings.items()}

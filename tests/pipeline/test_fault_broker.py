@@ -1,0 +1,91 @@
+"""The broker is away, or restarts with acks pending: no PUBACK goes out for what is not durable."""
+
+from collections.abc import Callable
+
+import pytest
+
+from tests.cluster import Cluster
+from tests.flow import Flow, check_settled, check_stored, check_talks
+from tests.support import wait_until
+
+Make = Callable[..., Cluster]
+MakeFlow = Callable[..., Flow]
+MESSAGES = 50
+
+
+def test_broker_that_is_not_there_at_the_start_is_waited_for(make_cluster: Make, make_flow: MakeFlow) -> None:
+    cluster = make_cluster(nodes=1)
+    for worker in cluster.workers:
+        worker.start()
+    status = wait_until(cluster.status, 60, "the bridge to be heard")
+    assert not status["mqtt"]["connected"]
+    wait_until(lambda: "broker unreachable" in cluster.log("bridge1") or cluster.bridge.mqtt.passages)
+    cluster.broker.start()
+    cluster.wait_ready()
+    flow = make_flow(cluster)
+    flow.send(MESSAGES)
+    check_stored(cluster, flow.points)
+    check_settled(cluster)
+
+
+def heard_ago(cluster: Cluster, node: str) -> float:
+    """Seconds since the bridge has heard a node."""
+    heard = cluster.status().get("owners", {}).get(node, {}).get("heard_s_ago")
+    return float("inf") if heard is None else heard
+
+
+@pytest.mark.parametrize("forgets", [False, True], ids=["persistence", "none"])
+def test_late_acks_acknowledge_nothing_of_what_came_after_the_broker_restarted(
+    make_cluster: Make, make_flow: MakeFlow, forgets: bool
+) -> None:
+    """Packet ids begin again in a new session: a PUBACK that was pending would hit another message."""
+    cluster = make_cluster(nodes=2).start()
+    cluster.block_marks()  # so that no spool can make anything durable
+    device, frozen = cluster.device_of("ing1"), cluster.nodes["ing1"]
+    flow = make_flow(cluster)
+    cluster.bridge.acks.stall("up")
+    flow.send(MESSAGES, device)
+    check_stored(cluster, flow.points)
+    flow.wait_acked()
+    assert cluster.bridge.acked == 0
+    frozen.freeze()
+    cluster.broker.stop()
+    if forgets:
+        (cluster.data / "broker" / "mosquitto.db").unlink()
+    before = len(cluster.bridge.mqtt.passages)
+    cluster.broker.start()
+    wait_until(lambda: any(talk.is_subscribed for talk in cluster.bridge.talks[before:]), 30, "a new subscription")
+    flow.send(MESSAGES, device)
+    flow.wait_acked()
+    expected = MESSAGES if forgets else 2 * MESSAGES
+    wait_until(lambda: len(cluster.bridge.talks[-1].delivered) >= expected, what="the messages to be delivered")
+    first, last = cluster.bridge.talks[before - 1], cluster.bridge.talks[-1]
+    shared = {each.packet_id for each in first.delivered} & {each.packet_id for each in last.delivered}
+    assert shared, "no packet id came again: this test shows nothing"
+    wait_until(lambda: heard_ago(cluster, "ing1") > 1.0, what="the bridge to miss the frozen node")
+    cluster.bridge.acks.heal()
+    wait_until(lambda: heard_ago(cluster, "ing1") < 1.0, what="the acks that were held to arrive, beats behind them")
+    assert cluster.bridge.talks[-1].acked == []
+    frozen.thaw()
+    check_stored(cluster, flow.points)
+    wait_until(lambda: len(cluster.bridge.talks[-1].acked) == expected, 30, "their own PUBACKs")
+    cluster.unblock_marks()
+    check_settled(cluster)
+    check_talks(cluster)
+
+
+def test_broker_that_restarts_again_and_again_while_points_flow_loses_none(
+    make_cluster: Make, make_flow: MakeFlow
+) -> None:
+    cluster = make_cluster(nodes=2, replication=2).start()
+    flow = make_flow(cluster, bad_every=50).start(rate=300)
+    for _ in range(4):
+        seen = cluster.bridge.acked
+        wait_until(lambda seen=seen: cluster.bridge.acked > seen + 100, what="messages to flow")
+        cluster.broker.stop()
+        cluster.broker.start()
+    flow.stop()
+    flow.wait_acked()
+    check_stored(cluster, flow.points)
+    check_settled(cluster)
+    check_talks(cluster)
