@@ -5,6 +5,7 @@ acknowledged, 1 when some was not (or left out, or the work could not begin), 2 
 """
 
 import json
+import re
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,13 +17,14 @@ from rich.console import Console
 
 from common import clock, config, timestamps
 from common.errors import MinitrueError
-from tools.publish import link, progress, replay, run, sim
+from tools.publish import link, progress, replay, run, sim, spool
 from tools.publish.message import PublisherError, Template
 from tools.publish.serial_lines import SerialLines
 
 DEFAULT_TOPIC: Final = "sensors/{device_id}/{metric_name}"
 DEFAULT_DEVICES: Final = 10
 DEFAULT_METRICS: Final = 3
+DEFAULT_SPOOL_BYTES: Final = 64 << 20
 
 EXAMPLES: Final = """\b
 Examples:
@@ -40,12 +42,22 @@ Examples:
       lines "device,value", "label value" or JSON from a serial port
 
 \b
+While the broker is away:
+  What it has not acknowledged waits on disk, at most --spool-bytes of it, and is sent when it is
+  back, oldest first; also by the next run, should this one be killed. When the spool is full, a
+  file and simulated history wait; readings of a port and of --sim at a rate are dropped, and
+  counted. Publishers may share a spool. Another --url with the same --spool sends it elsewhere.
+
+\b
 Result (with --json in one line on stdout):
-  published, acked      messages sent, and acknowledged by the broker
+  published, acked      messages taken from the source, and acknowledged by the broker
   points, points_acked  the points in them
   seconds               from the first message to the last acknowledgement
   skipped               rows or lines left out, as they are no readings
   refused, lost         points refused by the broker; of QoS 0, on broken connections
+  resumed               points that an earlier run left in the spool
+  spooled, dropped      points left in the spool at the end; dropped as it was full
+  points + resumed = points_acked + refused + lost + spooled + dropped, unless it ends in an error
 """
 
 # Options that mean something for one source only.
@@ -79,6 +91,8 @@ class Options:
     url: str | None
     username: str | None
     password: str | None
+    spool: Path | None
+    spool_bytes: int
     config_file: Path | None
     as_json: bool
 
@@ -87,7 +101,9 @@ class Options:
     epilog=EXAMPLES,
     context_settings={"token_normalize_func": lambda name: name.replace("_", "-"), "max_content_width": 100},
 )
-@click.option("--sim", type=bool, is_flag=False, flag_value="true", default=False, help="Simulated sensors.")
+@click.option(
+    "--sim", type=bool, is_flag=False, flag_value="true", default=False, metavar="", help="Simulated sensors."
+)
 @click.option("--serial", metavar="PORT", help="Lines from a serial port, until Ctrl-C.")
 @click.option(
     "--replay",
@@ -112,6 +128,16 @@ class Options:
 @click.option("--url", help="Broker, mqtt://HOST:PORT or mqtts://HOST:PORT.  [default: mqtt.url]")
 @click.option("--username", help="User for the broker.  [default: mqtt.username]")
 @click.option("--password", help="Password for the broker.  [default: mqtt.password]")
+@click.option(
+    "--spool", type=click.Path(path_type=Path), metavar="DIR", help="For what waits.  [default: in paths.data]"
+)
+@click.option(
+    "--spool-bytes",
+    type=click.IntRange(1 << 16),
+    default=DEFAULT_SPOOL_BYTES,
+    show_default=True,
+    help="The most of it.",
+)
 @click.option("--config", "config_file", type=click.Path(path_type=Path), help="Configuration file.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as one line of JSON.")
 @click.pass_context
@@ -120,7 +146,8 @@ def main(context: click.Context, /, **values: Any) -> None:
 
     Ends when the broker has acknowledged everything. When the connection breaks it connects again and sends what was
     not acknowledged once more. After Ctrl-C or SIGTERM nothing new is sent, and acknowledgements are waited for, ten
-    seconds at most. Exit code 0: all acknowledged; 1: something was not; 2: wrong options.
+    seconds at most; what is missing then stays in the spool. Exit code 0: all acknowledged; 1: something was not;
+    2: wrong options.
     """
     options = Options(**values)
     _check_source(context, options)
@@ -138,12 +165,22 @@ def publish(options: Options) -> int:
     console = Console(stderr=True, soft_wrap=True, highlight=False)
     report = progress.Reports(console)
     address = link.address(options.url or settings.mqtt.url, settings.mqtt, options.username, options.password)
-    wire = link.Link(address, settings.mqtt, options.qos, report)
     source = _source(options, report)
+    wire = link.Link(address, settings.mqtt, options.qos, _spool(options, settings, address, report), report)
     seconds, error = _run(source, wire, stop, progress.Shown(console, wire.totals, options.count))
     skipped = getattr(source, "skipped", 0)
     _print_result(wire.totals, skipped, seconds, options.as_json)
     return _verdict(wire.totals, skipped, error)
+
+
+def _spool(
+    options: Options, settings: config.Settings, address: link.Address, report: Callable[[str], None]
+) -> spool.Spool:
+    by_broker = re.sub("[^A-Za-z0-9.-]", "_", f"{address.host}_{address.port}")
+    kept = spool.Spool(options.spool or settings.data_dir / "publisher" / by_broker, options.spool_bytes, report)
+    if kept.messages:
+        report(f"{kept.messages} messages of an earlier run, in {kept.directory}, are sent first")
+    return kept
 
 
 def _check_source(context: click.Context, options: Options) -> None:
@@ -215,6 +252,9 @@ def _print_result(totals: link.Totals, skipped: int, seconds: float, as_json: bo
         "skipped": skipped,
         "refused": totals.refused_points,
         "lost": totals.lost_points,
+        "resumed": totals.resumed_points,
+        "spooled": totals.spooled_points,
+        "dropped": totals.dropped_points,
     }
     if as_json:
         print(json.dumps(result))
@@ -225,12 +265,14 @@ def _print_result(totals: link.Totals, skipped: int, seconds: float, as_json: bo
 
 def _verdict(totals: link.Totals, skipped: int, error: MinitrueError | None) -> int:
     """The exit code, with what went wrong told on stderr."""
-    missing = totals.points - totals.acked_points
+    points = totals.points + totals.resumed_points
+    missing = points - totals.acked_points
     troubles = [str(error)] if error else []
     if missing:
         troubles.append(
-            f"{missing} of {totals.points} points were not acknowledged "
-            f"({totals.refused_points} refused, {totals.lost_points} lost with a connection)"
+            f"{missing} of {points} points were not acknowledged ({totals.spooled_points} wait in the spool for the "
+            f"next run, {totals.refused_points} refused, {totals.lost_points} lost with a connection, "
+            f"{totals.dropped_points} dropped)"
         )
     if skipped:
         troubles.append(f"{skipped} rows or lines were left out")

@@ -4,6 +4,10 @@ Owns the socket, the messages that wait for their PUBACK, and the reconnections.
 it left unacknowledged goes out again on the next one, oldest first (so a message may arrive twice, and points are
 made for that). Messages in flight are bounded in number and bytes: `send` waits when the broker is slower.
 
+While the broker is away, or answers nothing for QUIET_S, all that it has not acknowledged lies in the spool, and what
+is new goes there too. What waits is sent before anything newer. When the spool is full a source that can wait has to;
+what a live one sends is dropped and counted.
+
 QoS 0 has no acknowledgement, so a PINGREQ follows the messages and its answer says that the broker has read them.
 Belongs to one thread; connecting holds it for at most CONNECT_TIMEOUT_S.
 """
@@ -16,13 +20,14 @@ import ssl
 import struct
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple
 from urllib.parse import urlsplit
 
 from common import clock, config
 from tools.publish import wire
 from tools.publish.message import Outgoing, PublisherError
+from tools.publish.spool import Spool
 
 CONNECT_TIMEOUT_S: Final = 5.0
 MAX_IN_FLIGHT_BYTES: Final = 64 << 20
@@ -31,6 +36,8 @@ READ_BYTES: Final = 1 << 16
 SEND_MESSAGES: Final = 1000  # between two looks at the answers
 PROOF_S: Final = 0.2  # how often QoS 0 asks whether the broker has read everything
 SILENCE: Final = 1.5  # of a keepalive, after which the broker is taken for dead
+QUIET_S: Final = 2.0  # without an answer, after which what is in flight is kept on disk as well
+PATIENCE_S: Final = 0.5  # that a live source waits for room before the spool takes what it has
 
 _LENGTHS: Final = [wire.remaining_length(length) for length in range(2048)]  # of most messages, made once
 
@@ -53,20 +60,28 @@ class Totals:
     """Counts since the start; the link adds to them."""
 
     def __init__(self) -> None:
-        self.messages = self.points = 0  # taken by `send`
+        self.messages = self.points = 0  # given to `send`
+        self.resumed_messages = self.resumed_points = 0  # found in the spool at the start
         self.acked_messages = self.acked_points = 0
         self.refused_points = 0  # by the broker, for good
         self.lost_points = 0  # QoS 0 on connections that broke before the broker had surely read them
+        self.dropped_points = 0  # of live sources, while the spool was full
+        self.spooled_points = 0  # left in the spool at the end
 
 
 class Link:
     """Sends messages at one QoS, keeps those of QoS 1 until they are acknowledged.
 
-    report: told, in words, when the connection is lost, found again, or something is refused.
+    spool: what it holds already is sent first. report: told, in words, when the connection is lost, found again, or
+    something is refused.
     """
 
-    def __init__(self, address: Address, mqtt: config.Mqtt, qos: int, report: Callable[[str], None]) -> None:
+    def __init__(
+        self, address: Address, mqtt: config.Mqtt, qos: int, spool: Spool, report: Callable[[str], None]
+    ) -> None:
         self.totals = Totals()
+        self.totals.resumed_messages, self.totals.resumed_points = spool.messages, spool.points
+        self._spool = spool
         self._address = address
         self._mqtt = mqtt
         self._qos = qos
@@ -85,7 +100,7 @@ class Link:
         self._unread = b""
         self._backoff_s = mqtt.reconnect_min_s
         self._retry_at_s = 0.0
-        self._heard_s = self._asked_s = 0.0
+        self._heard_s = self._asked_s = self._quiet_s = 0.0
         self._proving: tuple[int, int] | None = None  # QoS 0: messages and points that the PINGREQ under way covers
         self._unproven = (0, 0)  # QoS 0: messages and points behind it
 
@@ -93,21 +108,37 @@ class Link:
     def outstanding(self) -> int:
         """Messages that are not acknowledged."""
         proving = self._proving or (0, 0)
-        return len(self._in_flight) + len(self._again) + proving[0] + self._unproven[0]
+        in_memory = len(self._in_flight) + len(self._again)
+        return in_memory + self._spool.waiting + proving[0] + self._unproven[0]
 
-    def send(self, messages: Sequence[Outgoing], give_up: Callable[[], bool]) -> None:
-        """Take messages, waiting for room as need be. Returns early, the rest not taken, when give_up() is true."""
-        at = 0
+    @property
+    def is_parked(self) -> bool:
+        """Whether the broker is away and everything that is not acknowledged lies in the spool."""
+        return self._socket is None and self._spool.messages == self.outstanding
+
+    def send(self, messages: Sequence[Outgoing], give_up: Callable[[], bool], live: bool) -> None:
+        """Take messages: send them, or keep them in the spool, or wait until one of the two is possible.
+
+        Returns early, the rest not taken, when give_up() is true. live: they come as they come; rather than to wait
+        long for room they are kept in the spool, or dropped where that is full.
+        """
+        at, patient_until_s = 0, clock.monotonic_s() + PATIENCE_S
         while at < len(messages) and not give_up():
-            room = self._room()
-            if room:
-                part = messages[at : at + min(room, SEND_MESSAGES)]
-                self._take(part)
-                at += len(part)
-            self.turn(0.0 if room else 0.2)
+            if self._socket is None:
+                self.turn(0.0)
+            taken = self._send_some(messages[at : at + SEND_MESSAGES])
+            if not taken and (self._socket is None or (live and self._is_behind(patient_until_s))):
+                taken = self._spool.append(messages[at : at + SEND_MESSAGES])
+                if live and not taken:
+                    self._drop(messages[at:])
+                    return
+                self._count(messages[at : at + taken])
+            at += taken
+            self.turn(0.0 if taken else 0.2)
 
     def turn(self, timeout_s: float) -> None:
         """Connect, write, read what there is, waiting at most timeout_s. Raises PublisherError where no retry helps."""
+        self._spool.tick()
         if self._socket is None:
             self._turn_offline(timeout_s)
             return
@@ -117,38 +148,49 @@ class Link:
             self._lost(str(error) or type(error).__name__)
 
     def close(self) -> None:
-        """Say goodbye. What is not acknowledged is not sent any more."""
+        """Say goodbye. What is not acknowledged is not sent any more; it stays in the spool where there is room."""
         if self._socket is not None:
             with contextlib.suppress(OSError):  # it goes anyway
                 self._socket.send(wire.DISCONNECT)
             self._socket.close()
             self._socket = None
+        self._spool.keep([*self._in_flight.values(), *self._again])
+        self.totals.spooled_points = self._spool.points
+        self._spool.close()
 
-    def _room(self) -> int:
-        if self._again or len(self._unsent) > UNSENT_BYTES or (self._qos == 0 and self._socket is None):
+    def _send_some(self, messages: Sequence[Outgoing]) -> int:
+        """Send the first of these, as many as there is room for; how many."""
+        if self._socket is None or self._again or self._spool.waiting or len(self._unsent) > UNSENT_BYTES:
             return 0
-        return max(0, self._window - len(self._in_flight))
+        room = max(0, self._window - len(self._in_flight))
+        self._count(messages[:room])
+        self._enqueue(messages[:room])
+        return len(messages[:room])
 
-    def _take(self, messages: Sequence[Outgoing]) -> None:
-        points = sum([message.points for message in messages])
+    def _is_behind(self, patient_until_s: float) -> bool:
+        return self._spool.waiting > 0 or clock.monotonic_s() > patient_until_s
+
+    def _count(self, messages: Sequence[Outgoing]) -> None:
         self.totals.messages += len(messages)
-        self.totals.points += points
-        if self._qos == 0:
-            self._unproven = (self._unproven[0] + len(messages), self._unproven[1] + points)
-        if self._socket is None:
-            self._again.extend(messages)
-        else:
-            self._enqueue(messages)
+        self.totals.points += sum([message.points for message in messages])
 
-    def _enqueue(self, messages: Iterable[Outgoing]) -> None:
+    def _drop(self, messages: Sequence[Outgoing]) -> None:
+        if not self.totals.dropped_points:
+            self._report("the spool is full (--spool-bytes): what comes now is dropped, and counted")
+        self._count(messages)
+        self.totals.dropped_points += sum([message.points for message in messages])
+
+    def _enqueue(self, messages: Sequence[Outgoing]) -> None:
         """Build PUBLISH frames (3.3). The one loop that every message goes through: no calls that it can do without."""
         first = b"\x32" if self._qos else b"\x30"
         properties = b"\x00" if self._version == wire.V5 else b""
         extra = (2 if self._qos else 0) + len(properties)
         in_flight, packet_id = self._in_flight, self._last_id
+        if not in_flight:
+            self._quiet_s = clock.monotonic_s()
         parts: list[bytes] = []
         for message in messages:
-            topic, payload, _ = message
+            topic, payload, _, _ = message
             length = len(topic) + len(payload) + extra
             if length > self._largest:
                 self._grow(length)
@@ -163,9 +205,19 @@ class Link:
                 parts += (first, encoded, topic, properties, payload)
         self._last_id = packet_id
         self._unsent += b"".join(parts)
+        if not self._qos:
+            self._hand_over(messages)
+
+    def _hand_over(self, messages: Sequence[Outgoing]) -> None:
+        """QoS 0: what was enqueued is out of our hands; whether the broker reads it is asked later."""
+        points = sum([message.points for message in messages])
+        self._unproven = (self._unproven[0] + len(messages), self._unproven[1] + points)
+        for message in messages:
+            if message.part is not None:
+                message.part.settle(message.points)
 
     def _grow(self, length: int) -> None:
-        if length + 5 > self._limits.frame_bytes:
+        if length + wire.MAX_HEADER_BYTES > self._limits.frame_bytes:
             raise PublisherError(
                 f"a message of {length} bytes, where the broker takes {self._limits.frame_bytes}; "
                 "want fewer --points-per-message"
@@ -233,18 +285,19 @@ class Link:
         if limits.qos < self._qos:
             raise PublisherError(f"{self._name()} takes QoS {limits.qos} only, --qos is {self._qos}")
         if self._troubled:
-            self._report(f"connected to {self._name()}; {len(self._again)} messages wait to be sent")
+            waiting = len(self._again) + self._spool.waiting
+            self._report(f"connected to {self._name()}; {waiting} messages wait to be sent")
         self._troubled = False
         self._limits = limits
         self._grow(self._largest)
-        self._heard_s = self._asked_s = clock.monotonic_s()
+        self._heard_s = self._asked_s = self._quiet_s = clock.monotonic_s()
 
     def _lost(self, why: str) -> None:
         """The connection, or an attempt, is over: what it left goes out again on the next."""
         if self._socket is not None:
             self._socket.close()
             self._socket = None
-        self._again = deque([*self._in_flight.values(), *self._again])
+        self._again = deque(self._spool.keep([*self._in_flight.values(), *self._again]))
         self._in_flight.clear()
         self._unsent.clear()
         self._unread = b""
@@ -261,10 +314,13 @@ class Link:
         self._proving, self._unproven = None, (0, 0)
 
     def _turn_online(self, stream: socket.socket, timeout_s: float) -> None:
-        self._keep_alive(clock.monotonic_s())
-        room = min(self._window - len(self._in_flight), SEND_MESSAGES)
-        if self._again and len(self._unsent) <= UNSENT_BYTES and room > 0:
-            self._enqueue([self._again.popleft() for _ in range(min(room, len(self._again)))])
+        now_s = clock.monotonic_s()
+        self._keep_alive(now_s)
+        if self._in_flight and now_s - self._quiet_s > QUIET_S:
+            self._quiet_s = now_s
+            self._in_flight = dict(zip(self._in_flight, self._spool.keep([*self._in_flight.values()]), strict=True))
+        if self._again or self._spool.waiting:
+            self._send_waiting()
         pending = isinstance(stream, ssl.SSLSocket) and stream.pending()
         readable, writable, _ = select.select(
             [stream], [stream] if self._unsent else [], [], 0.0 if pending else timeout_s
@@ -273,6 +329,20 @@ class Link:
             self._write(stream)
         if readable or pending:
             self._read(stream)
+
+    def _send_waiting(self) -> None:
+        room = min(self._window - len(self._in_flight), SEND_MESSAGES)
+        if len(self._unsent) <= UNSENT_BYTES and room > 0:
+            again = [self._again.popleft() for _ in range(min(room, len(self._again)))]
+            self._enqueue(again or [each for each in self._spool.take(room) if self._fits(each)])
+
+    def _fits(self, message: Outgoing) -> bool:
+        """Whether the broker takes a message from the spool; an earlier run's broker may have taken larger ones."""
+        length = len(message.topic) + len(message.payload) + 3
+        if length + wire.MAX_HEADER_BYTES <= self._limits.frame_bytes:
+            return True
+        self._refuse(message, f"takes no message of {length} bytes, which the spool holds")
+        return False
 
     def _write(self, stream: socket.socket) -> None:
         try:
@@ -288,7 +358,7 @@ class Link:
             return
         if not data:
             raise Retry("the broker closed the connection")
-        self._heard_s = clock.monotonic_s()
+        self._heard_s = self._quiet_s = clock.monotonic_s()
         buffer = self._unread + data
         at = self._plain_pubacks(buffer)
         for kind, body, end in wire.frames(buffer, at):
@@ -308,6 +378,8 @@ class Link:
             if message is not None:
                 messages += 1
                 points += message[2]
+                if message[3] is not None:
+                    message[3].settle(message[2])
         self._acked(messages, points)
         return at
 
@@ -326,12 +398,19 @@ class Link:
         message = self._in_flight.pop(packet_id, None)
         if message is None:
             return
-        if reason < wire.REFUSED:
-            self._acked(1, message.points)
+        if reason >= wire.REFUSED:
+            self._refuse(message, f"refuses messages: {wire.reason_text(reason)}")
             return
+        self._acked(1, message.points)
+        if message.part is not None:
+            message.part.settle(message.points)
+
+    def _refuse(self, message: Outgoing, why: str) -> None:
         if not self.totals.refused_points:
-            self._report(f"{self._name()} refuses messages: {wire.reason_text(reason)}")
+            self._report(f"{self._name()} {why}")
         self.totals.refused_points += message.points
+        if message.part is not None:
+            message.part.settle(message.points)
 
     def _acked(self, messages: int, points: int) -> None:
         if messages:

@@ -10,7 +10,7 @@ import struct
 from collections.abc import Sequence
 from decimal import Decimal, InvalidOperation
 from string import Formatter
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Protocol
 
 from common.errors import MinitrueError
 
@@ -25,12 +25,23 @@ class PublisherError(MinitrueError):
     """What the publisher cannot do, in one line for people."""
 
 
+class Kept(Protocol):
+    """Where a message is kept on disk."""
+
+    def settle(self, points: int) -> None:
+        """A message of so many points is acknowledged, or refused for good: it need not be kept."""
+
+
 class Outgoing(NamedTuple):
-    """A message. topic: as MQTT writes it, length first. points: how many the payload holds."""
+    """A message. topic: as MQTT writes it, length first. points: how many the payload holds.
+
+    part: None while it is in memory only.
+    """
 
     topic: bytes
     payload: bytes
     points: int
+    part: Kept | None = None
 
 
 class Chunk(NamedTuple):

@@ -80,8 +80,10 @@ class Shown:
         if self._live:
             self._live.update(self._task, completed=totals.acked_points, rate=self._rate)
             return
+        dropped = f", {totals.dropped_points} dropped" if totals.dropped_points else ""
         self._console.print(
-            f"publisher: {totals.points} points sent, {totals.acked_points} acknowledged, {self._rate:.0f} points/s"
+            f"publisher: {totals.points} points sent, {totals.acked_points} acknowledged{dropped}, "
+            f"{self._rate:.0f} points/s"
         )
 
 

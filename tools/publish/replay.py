@@ -41,13 +41,14 @@ def parse_speed(text: str) -> float:
 class Replay:
     """The messages of a file, in chunks. To be iterated once.
 
-    report: told, in words, of each row that is left out. skipped: how many were, so far.
+    report: told, in words, of each row that is left out. skipped: how many were, so far. live: a file can wait.
     """
 
     def __init__(
         self, path: Path, speed: float, per_message: int, template: Template, report: Callable[[str], None]
     ) -> None:
         self.skipped = 0
+        self.live = False
         self._path = path
         self._speed = speed
         self._template = template

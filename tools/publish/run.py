@@ -5,7 +5,7 @@ request ends that too. Belongs to the main thread.
 """
 
 import signal
-from collections.abc import Iterable
+from collections.abc import Iterator
 from typing import Final, Protocol
 
 from common import clock
@@ -23,7 +23,13 @@ class Watcher(Protocol):
         """Something may have changed; called often."""
 
 
-Source = Iterable[Chunk]
+class Source(Protocol):
+    """Whoever has the messages. live: they come as they come; the source cannot be asked to wait."""
+
+    live: bool
+
+    def __iter__(self) -> Iterator[Chunk]:
+        """The messages, in chunks."""
 
 
 class Stop:
@@ -52,7 +58,7 @@ def publish(source: Source, link: Link, stop: Stop, watcher: Watcher) -> None:
         _wait_until(start_s + chunk.due_s, link, stop, watcher)
         if stop.is_set():
             break
-        link.send(chunk.messages, stop.is_set)
+        link.send(chunk.messages, stop.is_set, source.live)
         link.turn(0.0)
         watcher.update()
     _settle(link, stop, watcher)
@@ -65,9 +71,12 @@ def _wait_until(due_s: float, link: Link, stop: Stop, watcher: Watcher) -> None:
 
 
 def _settle(link: Link, stop: Stop, watcher: Watcher) -> None:
-    """Wait until nothing is outstanding; after a request to stop for GRACE_S, after a second one not at all."""
+    """Wait until nothing is outstanding; after a request to stop for GRACE_S, after a second one not at all.
+
+    A request to stop while everything lies in the spool and the broker is away needs no waiting either.
+    """
     asked_s: float | None = None
-    while link.outstanding and stop.requests < 2:
+    while link.outstanding and stop.requests < 2 and not (stop.is_set() and link.is_parked):
         link.turn(TURN_S)
         watcher.update()
         if stop.is_set():

@@ -28,12 +28,14 @@ class SerialLines:
 
     device: of lines that name none (default: the port's last part). metric: of lines that name none.
     report: told, in words, of each line left out and each trouble with the port. skipped: lines left out, so far.
+    live: a board does not wait.
     """
 
     def __init__(
         self, port: str, baud: int, device: str | None, metric: str, template: Template, report: Callable[[str], None]
     ) -> None:
         self.skipped = 0
+        self.live = True
         self._port = port
         self._baud = baud
         self._device = device or Path(port).name

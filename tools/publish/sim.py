@@ -71,10 +71,12 @@ class Plan:
 class Simulation:
     """The messages of a plan, in chunks. To be iterated once.
 
-    Points go block by block; a block has one message of every series, in order.
+    Points go block by block; a block has one message of every series, in order. live: as sensors are that measure
+    at a rate; history, and points as fast as can be, can wait.
     """
 
     def __init__(self, plan: Plan, template: Template, now_us: Callable[[], int]) -> None:
+        self.live = plan.rate > 0 and plan.start_us is None
         self._plan = plan
         self._now_us = now_us
         self._last_us = 0  # the latest timestamp of "now" given out

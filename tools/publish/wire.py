@@ -16,6 +16,7 @@ from tools.publish.message import PublisherError
 V311: Final = 4
 V5: Final = 5
 MAX_FRAME_BYTES: Final = 268_435_460
+MAX_HEADER_BYTES: Final = 5
 MAX_PACKET_IDS: Final = 65535
 
 CONNACK: Final = 0x20
