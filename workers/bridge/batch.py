@@ -72,6 +72,7 @@ class Release:
         if self._waiting == 0:
             for message in self._messages:
                 message.waiting -= 1
+            self._messages = ()  # a spool's record holds its batch and so this: no circle shall keep them
 
 
 class Origin:

@@ -258,17 +258,16 @@ class Window:
         if length > _WINDOW_BYTES:
             return self._read(at, length)
         if not self._begin <= at <= at + length <= self._begin + len(self._data):
+            self._data = b""  # before there is another
             self._begin, self._data = at, self._read(at, min(_WINDOW_BYTES, self.size - at))
         return self._data[at - self._begin : at - self._begin + length]
 
     def _read(self, at: int, length: int) -> bytes:
-        data = bytearray()
+        data = self._read_some(at, length)
         while len(data) < length:
             some = self._read_some(at + len(data), length - len(data))
-            if not some:
-                break
-            data += some
-        return bytes(data.ljust(length, b"\0"))
+            data += some or bytes(length - len(data))
+        return data
 
     def _read_some(self, at: int, length: int) -> bytes:
         try:
