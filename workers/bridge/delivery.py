@@ -1,39 +1,37 @@
-"""Points on their way to their owners: open batches, windows, acks, resends, ring changes.
+"""Points on their way to their owners: open batches, windows, acks, spools and their drains, ring changes.
 
-Owns a Lane for each node of the ring: its open batch, batches that wait, batches in flight, and what is known of
-the node's process. Batches are split by one ring and say so; a node that disagrees refuses the batch whole, and it
-is split again by a newer ring, its parts keeping `born`. A point is stored when every owner of its partition has
-acked it. Nothing is ever dropped: a batch leaves only by an ack, or into the dead letter: row by row where its
-node refused rows, whole where its node cannot decode it.
+Owns a Lane for each node of the ring and a Drain for each spool. Batches are split by one ring and say so; a node
+that disagrees refuses the batch whole, and it is split again by a newer ring, its parts keeping `born`. A point is
+released when, for every owner of its partition, it is acked by that owner or durable in the spool for it; the spool
+itself (files, marks, its bound) is spool.py. Nothing is ever dropped: a batch leaves only by an ack, into a spool,
+or into the dead letter: row by row where its node refused rows, whole where its node cannot decode it.
 
-While an owner is down its points stay in memory and their messages unacknowledged; the others go on. `memory_bytes`
-tells the worker when to stop reading.
+What no owner and no spool takes stays in memory and its messages unacknowledged; `memory_bytes` tells the worker
+when to stop reading.
 
-Pure but for the links: time comes in as an argument (monotonic seconds), frames go out through `Link.send`.
+Pure but for links and spools: time comes in as an argument (monotonic seconds), frames go out through `Link.send`.
 Belongs to the loop's thread.
 """
 
-from bisect import insort
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Final, Protocol
+from typing import Any, Final, NamedTuple
 
 from common import config, log, protocol
 from common.errors import ProtocolError
-from common.points import PointBatch
 from common.protocol import Ack, Header
 from common.ring import Node, Ring
-from common.series import partition_of
-from workers.bridge.batch import Batch, Message, OpenBatch, split
+from workers.bridge.batch import Batch, Message, split
+from workers.bridge.columns import Columns
+from workers.bridge.drain import DRAIN_BYTES, Drain, destinations
+from workers.bridge.lane import CATCHING_UP, DOWN, MISSED_BEATS, UP, Flight, Lane, Link, Queue
+from workers.bridge.openrows import OpenRows, owned_partitions
 from workers.bridge.payload import Point
+from workers.bridge.spool import Spools
 
-MISSED_BEATS: Final = 3  # a node is down after so many
 PROBE_S: Final = 0.2  # between beats to a node that has not answered: how late its return is noticed
-RETRY_MIN_S: Final = 0.2  # before a refused batch is sent again; doubles up to
-RETRY_MAX_S: Final = 5.0
 RESPLIT_S: Final = 1.0  # before a batch that its node disowns is tried again without a newer ring
-RESEND_BURST: Final = 4  # overdue batches sent again at a time: a slow node must not be buried under copies
+STALL_S: Final = 1.0  # a longer time between turns is ours, not the nodes': we were stopped, or waited for a disk
 
 COUNTED: Final = {
     "batches": "Batches sent for the first time.",
@@ -43,20 +41,13 @@ COUNTED: Final = {
     "timeouts": "Batches whose ack was overdue.",
     "refusals": "Batches refused whole by a node.",
     "splits": "Batches split again by a newer ring.",
-    "duplicate_acks": "Acks of batches that were settled already.",
+    "duplicate_acks": "Acks of batches that were settled already, or spooled since.",
+    "rows_spooled": "Points handed to a spool, once for each owner.",
+    "rows_drained": "Points stored out of a spool, once for each owner.",
+    "downs": "How often a node was taken for down.",
 }
 
 logger = log.get("bridge.delivery")
-
-
-class Link(Protocol):
-    """A way to one node; bus.Socket is one."""
-
-    def send(self, frames: Sequence[bytes]) -> bool:
-        """Hand frames over; False when they cannot be taken now."""
-
-    def close(self) -> None:
-        """No more frames."""
 
 
 # (batch, [(row, reason)]): keep these rows in the dead letter, hold the batch's release for each.
@@ -66,79 +57,15 @@ RefuseRows = Callable[[Batch, Sequence[tuple[int, str]]], None]
 RefuseBatch = Callable[[Batch, str], None]
 
 
-class Flight:
-    """A batch that was sent. sent_s, incarnation: of the last time, and the process meant; sends: how often."""
-
-    __slots__ = ("batch", "incarnation", "sends", "sent_s", "sequence")
-
-    def __init__(self, sequence: int, batch: Batch) -> None:
-        self.sequence = sequence
-        self.batch = batch
-        self.sends = 0
-        self.sent_s = 0.0
-        self.incarnation = 0
-
-
-@dataclass
-class Lane:
-    """What is on its way to one node.
-
-    incarnation: the node's process as last heard, 0 before. heard_s: when it last answered. answered: sequence of
-    the latest beat that was answered. waiting: to be sent, in order of sequence; in_flight: sent, by sequence;
-    flight_bytes: their bodies. not_before_s: no sends until then; trouble: why. stuck: the link took no more batches.
+class _Misrouted(NamedTuple):
+    """A batch to be split again, not before a time unless the ring is newer. node_id: whose it was; drained: as of a
+    Flight.
     """
 
-    node: Node
-    link: Link
-    open: OpenBatch
-    waiting: deque[Flight] = field(default_factory=deque)
-    in_flight: dict[int, Flight] = field(default_factory=dict)
-    flight_bytes: int = 0
-    incarnation: int = 0
-    heard_s: float = float("-inf")
-    answered: int = 0
-    beat_due_s: float = 0.0
-    not_before_s: float = 0.0
-    retry_s: float = RETRY_MIN_S
-    trouble: str = ""
-    stuck: bool = False
-    said_down: bool = False
-
-    def is_up(self, now: float, beat_s: float) -> bool:
-        """Whether the node answered one of its last beats."""
-        return now - self.heard_s <= MISSED_BEATS * beat_s
-
-    def take_off(self, flight: Flight, now: float) -> None:
-        """Count a flight as sent now."""
-        if flight.sequence not in self.in_flight:
-            self.in_flight[flight.sequence] = flight
-            self.flight_bytes += len(flight.batch.body)
-        flight.sends += 1
-        flight.sent_s = now
-        flight.incarnation = self.incarnation
-
-    def land(self, sequence: int) -> Flight:
-        """Take a flight out of the air."""
-        flight = self.in_flight.pop(sequence)
-        self.flight_bytes -= len(flight.batch.body)
-        return flight
-
-    def put_back(self, sequence: int) -> None:
-        """A flight has to be sent again."""
-        insort(self.waiting, self.land(sequence), key=_by_sequence)
-
-    def recall(self) -> None:
-        """Everything in the air has to be sent again."""
-        landed = [self.land(sequence) for sequence in list(self.in_flight)]
-        self.waiting = deque(sorted([*landed, *self.waiting], key=_by_sequence))
-
-    def back_off(self, now: float, trouble: str) -> None:
-        """Send nothing for a while, longer after each failure. Of a node's one failure every batch of it tells."""
-        self.trouble = trouble
-        if now < self.not_before_s:
-            return
-        self.not_before_s = now + self.retry_s
-        self.retry_s = min(RETRY_MAX_S, self.retry_s * 2)
+    not_before_s: float
+    batch: Batch
+    node_id: str
+    drained: bool
 
 
 class Delivery:
@@ -150,12 +77,15 @@ class Delivery:
         incarnation: int,
         ring: Ring,
         connect: Callable[[str], Link],
+        spools: Spools,
         refuse_rows: RefuseRows,
         refuse_batch: RefuseBatch,
+        now: float,
         on_stored: Callable[[float], None] = lambda seconds: None,
+        hurry: Callable[[], None] = lambda: None,
     ) -> None:
         """incarnation: this process's random id. connect: opens a link to an ingest endpoint. on_stored: seconds
-        from a batch's first point to its ack.
+        from a batch's first point to its ack. hurry: somebody knows of a newer ring.
         """
         self.counts: Counter[str] = Counter()
         self.mismatches: Counter[str] = Counter()
@@ -165,118 +95,214 @@ class Delivery:
         self._bridge = settings.bridge
         self._beat_s = settings.bus.heartbeat_s
         self._connect = connect
+        self._spools = spools
         self._refuse_rows = refuse_rows
         self._refuse_batch = refuse_batch
         self._on_stored = on_stored
+        self._hurry = hurry
         self._sequence = 0
-        self._now = 0.0  # of the present turn
+        self._now = now  # of the present turn
         self._closed_bytes = 0
-        self._misrouted: list[tuple[float, Batch]] = []  # (split again not before, batch)
+        self._misrouted: list[_Misrouted] = []
         self._lanes: dict[str, Lane] = {}
+        self._drains: dict[str, Drain] = {}
         self._ring = ring
-        self._owners: list[tuple[Lane, ...]] = []  # by partition
+        self._owners_since = 0  # epoch at which the owners of any partition changed last
+        self._open = OpenRows(settings.bridge.batch_rows)
+        self._owned = owned_partitions(ring)
         self._take_ring(ring)
 
     # In: points.
 
-    def add(self, message: Message, points: Sequence[Point]) -> None:
-        """Append a message's points to the open batches of their owners."""
-        owners = self._owners
-        for (key, partition), time_ns, value in points:
-            for lane in owners[partition]:
-                if lane.open.add(message, key, time_ns, value):
-                    self._close_open(lane)
+    def add(self, message: Message, points: Sequence[Point] | Columns) -> None:
+        """Take a message's points in; they travel on when their rows are old or many enough."""
+        rows = self._open
+        if isinstance(points, Columns):
+            rows.extend(message, points)
+        else:
+            rows.add(message, points)
+        if rows.is_full:
+            self._close_open()
 
     def flush(self, now: float, force: bool = False) -> None:
-        """Close the open batches that are old, or all of them."""
-        linger_s = self._bridge.linger_ms / 1000
-        for lane in self._lanes.values():
-            batch = lane.open
-            if not len(batch):
-                continue
-            if not batch.opened_s:
-                batch.opened_s = now
-            if force or now - batch.opened_s >= linger_s:
-                self._close_open(lane)
+        """Make batches of the open rows when they are old, or in any case."""
+        rows = self._open
+        if not len(rows):
+            return
+        rows.opened_s = rows.opened_s or now
+        if force or now - rows.opened_s >= self._bridge.linger_ms / 1000:
+            self._close_open()
 
-    def _close_open(self, lane: Lane) -> None:
-        if len(lane.open):
-            lane.open.opened_s = lane.open.opened_s or self._now
-            self._enqueue(lane, lane.open.close(self._ring.epoch, self._ring.hash))
-            lane.open = self._open_batch()
+    def _close_open(self) -> None:
+        rows = self._open
+        if not len(rows):
+            return
+        rows.opened_s = rows.opened_s or self._now
+        self._open = OpenRows(self._bridge.batch_rows)
+        for node_id, batch in rows.close(self._ring.epoch, self._ring.hash, self._owned):
+            self._enqueue(self._lanes[node_id], batch)
 
-    def _open_batch(self) -> OpenBatch:
-        return OpenBatch(self._bridge.batch_rows)
-
-    def _enqueue(self, lane: Lane, batch: Batch) -> None:
+    def _enqueue(self, lane: Lane, batch: Batch, drained: bool = False) -> None:
         self._closed_bytes += batch.memory_bytes
-        lane.waiting.append(Flight(self._next_sequence(), batch))
+        queue = lane.drain if drained else lane.live
+        queue.waiting.append(Flight(self._next_sequence(), batch, self._now, drained))
 
-    # Out: batches and beats.
+    # Out: beats and batches.
 
     def tick(self, now: float, beat: Callable[[], bytes]) -> None:
-        """Send what may be sent: beats that are due, overdue batches again, waiting ones. beat: a Beat's body."""
+        """Send and spool what may be sent and has to be spooled. beat: a Beat's body."""
+        self._excuse_stall(now)
         self._now = now
         for lane in self._lanes.values():
-            self._beat(lane, now, beat)
-        self._split_misrouted(now)
+            self._beat(lane, beat)
+            self._judge(lane)
+        self._split_misrouted()
+        self._feed_drains()
         for lane in self._lanes.values():
-            lane.stuck = False
-            if lane.incarnation and now >= lane.not_before_s and lane.is_up(now, self._beat_s):
-                self._resend_overdue(lane, now)
-                self._send_waiting(lane, now)
+            self._advance(lane)
 
-    def _beat(self, lane: Lane, now: float, beat: Callable[[], bytes]) -> None:
-        if now < lane.beat_due_s:
+    def _excuse_stall(self, now: float) -> None:
+        """Time in which this process stood still counts against nobody: else a slow fsync of ours would take every
+        node down, and send all their points through the disk that was slow.
+        """
+        stalled_s = now - self._now - STALL_S
+        if stalled_s > 0:
+            for lane in self._lanes.values():
+                lane.excuse(stalled_s, now)
+
+    def _beat(self, lane: Lane, beat: Callable[[], bytes]) -> None:
+        if self._now < lane.beat_due_s:
             return
-        up = lane.is_up(now, self._beat_s)
-        if lane.incarnation and up is lane.said_down:
-            self._say_up_or_down(lane, up)
-        lane.beat_due_s = now + (self._beat_s if up else min(PROBE_S, self._beat_s))
+        alone = lane.state == DOWN or not lane.incarnation
+        lane.beat_due_s = self._now + (min(PROBE_S, self._beat_s) if alone else self._beat_s)
         header = self._header(lane, self._next_sequence(), self._ring.epoch, self._ring.hash, 0, 0)
         lane.link.send(protocol.pack(protocol.BEAT, header, beat()))
 
-    def _say_up_or_down(self, lane: Lane, up: bool) -> None:
-        """Once per change; a node never heard yet is only starting."""
-        lane.said_down = not up
-        if up:
-            logger.info("storage node is back", node=lane.node.id)
-        else:
-            logger.warning("storage node does not answer, its points wait", node=lane.node.id)
-
-    def _resend_overdue(self, lane: Lane, now: float) -> None:
-        timeout_s = self._bridge.ack_timeout_s
-        overdue = [flight for flight in lane.in_flight.values() if now - flight.sent_s > timeout_s]
-        if not overdue:
-            return
-        again = sum(flight.sends > 1 and now - flight.sent_s <= timeout_s for flight in lane.in_flight.values())
-        overdue.sort(key=lambda flight: flight.sent_s)  # those sent lately had their turn, answered or not
-        for flight in overdue[: max(0, RESEND_BURST - again)]:
+    def _judge(self, lane: Lane) -> None:
+        """Take a lane for down that is silent or late."""
+        now = self._now
+        overdue_s = lane.overdue_s(now, self._bridge.ack_timeout_s)
+        if overdue_s:
             self.counts["timeouts"] += 1
-            if not self._send(lane, flight, now):
+            self._take_down(lane, f"no ack for {overdue_s:.1f} s")
+        if now - lane.heard_s > MISSED_BEATS * self._beat_s:
+            lane.shows_life = False
+            if lane.state != DOWN:
+                self._take_down(lane, f"no answer for {now - lane.heard_s:.1f} s")
+
+    def _take_down(self, lane: Lane, trouble: str) -> None:
+        self.counts["downs"] += lane.state != DOWN
+        lane.go_down(self._now, trouble)
+
+    def _advance(self, lane: Lane) -> None:
+        """Do for a lane what its state allows."""
+        lane.stuck = False
+        if lane.state != UP:
+            self._take_back(lane)
+        if lane.state == DOWN:
+            self._spool_waiting(lane)
+            self._probe(lane)
+        elif lane.incarnation:
+            self._send_waiting(lane, lane.live, self._bridge.window_bytes)
+            if lane.state == CATCHING_UP:
+                self._catch_up(lane)
+            elif lane.waited_s(self._now) > self._bridge.ack_timeout_s:
+                lane.fall_behind(self._now)
+                self._spool_waiting(lane)
+
+    def _catch_up(self, lane: Lane) -> None:
+        self._send_waiting(lane, lane.drain, DRAIN_BYTES)
+        if not lane.stuck or lane.waited_s(self._now) > self._bridge.ack_timeout_s:
+            self._spool_waiting(lane)
+        if lane.spool.is_empty and lane.node.id not in self._drains:
+            lane.catch_up(self._now)
+
+    def _probe(self, lane: Lane) -> None:
+        """Send one batch, and no second before it is acked or overdue: out of the spool, or what that cannot take. A
+        node for which there is nothing is back when it answers.
+        """
+        if not lane.may_probe(self._now):
+            return
+        queue = lane.drain if lane.drain.waiting else lane.live
+        flight = queue.probe()
+        if flight is not None:
+            if self._send(lane, queue, flight):
+                flight.probes += 1
+                lane.probe = flight.sequence
+        elif not lane.spool.gathered_bytes:
+            lane.come_back(self._now)
+
+    def _send_waiting(self, lane: Lane, queue: Queue, window_bytes: int) -> None:
+        while queue.waiting and queue.fits(queue.waiting[0], window_bytes):
+            if not self._send(lane, queue, queue.waiting[0]):
                 return
 
-    def _send_waiting(self, lane: Lane, now: float) -> None:
-        waiting, window = lane.waiting, self._bridge.window_bytes
-        while waiting:
-            flight = waiting[0]
-            if lane.in_flight and lane.flight_bytes + len(flight.batch.body) > window:
-                return
-            if not self._send(lane, flight, now):
-                return
-            waiting.popleft()
-
-    def _send(self, lane: Lane, flight: Flight, now: float) -> bool:
+    def _send(self, lane: Lane, queue: Queue, flight: Flight) -> bool:
         batch = flight.batch
-        header = self._header(
-            lane, flight.sequence, batch.epoch, batch.ring_hash, lane.incarnation, batch.born
-        )
+        header = self._header(lane, flight.sequence, batch.epoch, batch.ring_hash, lane.incarnation, batch.born)
         if not lane.link.send(protocol.pack(protocol.BATCH, header, batch.body)):
             lane.stuck = True
             return False
         self.counts["resends" if flight.sends else "batches"] += 1
-        lane.take_off(flight, now)
+        queue.take_off(flight, lane.incarnation, self._now)
         return True
+
+    # Spools and drains.
+
+    def _spool_waiting(self, lane: Lane) -> None:
+        """Hand what waits to the spool, as much as it takes. A batch whose points may have other owners by now is
+        split first: its messages must not be released before each of these owners, or a spool for it, has them.
+        """
+        waiting = lane.live.waiting
+        while waiting and self._spools.can_take(lane.node.id):
+            batch = waiting.popleft().batch
+            if batch.epoch < self._owners_since:
+                self._misrouted.append(_Misrouted(0.0, batch, lane.node.id, False))
+                continue
+            self._closed_bytes -= batch.memory_bytes
+            self.counts["rows_spooled"] += batch.rows
+            lane.spool.append(batch)
+
+    def _take_back(self, lane: Lane) -> None:
+        """What the spool gathered and cannot make durable waits here: its node may be back before the disk is."""
+        if lane.spool.error:
+            for batch in lane.spool.reclaim():
+                self._enqueue(lane, batch)
+
+    def _feed_drains(self) -> None:
+        for node_id in self._spools.nodes():
+            if node_id not in self._drains:
+                self._drains[node_id] = Drain(self._spools.of(node_id))
+        for node_id, drain in list(self._drains.items()):
+            if drain.is_done:
+                del self._drains[node_id]
+            else:
+                self._feed(drain, node_id, self._lanes.get(node_id))
+
+    def _feed(self, drain: Drain, node_id: str, lane: Lane | None) -> None:
+        """Take records out of a spool: while its node is down no more than the next probe. lane: None
+        when the node has left the ring.
+        """
+        entries = drain.take()
+        while lane is None or lane.state != DOWN or all(flight.probes for flight in lane.drain.waiting):
+            entry = next(entries, None)
+            if entry is None:
+                return
+            if lane is not None and entry.batch.epoch >= self._owners_since:
+                self._enqueue(lane, entry.batch, drained=True)
+            else:
+                self._split(entry.batch, node_id, drained=True)
+
+    def spool_rest(self, limit_bytes: int) -> None:
+        """Before the end: hand to the spools what is not acked, up to so many bytes of bodies."""
+        for lane in self._lanes.values():
+            lane.recall(self._now)
+            while lane.live.waiting and limit_bytes > 0 and self._spools.can_take(lane.node.id):
+                batch = lane.live.waiting.popleft().batch
+                limit_bytes -= len(batch.body)
+                self._closed_bytes -= batch.memory_bytes
+                self.counts["rows_spooled"] += batch.rows
+                lane.spool.append(batch)
 
     def _header(
         self, lane: Lane, sequence: int, epoch: int, ring_hash: str, to_incarnation: int, born: int
@@ -336,136 +362,134 @@ class Delivery:
         if lane is None or header.re <= lane.answered:
             return
         lane.answered = header.re
-        lane.heard_s = now
+        lane.hear(now)
         if header.incarnation != lane.incarnation:
-            if lane.incarnation:
-                logger.info("storage node restarted, resending", node=lane.node.id, batches=len(lane.in_flight))
-            lane.incarnation = header.incarnation
-            lane.not_before_s = 0.0
-            lane.recall()
+            lane.meet(header.incarnation, now)
 
     def _take_ack(self, header: Header, ack: Ack, now: float) -> None:
         lane = self._lane_of(header)
         if lane is None:
             return
-        flight = lane.in_flight.get(header.re)
-        if flight is None:
-            self.counts["duplicate_acks"] += 1  # of a batch sent twice, or split again since
+        flight = lane.find(header.re)
+        if flight is None or (ack.error and not lane.is_in_flight(flight)):
+            self.counts["duplicate_acks"] += 1  # of a batch sent twice, or split again or spooled since
             return
-        if header.incarnation != flight.incarnation:
+        if not header.incarnation == flight.incarnation == lane.incarnation:
             self._ignore("sender-incarnation", f"{header.sender} has restarted since it acked batch {header.re}")
             return
-        lane.heard_s = now
+        lane.hear(now)
         if ack.error:
-            self._take_error(lane, flight, ack, now)
+            self._take_error(lane, flight, ack, header.epoch)
         elif ack.rows + len(ack.refused) != flight.batch.rows or not _rows_exist(ack, flight.batch):
             self._ignore("rows", f"{header.sender} acked {ack.rows} rows of {flight.batch.rows}, batch {header.re}")
         else:
             self._take_stored(lane, flight, ack, now)
 
     def _take_stored(self, lane: Lane, flight: Flight, ack: Ack, now: float) -> None:
-        lane.trouble, lane.retry_s = "", RETRY_MIN_S
         if ack.refused:
             self._refuse_rows(flight.batch, ack.refused)
         self.counts["acks"] += 1
         self.counts["rows_stored"] += ack.rows
-        self._on_stored(now - flight.batch.opened_s)
-        self._settle(lane, flight)
+        if flight.drained:
+            self.counts["rows_drained"] += ack.rows
+        else:
+            self._on_stored(now - flight.batch.opened_s)
+        lane.stored(flight, now)
+        self._release(flight.batch)
 
-    def _settle(self, lane: Lane, flight: Flight) -> None:
-        lane.land(flight.sequence)
-        self._closed_bytes -= flight.batch.memory_bytes
-        flight.batch.release.release()
+    def _release(self, batch: Batch) -> None:
+        self._closed_bytes -= batch.memory_bytes
+        batch.release.release()
 
-    def _take_error(self, lane: Lane, flight: Flight, ack: Ack, now: float) -> None:
+    def _take_error(self, lane: Lane, flight: Flight, ack: Ack, epoch: int) -> None:
+        """epoch: of the node's ring."""
         self.counts["refusals"] += 1
         if logger.limited(f"{ack.error} {lane.node.id}", 10.0):
             logger.warning("batch refused", node=lane.node.id, error=ack.error, detail=ack.detail)
         if ack.error in (protocol.ERR_STALE_EPOCH, protocol.ERR_NOT_MINE):
-            lane.land(flight.sequence)
-            self._misrouted.append((now + RESPLIT_S, flight.batch))
+            lane.remove(flight)
+            self._misrouted.append(_Misrouted(self._now + RESPLIT_S, flight.batch, lane.node.id, flight.drained))
+            if epoch > self._ring.epoch:
+                self._hurry()
         elif ack.error == protocol.ERR_BAD_BATCH:
             logger.error("BUG: a node cannot decode our batch, kept in the dead letter", node=lane.node.id)
             self._refuse_batch(flight.batch, f"{lane.node.id}: {ack.detail}")
-            self._settle(lane, flight)
+            lane.remove(flight)
+            self._release(flight.batch)
         else:
-            lane.back_off(now, f"{ack.error}: {ack.detail}")
-            lane.put_back(flight.sequence)
+            self._take_down(lane, f"{ack.error}: {ack.detail}")
 
     # Ring changes.
 
     def adopt(self, ring: Ring) -> None:
-        """Go on by a newer ring. Open batches are closed first, so that `born` is the epoch they were taken in at."""
-        for lane in self._lanes.values():
-            self._close_open(lane)
+        """Go on by a newer ring. Open rows are closed first, so that `born` is the epoch they were taken in at."""
+        self._close_open()
         self._take_ring(ring)
         logger.info("ring adopted", epoch=ring.epoch, nodes=len(ring.nodes))
 
     def _take_ring(self, ring: Ring) -> None:
         self._ring = ring
+        self._owners_since = int(ring.since.max())
         for node_id in [node_id for node_id in self._lanes if not ring.has(node_id)]:
             self._drop_lane(self._lanes.pop(node_id))
         for node in ring.nodes:
             lane = self._lanes.get(node.id)
             if lane is None:
-                self._lanes[node.id] = Lane(node, self._connect(node.ingest_endpoint), self._open_batch())
+                self._lanes[node.id] = self._new_lane(node)
             elif lane.node.ingest_endpoint != node.ingest_endpoint:
-                self._move_lane(lane, node)
-        lanes = {node.id: self._lanes[node.id] for node in ring.nodes}
-        self._owners = [
-            tuple(lanes[node.id] for node in ring.owners(partition)) for partition in range(ring.partitions)
-        ]
+                lane.move(node, self._connect(node.ingest_endpoint), self._now)
+        self._owned = owned_partitions(ring)
+
+    def _new_lane(self, node: Node) -> Lane:
+        link = self._connect(node.ingest_endpoint)
+        return Lane(node, link, self._spools.of(node.id), self._now)
 
     def _drop_lane(self, lane: Lane) -> None:
         """The node has left the ring: whatever was meant for it is split again."""
         lane.link.close()
-        lane.recall()
-        self._misrouted += [(0.0, flight.batch) for flight in lane.waiting]
+        lane.recall(self._now)
+        for batch in lane.spool.reclaim():
+            self._enqueue(lane, batch)
+        for flight in (*lane.live.waiting, *lane.drain.waiting):
+            self._misrouted.append(_Misrouted(0.0, flight.batch, lane.node.id, flight.drained))
 
-    def _move_lane(self, lane: Lane, node: Node) -> None:
-        lane.link.close()
-        lane.node, lane.link = node, self._connect(node.ingest_endpoint)
-        lane.incarnation, lane.heard_s, lane.beat_due_s = 0, float("-inf"), 0.0
-        lane.recall()
-
-    def _split_misrouted(self, now: float) -> None:
+    def _split_misrouted(self) -> None:
         """Split refused batches by a newer ring; without one, try again in a while: the node may be behind."""
-        if not self._misrouted:
-            return
         held, self._misrouted = self._misrouted, []
-        for not_before_s, batch in held:
-            if batch.epoch < self._ring.epoch or now >= not_before_s:
-                self._split(batch)
+        for misrouted in held:
+            if misrouted.batch.epoch < self._ring.epoch or self._now >= misrouted.not_before_s:
+                self._closed_bytes -= misrouted.batch.memory_bytes
+                self._split(misrouted.batch, misrouted.node_id, misrouted.drained)
             else:
-                self._misrouted.append((not_before_s, batch))
+                self._misrouted.append(misrouted)
 
-    def _split(self, batch: Batch) -> None:
+    def _split(self, batch: Batch, node_id: str, drained: bool) -> None:
+        """Put the parts of a batch on their lanes by today's ring. The part of a drained one for its own node goes on
+        draining; while that is down it is spooled again, by today's ring, like every other part.
+        """
         self.counts["splits"] += 1
-        ring, owners = self._ring, []
-        for key in PointBatch.decode(batch.body).keys:
-            owners.append([lane.node.id for lane in self._owners[partition_of(key, ring.partitions)]])
-        self._closed_bytes -= batch.memory_bytes
-        for node_id, part in split(batch, owners, ring.epoch, ring.hash):
-            self._enqueue(self._lanes[node_id], part)
+        ring = self._ring
+        for to, part in split(batch, destinations(batch, node_id, ring), ring.epoch, ring.hash):
+            lane = self._lanes[to]
+            self._enqueue(lane, part, drained and to == node_id and lane.state != DOWN)
 
     # For the worker.
 
     @property
     def memory_bytes(self) -> int:
         """About what undelivered points cost in memory."""
-        return self._closed_bytes + sum(lane.open.memory_bytes for lane in self._lanes.values())
+        return self._closed_bytes + self._open.memory_bytes
 
     @property
     def is_idle(self) -> bool:
-        """Whether every point taken in is durable."""
-        return not self._misrouted and not any(
-            len(lane.open) or lane.waiting or lane.in_flight for lane in self._lanes.values()
-        )
+        """Whether every point taken in is durable, at its owners or in their spools."""
+        lanes = self._lanes.values()
+        return not (len(self._open) or self._misrouted or any(lane.live or lane.spool.gathered_bytes for lane in lanes))
 
     @property
     def has_open(self) -> bool:
         """Whether points wait for their batch to be closed."""
-        return any(len(lane.open) for lane in self._lanes.values())
+        return len(self._open) > 0
 
     @property
     def is_blocked(self) -> bool:
@@ -474,29 +498,19 @@ class Delivery:
         """
         return any(lane.stuck for lane in self._lanes.values())
 
+    @property
+    def states(self) -> dict[str, str]:
+        """The state of each owner, by node."""
+        return {node_id: lane.state for node_id, lane in self._lanes.items()}
+
     def status(self, now: float) -> dict[str, Any]:
         """What a person wants to know of each owner."""
-        return {
-            node_id: {
-                "up": lane.is_up(now, self._beat_s),
-                "heard_s_ago": None if lane.heard_s < 0 else round(now - lane.heard_s, 3),
-                "open_rows": len(lane.open),
-                "waiting_batches": len(lane.waiting),
-                "in_flight_batches": len(lane.in_flight),
-                "in_flight_bytes": lane.flight_bytes,
-                "trouble": lane.trouble,
-            }
-            for node_id, lane in self._lanes.items()
-        }
+        return {node_id: lane.status(now) for node_id, lane in self._lanes.items()}
 
     def close(self) -> None:
         """Close the links."""
         for lane in self._lanes.values():
             lane.link.close()
-
-
-def _by_sequence(flight: Flight) -> int:
-    return flight.sequence
 
 
 def _rows_exist(ack: Ack, batch: Batch) -> bool:

@@ -32,6 +32,7 @@ FILE_BYTES: Final = 16 << 20  # then another file begins: room comes back by the
 RETRY_S: Final = 1.0  # after a failure of disk or ring store; neither mends faster
 READ_TRIES: Final = 5  # a second apart, before what the disk cannot read counts as damaged
 DAMAGED: Final = ".damaged"
+FOLDER: Final = "spool"  # in the bridge's directory
 
 _COPY_BYTES: Final = 1 << 20
 

@@ -27,20 +27,22 @@ from common.protocol import Beat
 from common.ringstore import RingView, open_store, wait_for_ring
 from common.series import parse_key
 from common.timestamps import NS_PER_S
-from workers.bridge import deadletter, replay
+from workers.bridge import deadletter, exports, replay, spool
 from workers.bridge.batch import Batch, Message
 from workers.bridge.deadletter import DeadLetter, Record
-from workers.bridge.delivery import COUNTED, Delivery
+from workers.bridge.delivery import Delivery
 from workers.bridge.intake import Intake
 from workers.bridge.mqtt import Link
 from workers.bridge.payload import BUG, STORAGE, Refusal
 from workers.bridge.replay import Outcome, Replay
+from workers.bridge.spool import Spools
 
 IDLE_S: Final = 0.1  # longest wait of a turn: half of the time between beats to a node that is away
 BLOCKED_S: Final = 0.002  # a turn's wait while the socket to a node that is up is full; acks end it earlier
 REPLAY_UNTIL: Final = 0.5  # of pending_bytes
 DEVICES_SHOWN: Final = 50
 STOP_S: Final = 3.0  # for acks after the last point was taken in; supervisord waits longer
+STOP_SPOOL_BYTES: Final = 16 << 20  # spooled then: what a slow disk writes in the time that is left
 RESUME_AT: Final = 0.8  # of pending_bytes: reading goes on there
 ACKS_PER_TURN: Final = 1000
 CLUSTER_CHARS: Final = 8  # of the cluster's id, in the MQTT client id
@@ -80,7 +82,8 @@ def _run(settings: config.Settings, stop: process.Stop) -> None:
         limits = settings.bridge.dead_letter_file_bytes, settings.bridge.dead_letter_bytes
         dead_letter = DeadLetter(directory / deadletter.FOLDER, *limits)
         if view is not None:
-            Bridge(settings, view, dead_letter).run(stop)
+            spools = Spools(directory / spool.FOLDER, store, settings.bridge.id, settings.bridge.spool_bytes)
+            Bridge(settings, view, dead_letter, spools).run(stop)
     finally:
         lock.release()
 
@@ -91,12 +94,13 @@ class Bridge:
     link: the broker's side. counts: messages, points and payload_bytes taken in.
     """
 
-    def __init__(self, settings: config.Settings, view: RingView, dead_letter: DeadLetter) -> None:
+    def __init__(self, settings: config.Settings, view: RingView, dead_letter: DeadLetter, spools: Spools) -> None:
         """Raises ConfigError, BusError."""
         ring = view.ring
         self._settings = settings
         self._view = view
         self._dead_letter = dead_letter
+        self._spools = spools
         self.counts: Counter[str] = Counter()
         self._refused: Counter[str] = Counter()  # by code, counted when refused
         self._started_s = clock.wall_ns() / NS_PER_S
@@ -114,9 +118,12 @@ class Bridge:
             random.getrandbits(63) | 1,
             ring,
             self._bus.push,
+            spools,
             self._refuse_rows,
             self._refuse_batch,
-            _latency.observe,
+            clock.monotonic_s(),
+            on_stored=_latency.observe,
+            hurry=view.hurry,
         )
         self._delivery.reply_to = settings.bridge.ack_advertised or reply_to
         self._intake = Intake(settings, ring.partitions, self._arrival_ns)
@@ -159,6 +166,8 @@ class Bridge:
         """Everything that moves points on and lets PUBACKs go."""
         self._delivery.flush(now, force)
         self._delivery.tick(now, self._beat)
+        self._spools.flush(now)
+        self._spools.tick(now)
         self._dead_letter.flush()
         self.link.acknowledge()
 
@@ -195,7 +204,7 @@ class Bridge:
 
     @property
     def _held_bytes(self) -> int:
-        return self._delivery.memory_bytes + self._dead_letter.gathered_bytes
+        return self._delivery.memory_bytes + self._spools.gathered_bytes + self._dead_letter.gathered_bytes
 
     @property
     def _has_room(self) -> bool:
@@ -307,6 +316,8 @@ class Bridge:
                 break
             if self._poller.poll(BLOCKED_S):
                 self._take_acks(now)
+        self._delivery.spool_rest(STOP_SPOOL_BYTES)
+        self._spools.flush(clock.monotonic_s())
         self.link.acknowledge()
         self.link.close()
         self._dead_letter.close()
@@ -337,6 +348,7 @@ class Bridge:
             "dead_letter": self._dead_letter.status(),
             "replay": self._replay.status(),
             "owners": self._delivery.status(now),
+            "spools": self._spools.status(),
             "memory_bytes": self._held_bytes,
             "delivery": dict(self._delivery.counts),
             "ignored": dict(self._delivery.mismatches),
@@ -350,12 +362,11 @@ class Bridge:
             "payload_bytes": "Bytes of payloads received.",
         }
         metrics.counters_from("minitrue_bridge", received, lambda: counts)
-        metrics.counters_from("minitrue_bridge_delivery", COUNTED, lambda: delivery.counts)
+        exports.export(delivery, self._spools)
         metrics.counter_from("minitrue_bridge_pubacks_total", "Messages acknowledged.", lambda: link.acked)
         metrics.counter_from("minitrue_bridge_connects_total", "Connections to the broker.", lambda: link.connects)
         metrics.gauge_from("minitrue_bridge_connected", "1 while connected to MQTT.", lambda: int(link.is_connected))
         metrics.gauge_from("minitrue_bridge_pending_messages", "Messages without their PUBACK.", lambda: link.pending)
-        metrics.gauge_from("minitrue_bridge_memory_bytes", "Points not yet durable.", lambda: delivery.memory_bytes)
         self._export_dead_letter()
         for name, text, by_reason in (
             ("minitrue_bridge_refused_total", "Payloads, elements and rows refused, by code.", self._refused),

@@ -5,7 +5,8 @@ import pytest
 
 from common import protocol
 from tests.workers.bridge.delivery_world import KEYS, ONE_OWNER, World, keys_in, owner_of, ring
-from workers.bridge.delivery import RESPLIT_S, RETRY_MIN_S
+from workers.bridge.delivery import RESPLIT_S
+from workers.bridge.lane import RETRY_MIN_S
 
 
 def test_a_refused_row_goes_to_the_dead_letter_with_its_message_and_the_others_are_stored() -> None:
@@ -31,7 +32,7 @@ def test_a_batch_that_a_node_cannot_decode_goes_whole_to_the_dead_letter() -> No
     "error", [protocol.ERR_DISK, protocol.ERR_DISK_FLOOR, protocol.ERR_INTERNAL, "some-later-code"]
 )
 def test_a_node_that_cannot_write_now_is_left_alone_for_a_while_and_then_asked_again(error: str) -> None:
-    world = World(ring(1, [[0]], nodes=1)).start()
+    world = World(ring(1, [[0]], nodes=1), spool_bytes=0).start()
     message = world.publish(0)
     world.tick()
     sent = 0
@@ -46,11 +47,12 @@ def test_a_node_that_cannot_write_now_is_left_alone_for_a_while_and_then_asked_a
     world.keep_up(6.0)
     world.ack_all()
     assert message.waiting == 0
+    world.tick()
     assert world.delivery.status(world.now)["n0"]["trouble"] == ""
 
 
 def test_one_failure_that_fails_many_batches_is_backed_off_from_once_and_they_go_again_in_order() -> None:
-    world = World(ring(1, [[0]], nodes=1), batch_rows=1).start()
+    world = World(ring(1, [[0]], nodes=1), spool_bytes=0, batch_rows=1).start()
     messages = [world.publish(number) for number in range(6)]
     world.tick()
     first = world.batches("n0")
@@ -58,24 +60,38 @@ def test_one_failure_that_fails_many_batches_is_backed_off_from_once_and_they_go
         world.ack("n0", first[number], rows=0, error=protocol.ERR_DISK, detail="full")
     world.ack("n0", first[2])
     messages.append(world.publish(6))
-    world.tick(RETRY_MIN_S + 0.01)
+    world.tick(RETRY_MIN_S / 2)
+    world.tick(RETRY_MIN_S / 2 + 0.01)
+    world.beat()
+    world.tick()
+    (probe,) = world.batches("n0")
+    assert probe.header.sequence == first[0].header.sequence
+    world.ack("n0", probe)
+    world.tick()
     again = [batch.header.sequence for batch in world.batches("n0")]
-    assert again[:5] == [first[number].header.sequence for number in (0, 1, 3, 4, 5)]
-    assert len(again) == 6
+    assert again[:4] == [first[number].header.sequence for number in (1, 3, 4, 5)]
+    assert len(again) == 5
+    assert [message.waiting for message in messages] == [0, 1, 0, 1, 1, 1, 1]
 
 
-def test_what_is_recalled_goes_in_order_with_what_waited_to_be_sent_again() -> None:
+def test_what_is_recalled_goes_in_order_with_what_waited_to_be_sent() -> None:
     world = World(ring(1, [[0]], nodes=1), batch_rows=1).start()
     for number in range(4):
         world.publish(number)
-    world.tick(1.0 - RETRY_MIN_S / 2)
-    first = world.batches("n0")
-    world.ack("n0", first[1], rows=0, error=protocol.ERR_DISK)
-    world.owners["n0"].incarnation = 101
-    world.tick(RETRY_MIN_S * 0.75)  # a beat is due, the batch not yet
-    world.beat()
     world.tick()
-    assert [batch.header.sequence for batch in world.batches("n0")] == [batch.header.sequence for batch in first]
+    first = world.batches("n0")
+    world.owners["n0"].accepts = False
+    world.publish(4)
+    world.tick(0.1)
+    world.owners["n0"].accepts = True
+    world.owners["n0"].incarnation = 101
+    world.tick(0.5)
+    world.beat()
+    world.batches("n0")
+    world.tick()
+    again = [batch.header.sequence for batch in world.batches("n0")]
+    assert again == sorted(again)
+    assert again[:4] == [batch.header.sequence for batch in first]
 
 
 @pytest.mark.parametrize("error", [protocol.ERR_STALE_EPOCH, protocol.ERR_NOT_MINE])

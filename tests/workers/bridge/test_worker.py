@@ -19,6 +19,7 @@ from workers.bridge import deadletter, payload
 from workers.bridge.batch import Message
 from workers.bridge.deadletter import DeadLetter
 from workers.bridge.payload import Place
+from workers.bridge.spool import Spools
 from workers.bridge.worker import Bridge
 
 
@@ -29,7 +30,9 @@ def bridge(tmp_path: Path) -> Iterator[Bridge]:
     ring = first_ring("test", [node], 16, 1)
     store.save(ring, 0)
     settings = config.Settings(mqtt=config.Mqtt(url=f"mqtt://127.0.0.1:{free_port()}"))
-    made = Bridge(settings, RingView(store, ring, 1.0), DeadLetter(tmp_path / "deadletter", 1 << 20, 1 << 30))
+    dead_letter = DeadLetter(tmp_path / "deadletter", 1 << 20, 1 << 30)
+    spools = Spools(tmp_path / "spool", store, settings.bridge.id, 1 << 30)
+    made = Bridge(settings, RingView(store, ring, 1.0), dead_letter, spools)
     yield made
     made._bus.close()
 

@@ -1,0 +1,43 @@
+"""Metrics of delivery and spools: read from their states when asked, so that they cost the hot path nothing.
+
+Belongs to the loop's thread.
+"""
+
+from collections.abc import Callable
+from typing import Any, Final
+
+from common import metrics
+from workers.bridge.delivery import COUNTED, Delivery
+from workers.bridge.lane import DOWN
+from workers.bridge.spool import Spools
+
+_SPOOLED: Final = {
+    "bytes": "Bytes of a spool's files.",
+    "records": "Batches in a spool that are not delivered.",
+    "oldest_seconds": "How long the oldest points have been in a spool.",
+    "damaged": "Parts of a spool that could not be read and were set aside.",
+}
+
+
+def export(delivery: Delivery, spools: Spools) -> None:
+    """Export the metrics of a bridge's way out."""
+    metrics.counters_from("minitrue_bridge_delivery", COUNTED, lambda: delivery.counts)
+    metrics.gauge_from("minitrue_bridge_memory_bytes", "Points not yet durable.", lambda: delivery.memory_bytes)
+    metrics.gauge_from(
+        "minitrue_bridge_owner_up",
+        "1 while a node is not taken for down.",
+        lambda: {(node,): int(state != DOWN) for node, state in delivery.states.items()},
+        labels=("node",),
+    )
+    for name, text in _SPOOLED.items():
+        metrics.gauge_from(f"minitrue_bridge_spool_{name}", text, _reader(spools, name), labels=("node",))
+
+
+def _reader(spools: Spools, name: str) -> Callable[[], dict[tuple[str, ...], float]]:
+    field = "oldest_s_ago" if name == "oldest_seconds" else name
+
+    def read() -> dict[tuple[str, ...], float]:
+        status: dict[str, dict[str, Any]] = spools.status()
+        return {(node,): spool[field] or 0.0 for node, spool in status.items()}
+
+    return read
