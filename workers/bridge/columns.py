@@ -4,9 +4,12 @@ Pure: no I/O, no state.
 """
 
 from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 from common.points import Index, Times, Values
-from workers.bridge.payload import Place, Point
+
+if TYPE_CHECKING:  # which in turn says that points may be columns
+    from workers.bridge.payload import Place, Point
 
 
 class Columns:
@@ -19,7 +22,7 @@ class Columns:
 
     __slots__ = ("index", "places", "times", "values")
 
-    def __init__(self, places: Sequence[Place], index: Index | None, times: Times, values: Values) -> None:
+    def __init__(self, places: "Sequence[Place]", index: Index | None, times: Times, values: Values) -> None:
         self.places = places
         self.index = index
         self.times = times
@@ -28,7 +31,7 @@ class Columns:
     def __len__(self) -> int:
         return len(self.times)
 
-    def __iter__(self) -> Iterator[Point]:
+    def __iter__(self) -> "Iterator[Point]":
         """The points one by one, for people and tests: slow."""
         rows = range(len(self.places)) if self.index is None else self.index.tolist()
         for row, time_ns, value in zip(rows, self.times.tolist(), self.values.tolist(), strict=True):

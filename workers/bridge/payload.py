@@ -13,6 +13,7 @@ from typing import Any, Final, NamedTuple
 from common.config import Ingest
 from common.errors import PayloadError
 from common.series import partition_of, series_key
+from workers.bridge.columns import Columns
 
 # Codes of refusals: what they are counted by, in metrics and in the dead letter.
 EMPTY: Final = "empty"
@@ -45,7 +46,7 @@ class Place(NamedTuple):
 
 
 Point = tuple[Place, int, float]  # place, nanoseconds since the epoch, value
-Points = list[Point]
+Points = list[Point] | Columns
 Name = tuple[Any, ...]  # (device id, metric name, (tag, value), ...): tags sorted by name
 
 
