@@ -337,7 +337,7 @@ class Cluster:
     def held(self, node: str, series: Iterable[Series]) -> dict[Series, protocol.AggregateReply]:
         """What a node itself holds of series that it owns."""
         wanted = list(series)
-        requests = [self._request(each) for each in wanted]
+        requests = [self.request(each) for each in wanted]
         body = self.ask(node, protocol.AGGREGATES, protocol.AggregatesRequest(requests)).body
         outcomes = protocol.decode_body(body, protocol.AggregatesReply).outcomes
         found = {}
@@ -349,11 +349,14 @@ class Cluster:
             found[each] = reply
         return found
 
-    def _request(self, series: Series) -> protocol.AggregateRequest:
+    def request(
+        self, series: Series, start_ns: int | None = None, end_ns: int | None = None
+    ) -> protocol.AggregateRequest:
+        """What asks an owner for one series."""
         ring = self._ring()
         partition = partition_of(series_key(*series), ring.partitions)
         bits = protocol.bitmap([partition], ring.partitions)
-        return protocol.AggregateRequest(bits, *series, None, None, None)
+        return protocol.AggregateRequest(bits, *series, None, start_ns, end_ns)
 
     # The ring
 
@@ -361,6 +364,10 @@ class Cluster:
         ring = self.store.load()
         assert ring is not None
         return ring
+
+    @property
+    def epoch(self) -> int:
+        return self._ring().epoch
 
     def swap_owners(self, one: str, other: str) -> int:
         """Save a ring in which two nodes have changed places in every partition; its epoch. Moves no points."""
