@@ -24,7 +24,7 @@ from common.ring import Node, Ring
 from workers.bridge.batch import Batch, Message, split
 from workers.bridge.columns import Columns
 from workers.bridge.drain import DRAIN_BYTES, Drain, destinations
-from workers.bridge.lane import CATCHING_UP, DOWN, MISSED_BEATS, UP, Flight, Lane, Link, Queue
+from workers.bridge.lane import CATCHING_UP, DOWN, UP, Flight, Lane, Link, Queue
 from workers.bridge.openrows import OpenRows, owned_partitions
 from workers.bridge.payload import Point
 from workers.bridge.spool import Spools
@@ -177,6 +177,7 @@ class Delivery:
         lane.beat_due_s = self._now + (min(PROBE_S, self._beat_s) if alone else self._beat_s)
         header = self._header(lane, self._next_sequence(), self._ring.epoch, self._ring.hash, 0, 0)
         lane.link.send(protocol.pack(protocol.BEAT, header, beat()))
+        lane.unanswered += 1
 
     def _judge(self, lane: Lane) -> None:
         """Take a lane for down that is silent or late."""
@@ -185,7 +186,7 @@ class Delivery:
         if overdue_s:
             self.counts["timeouts"] += 1
             self._take_down(lane, f"no ack for {overdue_s:.1f} s")
-        if now - lane.heard_s > MISSED_BEATS * self._beat_s:
+        if lane.is_silent(now, self._beat_s):
             lane.shows_life = False
             if lane.state != DOWN:
                 self._take_down(lane, f"no answer for {now - lane.heard_s:.1f} s")

@@ -141,7 +141,8 @@ class Lane:
 
     live: batches of this process; drain: batches out of the node's spool. state, since_s: see the module's text;
     trouble: why it is not up, "" if it is. heard_s: when it last answered, or was first looked for. answered:
-    sequence of the latest beat that was answered. incarnation: the node's process as last heard, 0 before.
+    sequence of the latest beat that was answered; unanswered: beats sent since it was heard. incarnation: the node's
+    process as last heard, 0 before.
     shows_life: whether it was heard since it went down; probe: sequence of the last batch that was sent to see
     whether it is back. stuck: the link took no more batches.
     """
@@ -157,6 +158,7 @@ class Lane:
     incarnation: int = 0
     heard_s: float = 0.0
     answered: int = 0
+    unanswered: int = 0
     beat_due_s: float = 0.0
     shows_life: bool = False
     probe: int = 0
@@ -174,6 +176,7 @@ class Lane:
     def hear(self, now: float) -> None:
         """It answered, whatever."""
         self.heard_s = now
+        self.unanswered = 0
         self.shows_life = True
 
     def meet(self, incarnation: int, now: float) -> None:
@@ -188,7 +191,7 @@ class Lane:
         """The node is at another endpoint now, where it has yet to be heard."""
         self.link.close()
         self.node, self.link = node, link
-        self.incarnation, self.heard_s, self.beat_due_s, self.shows_life = 0, now, 0.0, False
+        self.incarnation, self.heard_s, self.unanswered, self.beat_due_s, self.shows_life = 0, now, 0, 0.0, False
         self.recall(now)
 
     def recall(self, now: float) -> None:
@@ -209,6 +212,12 @@ class Lane:
         self.heard_s = min(now, self.heard_s + seconds)
         self.live.excuse(seconds)
         self.drain.excuse(seconds)
+
+    def is_silent(self, now: float, beat_s: float) -> bool:
+        """Whether it missed too many beats. Both counted and timed: turns of ours may be longer than a beat, and
+        beats to one that is down are sent more often.
+        """
+        return self.unanswered >= MISSED_BEATS and now - self.heard_s > MISSED_BEATS * beat_s
 
     def overdue_s(self, now: float, timeout_s: float) -> float:
         """How long the oldest batch in flight has been waiting for its ack if that is too long, else 0."""
