@@ -11,6 +11,9 @@ from tools.bench.findings import Bar, Finding, number
         (0.5, {"A": 1.0}, Bar("ratio", 0.5), True),
         (0.6, {"A": 1.0, "B": 100.0}, Bar("ratio", 0.5), False),  # the first peer counts
         (0.5, {}, Bar("ratio", 0.5), None),
+        (1.5, {"A": 1.0}, Bar("times", 1.5), True),
+        (1.4, {"A": 1.0}, Bar("times", 1.5), False),
+        (1.4, {}, Bar("times", 1.5), None),
         (3.0, {"A": 1.0}, Bar("most", 3), True),
         (3.1, {}, Bar("most", 3), False),
         (99.0, {}, Bar("least", 100), False),

@@ -1,11 +1,14 @@
-"""Work in a process of its own, so that its memory is its own, and what a process holds."""
+"""Work in a process of its own, so that its memory is its own, and what processes hold and have used."""
 
 import multiprocessing
+import os
 import re
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from typing import ParamSpec, TypeVar
+from typing import Final, ParamSpec, TypeVar
+
+TICKS_S: Final = os.sysconf("SC_CLK_TCK")  # of utime and stime in /proc
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -17,18 +20,25 @@ def alone(function: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> T:
         return pool.submit(function, *arguments, **named).result()
 
 
-def resident_mb() -> float:
-    """Memory that this process holds now."""
-    return _status_mb("VmRSS")
+def cpu_s(pid: int) -> float:
+    """User and system time of a process so far."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / TICKS_S
+
+
+def resident_mb(pid: int | None = None) -> float:
+    """Memory that a process holds now; None: this one."""
+    return _status_mb("VmRSS", pid)
 
 
 def peak_mb() -> float:
     """The most that this process ever held."""
-    return _status_mb("VmHWM")
+    return _status_mb("VmHWM", None)
 
 
-def _status_mb(name: str) -> float:
-    found = re.search(rf"^{name}:\s+(\d+) kB$", Path("/proc/self/status").read_text(), re.MULTILINE)
+def _status_mb(name: str, pid: int | None) -> float:
+    path = Path(f"/proc/{pid or 'self'}/status")
+    found = re.search(rf"^{name}:\s+(\d+) kB$", path.read_text(), re.MULTILINE)
     if found is None:
-        raise ValueError(f"/proc/self/status has no {name}")
+        raise ValueError(f"{path} has no {name}")
     return int(found[1]) / 1024

@@ -5,14 +5,14 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, Final, Literal, NamedTuple
 
-Rule = Literal["ratio", "most", "least"]
-_WORDS: Final = {"ratio": "x at most", "most": "at most", "least": "at least"}
+Rule = Literal["ratio", "times", "most", "least"]
+_WORDS: Final = {"ratio": "x at most", "times": "x at least", "most": "at most", "least": "at least"}
 _DIGITS: Final = 4
 NO_PEERS: Final[Mapping[str, float]] = MappingProxyType({})
 
 
 class Bar(NamedTuple):
-    """ratio: ours over the first peer's is at most the limit; most, least: our own figure is."""
+    """ratio, times: ours over the first peer's is at most, at least the limit; most, least: our own figure is."""
 
     rule: Rule
     limit: float
@@ -36,10 +36,10 @@ class Finding(NamedTuple):
     @property
     def met(self) -> bool | None:
         """Whether it is as it should be; None without a bar, or without the peer it speaks of."""
-        figure = self.ratio if self.bar and self.bar.rule == "ratio" else self.ours
+        figure = self.ratio if self.bar and self.bar.rule in ("ratio", "times") else self.ours
         if self.bar is None or figure is None:
             return None
-        return figure >= self.bar.limit if self.bar.rule == "least" else figure <= self.bar.limit
+        return figure >= self.bar.limit if self.bar.rule in ("least", "times") else figure <= self.bar.limit
 
     def line(self) -> str:
         """For people."""

@@ -7,7 +7,6 @@ process, from /proc. Bytes at rest are lengths of files, data and index, without
 
 import http.client
 import json
-import os
 import re
 import shutil
 import socket
@@ -23,6 +22,7 @@ from typing import Any, Final
 import click
 
 from common.series import Series
+from tools.bench import alone
 from tools.bench.data import MS_NS, Dataset, Rows, labels
 
 BATCH_LINES: Final = 20_000
@@ -31,7 +31,6 @@ SETTLE_S: Final = 300.0
 QUIET_POLLS: Final = 5  # equal pictures in a row that mean: nothing goes on any more
 POLL_S: Final = 0.2
 HOUR_MS: Final = 3_600_000
-TICKS_S: Final = os.sysconf("SC_CLK_TCK")  # of utime and stime in /proc
 STOP_S: Final = 30.0
 
 Buckets = dict[tuple[tuple[str, str], ...], list[float]]
@@ -130,8 +129,7 @@ class Peer:
 
     def cpu_s(self) -> float:
         """User and system time so far."""
-        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / TICKS_S
+        return alone.cpu_s(self.process.pid)
 
     def stop(self) -> None:
         """End the process."""
