@@ -13,6 +13,7 @@ was gathered since the last flush and by what was taken and is not done. Belongs
 """
 
 import errno
+import os
 from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
@@ -225,7 +226,7 @@ class Spool:
         window.size, window.unreadable = file.size, 0
         found = first(window, KIND, path, self._at[1], spoolrecord.decode)
         if window.unreadable and self._read_failures < READ_TRIES:
-            raise OSError(errno.EIO, "the disk fails to read", str(path))
+            raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
         self._read_failures = 0
         return found
 

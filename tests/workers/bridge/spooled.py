@@ -4,10 +4,13 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from common.files import DISK, Disk
+from common.points import PointBatch
 from common.ringstore import FileStore, Mark
 from tests.disks import QuickDisk
-from workers.bridge.batch import Batch, Message, OpenBatch
+from workers.bridge.batch import Batch, Message, Origin, Release
 from workers.bridge.spool import Entry, Spools
 
 BRIDGE = "bridge1"
@@ -38,11 +41,17 @@ def make(number: int, rows: int = 3) -> tuple[Batch, Message]:
     """A batch like no other, and a message that waits for it alone."""
     message = Message(0x32, b"\0\1", b"sensors/%d" % number)
     other = Message(0x33, b"\0\2", b"other topic")
-    opened = OpenBatch(1 << 20)
-    for row in range(rows):
-        opened.add(other if row == rows - 1 and rows > 1 else message, b"key %d" % (row % 2), number, row + 0.5)
-    batch = opened.close(7, "0123456789abcdef")
-    batch.epoch = 9
+    messages = [message, other][:rows]
+    points = PointBatch(
+        [b"key %d" % place for place in range(min(rows, 2))],
+        np.arange(rows, dtype=np.uint32) % np.uint32(2),
+        np.full(rows, number, np.int64),
+        np.arange(rows) + 0.5,
+    )
+    for each in messages:
+        each.hold()
+    origin = Origin(messages, [0, rows - 1][:rows])
+    batch = Batch(points.encode(), rows, 7, 9, "0123456789abcdef", 0.0, Release(messages), origin, len(messages))
     return batch, message
 
 
