@@ -6,7 +6,6 @@ has to be split again. Built for one point per message at high rate: no object p
 Pure: no I/O, no clock, no socket. Belongs to the loop's thread.
 """
 
-from array import array
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from typing import Final, Protocol
@@ -16,10 +15,7 @@ import numpy.typing as npt
 
 from common.points import PointBatch
 
-MAX_KEY_BYTES: Final = 4 << 20  # of a batch's table, but for its last key: with long tags, rows alone do not
-# bound a batch, which has to stay far below bus.MAX_MESSAGE_BYTES
 MESSAGE_BYTES: Final = 250  # what a Message costs in memory with its topic; measured 200 to 300
-ROW_BYTES: Final = 20  # u32 index, i64 time, f64 value
 
 
 class Message:
@@ -139,73 +135,6 @@ class Batch:
         self.release = release
         self.origin = origin
         self.memory_bytes = len(self.body) + messages * MESSAGE_BYTES
-
-
-class OpenBatch:
-    """The rows that one owner will be sent next. `add` is the hot path."""
-
-    __slots__ = ("_index", "_key_bytes", "_keys", "_messages", "_rows", "_starts", "_times", "_values", "opened_s")
-
-    def __init__(self, rows: int) -> None:
-        """rows: so many fill it."""
-        self._rows = rows
-        self._keys: dict[bytes, int] = {}
-        self._index = array("I")
-        self._times = array("q")
-        self._values = array("d")
-        self._messages: list[Message] = []
-        self._starts = array("q")
-        self._key_bytes = 0
-        self.opened_s = 0.0  # set by whoever looks at the clock; 0: nobody has yet
-
-    def __len__(self) -> int:
-        return len(self._times)
-
-    def add(self, message: Message, key: bytes, time_ns: int, value: float) -> bool:
-        """Append a point of a message; whether that fills the batch, which then takes no more. A message's points
-        come one after another, in as many batches as they need.
-        """
-        times = self._times
-        messages = self._messages
-        if not messages or messages[-1] is not message:
-            messages.append(message)
-            self._starts.append(len(times))
-            message.waiting += 1
-        index = self._keys.get(key)
-        if index is None:
-            index = self._keys[key] = len(self._keys)
-            self._key_bytes += len(key)
-            if self._key_bytes >= MAX_KEY_BYTES:
-                self._rows = 0
-        self._index.append(index)
-        times.append(time_ns)
-        self._values.append(value)
-        return len(times) >= self._rows
-
-    @property
-    def memory_bytes(self) -> int:
-        """About what it costs in memory."""
-        return len(self._times) * ROW_BYTES + self._key_bytes + len(self._messages) * MESSAGE_BYTES
-
-    def close(self, epoch: int, ring_hash: str) -> Batch:
-        """The batch of what was added, split by this ring and born at its epoch. Nothing may be added after."""
-        points = PointBatch(
-            list(self._keys),
-            np.frombuffer(self._index, dtype=np.uint32),
-            np.frombuffer(self._times, dtype=np.int64),
-            np.frombuffer(self._values, dtype=np.float64),
-        )
-        return Batch(
-            points.encode(),
-            len(points),
-            epoch,
-            epoch,
-            ring_hash,
-            self.opened_s,
-            Release(self._messages),
-            Origin(self._messages, self._starts),
-            len(self._messages),
-        )
 
 
 def split(

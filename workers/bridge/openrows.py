@@ -14,12 +14,13 @@ import numpy.typing as npt
 
 from common.points import PointBatch
 from common.ring import Ring
-from workers.bridge.batch import MESSAGE_BYTES, ROW_BYTES, Batch, Message, Origin, Release
+from workers.bridge.batch import MESSAGE_BYTES, Batch, Message, Origin, Release
 from workers.bridge.columns import Columns
 from workers.bridge.payload import Place, Point
 
 MAX_KEY_BYTES: Final = 4 << 20  # of a batch's table: with long tags, rows alone do not bound a batch, which has to
 # stay far below bus.MAX_MESSAGE_BYTES
+ROW_BYTES: Final = 20  # u32 index, i64 time, f64 value
 
 Owned = Mapping[str, npt.NDArray[np.bool_]]  # by node id: which partitions it owns, shape (partitions,)
 _Rows = npt.NDArray[np.intp]

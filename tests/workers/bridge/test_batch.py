@@ -1,5 +1,6 @@
 """Messages and batches: who waits for what, and what a split keeps."""
 
+import itertools
 from array import array
 
 import numpy as np
@@ -7,43 +8,30 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from common.points import PointBatch
-from workers.bridge import batch as batches
-from workers.bridge.batch import Batch, Message, OpenBatch, Origin, Release, split
+from workers.bridge.batch import Batch, Message, Origin, Release, split
+from workers.bridge.openrows import OpenRows
+from workers.bridge.payload import Place
+
+Row = tuple[bytes, int, float]
 
 
 def message(topic: bytes = b"t") -> Message:
     return Message(0x32, b"\x00\x01", topic)
 
 
-def rows_of(batch: Batch) -> list[tuple[bytes, int, float]]:
+def rows_of(batch: Batch) -> list[Row]:
     points = PointBatch.decode(batch.body)
     columns = zip(points.index.tolist(), points.times.tolist(), points.values.tolist(), strict=True)
     return [(points.keys[index], time_ns, value) for index, time_ns, value in columns]
 
 
-def test_a_batch_holds_what_was_added_and_says_when_and_by_which_ring() -> None:
-    opened = OpenBatch(1000)
-    added = [(b"k1", 1, 1.0), (b"k2", 2, -0.0), (b"k1", 3, 5e-324)]
-    for row in added:
-        opened.add(message(), *row)
-    opened.opened_s = 5.0
-    batch = opened.close(7, "hash")
-    assert rows_of(batch) == added
-    assert (batch.born, batch.epoch, batch.ring_hash, batch.opened_s, batch.rows) == (7, 7, "hash", 5.0, 3)
-
-
-def test_a_message_waits_once_for_each_batch_that_holds_a_part_of_it() -> None:
-    one, two = OpenBatch(1000), OpenBatch(1000)
-    first, second = message(), message()
-    one.add(first, b"a", 1, 1.0)
-    one.add(first, b"b", 1, 1.0)
-    two.add(first, b"c", 1, 1.0)
-    one.add(second, b"a", 2, 1.0)
-    assert (first.waiting, second.waiting) == (2, 1)
-    one.close(1, "").release.release()
-    assert (first.waiting, second.waiting) == (1, 0)
-    two.close(1, "").release.release()
-    assert first.waiting == 0
+def batch_of(rows: list[tuple[Message, Row]], epoch: int = 1) -> Batch:
+    """One batch of these rows and their messages."""
+    opened = OpenRows(1000)
+    for source, together in itertools.groupby(rows, key=lambda row: row[0]):
+        opened.add(source, [(Place(key, 0), time_ns, value) for _, (key, time_ns, value) in together])
+    ((_, batch),) = opened.close(epoch, "", {"node": np.array([True])})
+    return batch
 
 
 def test_a_release_waits_for_every_part() -> None:
@@ -58,29 +46,19 @@ def test_a_release_waits_for_every_part() -> None:
 
 
 def test_every_row_knows_its_message_before_and_after_splits() -> None:
-    opened = OpenBatch(1000)
     topics = [b"t%d" % n for n in range(4)]
-    for number, topic in enumerate(topics):
-        source = message(topic)
-        for element in range(number + 1):
-            opened.add(source, b"k%d" % element, number, float(number))
-    whole = opened.close(1, "")
+    whole = batch_of(
+        [
+            (message(topic), (b"k%d" % element, number, float(number)))
+            for number, topic in enumerate(topics)
+            for element in range(number + 1)
+        ]
+    )
     parts = split(whole, [["x"] if n % 2 else ["y"] for n in range(4)], 2, "")
     again = [part for _, piece in parts for _, part in split(piece, [["z"]] * 2, 3, "")]
     for batch in [whole, *(part for _, part in parts), *again]:
         for row, (_, time_ns, _) in enumerate(rows_of(batch)):
             assert batch.origin.message(row).topic == topics[time_ns]
-
-
-def test_so_many_rows_fill_a_batch() -> None:
-    opened = OpenBatch(3)
-    assert [opened.add(message(), b"k", n, 1.0) for n in range(3)] == [False, False, True]
-
-
-def test_long_keys_alone_fill_a_batch() -> None:
-    opened = OpenBatch(1000)
-    assert not opened.add(message(), bytes(batches.MAX_KEY_BYTES - 1), 1, 1.0)
-    assert opened.add(message(), b"k", 1, 1.0)
 
 
 _rows = st.lists(
@@ -95,13 +73,10 @@ _rows = st.lists(
 
 @given(_rows, st.lists(st.lists(st.sampled_from(["n1", "n2", "n3"]), min_size=1, unique=True), min_size=4, max_size=4))
 def test_a_split_sends_every_row_to_every_owner_and_nothing_else(
-    rows: list[tuple[bytes, int, float]], owners: list[list[str]]
+    rows: list[Row], owners: list[list[str]]
 ) -> None:
-    opened = OpenBatch(1000)
     source = message()
-    for row in rows:
-        opened.add(source, *row)
-    whole = opened.close(3, "old")
+    whole = batch_of([(source, row) for row in rows], epoch=3)
     keys = list(dict.fromkeys(key for key, _, _ in rows))
     owners_of = dict(zip(keys, owners, strict=False))
     parts = dict(split(whole, [owners_of[key] for key in keys], 9, "new"))
