@@ -41,6 +41,13 @@ class Subscription(Struct, frozen=True, forbid_unknown_fields=True):
     columns: list[str] = field(default_factory=lambda: [TIME, DEVICE, METRIC, VALUE])
     separator: str = ","
 
+    @property
+    def unit(self) -> str:
+        """The unit of times that are numbers, as time_unit says; "auto": of each by its size."""
+        if self.time_unit != "default":
+            return self.time_unit
+        return "ns" if self.format in ("line-protocol", "msgpack-columns") else "s"
+
 
 Problem = tuple[tuple[str, ...], str]  # (key, or key and what is inside), what is wrong
 

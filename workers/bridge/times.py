@@ -23,6 +23,8 @@ def time_ns(time: Time, unit: str, latest_ns: int, max_future_s: float) -> int:
     """
     if type(time) is int and unit == "s" and 0 <= time < 1 << 33:
         found = time * timestamps.NS_PER_S  # nearly every payload; also within int64
+    elif type(time) is float and unit == "s" and 0.0 <= time < 8e9:
+        found = round(time * 1e6) * 1000  # the other payloads; what timestamps.from_number does
     else:
         found = _any_time_ns(time, unit, latest_ns)
     if found > latest_ns:

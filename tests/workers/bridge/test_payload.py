@@ -161,7 +161,7 @@ def test_an_empty_array_holds_nothing_and_is_no_error() -> None:
         (b"null", payload.SHAPE, "payload is null"),
         (b'"text"', payload.SHAPE, "payload is a string"),
         (b"true", payload.SHAPE, "payload is true"),
-        (b"[1]", payload.SHAPE, "element is a number, want a JSON object"),
+        (b"[1]", payload.SHAPE, "element is a number, want an object"),
         (b"[[]]", payload.SHAPE, "element is an array"),
         (b"{}", payload.MISSING, "no device_id"),
     ],
@@ -176,7 +176,8 @@ def test_a_payload_that_is_no_object_or_array_of_them_is_refused(body: bytes, co
 @pytest.mark.parametrize("field", ["device_id", "metric_name", "value"])
 def test_a_missing_field_is_named(field: str) -> None:
     refusal = refusal_of({name: value for name, value in GOOD.items() if name != field})
-    assert (refusal.code, refusal.reason) == (payload.MISSING, f"no {field}")
+    assert refusal.code == payload.MISSING
+    assert refusal.reason.startswith(f"no {field} in the payload")
 
 
 @pytest.mark.parametrize(
@@ -316,8 +317,9 @@ def test_the_fast_way_stores_exactly_what_the_slow_way_stores(elements: list[Any
     body = json.dumps(elements, ensure_ascii=ascii_only).encode(errors="surrogatepass")
     fast = Decoder().one(body)
     slow_decoder = Decoder()
-    slow_decoder._rows.latest_ns = LATEST_NS
-    slow = objects.decode_slowly(body, slow_decoder._rows)
+    context = slow_decoder.routes.add(b"sensors/a")
+    context.latest_ns = LATEST_NS
+    slow = objects.decode_slowly(body, context)
     fast_points, slow_points = ([(place, bits(value)) for place, _, value in found[0]] for found in (fast, slow))
     assert fast_points == slow_points
     assert len(fast[0]) + len(fast[1]) in (len(elements), 1)

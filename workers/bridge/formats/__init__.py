@@ -9,7 +9,7 @@ from typing import Any, Final, NamedTuple
 
 from common.config import Subscription
 from workers.bridge.context import Context
-from workers.bridge.formats import objects
+from workers.bridge.formats import columnar, csv_lines, line_protocol, metrics, number, objects, packed
 from workers.bridge.payload import Decoded
 
 
@@ -25,5 +25,12 @@ def _nothing(_: Subscription) -> None:
 
 
 FORMATS: Final[dict[str, Format]] = {
-    "json": Format(objects.decode, objects.prepare),
+    "json": Format(objects.decode, objects.Objects),
+    "json-metrics": Format(metrics.decode, metrics.Metrics),
+    "number": Format(number.decode, _nothing),
+    "csv": Format(csv_lines.decode, csv_lines.Columns),
+    "line-protocol": Format(line_protocol.decode, line_protocol.prepare),
+    "msgpack": Format(packed.decode, packed.Packed),
+    "msgpack-metrics": Format(packed.decode_metrics, metrics.Metrics),
+    "msgpack-columns": Format(columnar.decode, columnar.prepare),
 }

@@ -4,65 +4,95 @@
      "tags": {"site": "north"}, "timestamp_unit": "s"}
 
 timestamp (number in timestamp_unit, or RFC 3339 text), tags and timestamp_unit may be missing or null: no time
-means arrival time. Other fields are ignored, "unit" among them: there it is the unit of the value.
+means arrival time. Device and metric may be missing where topic or subscription give them. A subscription may name
+other fields. Further fields are ignored, "unit" among them: there it is the unit of the value.
 
 Two ways lead to the same answer (a test compares them): msgspec decodes good payloads in one step; what it
 refuses is taken apart again by the json module to find out exactly which element is wrong and why.
 Pure but for the context's places.
 """
 
-import math
-from typing import Any, Final, Literal, cast
+from collections.abc import Callable
+from types import GenericAlias
+from typing import Any, Final, Literal
 
 import msgspec
 
 from common.config import Subscription
 from common.errors import PayloadError
+from common.subscriptions import DEVICE, METRIC, TIME, VALUE, gives
 from workers.bridge import times
 from workers.bridge.context import Context
-from workers.bridge.formats import jsontext
-from workers.bridge.payload import (
-    ID,
-    MISSING,
-    NO_REFUSALS,
-    SHAPE,
-    TAGS,
-    VALUE,
-    Decoded,
-    Point,
-    Refusal,
-    Refused,
-    kind,
-    shown,
-)
+from workers.bridge.formats import fields, jsontext
+from workers.bridge.payload import NO_REFUSALS, Decoded, Point, Refusal, Refused
+
+Unit = Literal["s", "ms", "us", "ns"]
+FAST_PATH_FAILED: Final = (msgspec.DecodeError, PayloadError, UnicodeDecodeError, RecursionError)
 
 
 class Reading(msgspec.Struct, gc=False):
-    """One object of a payload, its types right, nothing else checked."""
+    """One object of a payload, its types right, nothing else checked. None: missing."""
 
-    device_id: str
-    metric_name: str
+    device_id: str | None
+    metric_name: str | None
     value: bool | float
     timestamp: int | float | str | None = None
     tags: dict[str, str] | None = None
-    timestamp_unit: Literal["s", "ms", "us", "ns"] | None = None
+    timestamp_unit: Unit | None = None
 
 
-FAST_PATH_FAILED: Final = (msgspec.DecodeError, PayloadError, UnicodeDecodeError, RecursionError)
-_read = msgspec.json.Decoder(Reading | list[Reading]).decode
+class Objects:
+    """What a subscription makes of this format: constant after construction.
+
+    type: a Reading whose fields are called as the subscription has it, for msgspec; dict if a path has dots.
+    read: JSON to one such, or a list. point: an element of that to a Point; raises Refused.
+    """
+
+    __slots__ = ("device", "metric", "point", "read", "time", "type", "value")
+
+    def __init__(self, subscription: Subscription) -> None:
+        self.device = subscription.device_field
+        self.metric = subscription.metric_field
+        self.value = subscription.value_field
+        self.time = subscription.time_field
+        self.type: Any = dict
+        self.point: Callable[[Any, Context], Point] = element_point
+        if not any("." in path for path in (self.device, self.metric, self.value, self.time)):
+            self.type = _reading_type(subscription)
+            bare = not (subscription.template or subscription.device_id or subscription.metric_name)
+            self.point = bare_point if bare and not subscription.tags else named_point
+        self.read = msgspec.json.Decoder(one_or_many(self.type)).decode
 
 
-def prepare(_: Subscription) -> None:
-    """Nothing."""
+def one_or_many(element: Any) -> Any:
+    """The type of an element or a list of such, for msgspec."""
+    return element | GenericAlias(list, element)
+
+
+def _reading_type(subscription: Subscription) -> Any:
+    device: Any = str | None if gives(subscription, DEVICE) else str
+    metric: Any = str | None if gives(subscription, METRIC) else str
+    wanted: list[Any] = [(VALUE, bool | float), ("tags", dict[str, str] | None, None)]
+    wanted += [(DEVICE, device, None) if device is not str else (DEVICE, str)]
+    wanted += [(METRIC, metric, None) if metric is not str else (METRIC, str)]
+    names = {VALUE: subscription.value_field, DEVICE: subscription.device_field, METRIC: subscription.metric_field}
+    timed = [(TIME, int | float | str | None, None), ("timestamp_unit", Unit | None, None)]
+    if subscription.time_field:
+        names[TIME] = subscription.time_field
+        return msgspec.defstruct("Reading", wanted + timed, rename=names, kw_only=True, gc=False)
+    never = {TIME: None, "timestamp_unit": None}
+    return msgspec.defstruct("Reading", wanted, namespace=never, rename=names, kw_only=True, gc=False)
 
 
 def decode(payload: bytes, context: Context) -> Decoded:
     """The points of a payload, and what of it is refused."""
+    objects: Objects = context.compiled
+    point = objects.point
     try:
-        reading = _read(payload)
-        if type(reading) is Reading:
-            return [point(reading, context)], NO_REFUSALS
-        return [point(one, context) for one in cast(list[Reading], reading)], NO_REFUSALS
+        found = objects.read(payload)
+        if type(found) is list:
+            return [point(one, context) for one in found], NO_REFUSALS
+        return [point(found, context)], NO_REFUSALS
     except FAST_PATH_FAILED:
         return decode_slowly(payload, context)
 
@@ -74,73 +104,54 @@ def decode_slowly(payload: bytes, context: Context) -> Decoded:
     try:
         elements = jsontext.elements(payload)
     except Refused as refused:
-        return [], [refused.refusal(payload)]
+        return [], [refused.refusal(payload, context.device_id)]
     for text, element in elements:
         try:
-            points.append(point(_reading(element), context))
+            points.append(element_point(element, context))
         except Refused as refused:
-            refusals.append(refused.refusal(text))
+            device = fields.device_of(element, context.compiled.device, context)
+            refusals.append(refused.refusal(text, device))
     return points, refusals
 
 
-def point(reading: Reading, context: Context) -> Point:
-    """The point of a reading. The hot path. Raises Refused."""
+def bare_point(reading: Reading, context: Context) -> Point:
+    """The point of a reading where the topic gives nothing. The hot path. Raises Refused."""
     tags = reading.tags
     name: tuple[Any, ...] = (reading.device_id, reading.metric_name)
     if tags:
         name = (*name, *sorted(tags.items()))
     places = context.places
-    place = places.get(name)
-    if place is None:
-        place = places.add(name)
+    place = places.get(name) or places.add(name)
     time = reading.timestamp
     if time is None:
         return place, context.arrival_ns(), float(reading.value)
-    unit = reading.timestamp_unit or "s"
-    return place, times.time_ns(time, unit, context.latest_ns, context.ingest.max_future_s), float(reading.value)
+    latest_ns = context.latest_ns
+    time_ns = times.time_ns(time, reading.timestamp_unit or context.unit, latest_ns, context.max_future_s)
+    return place, time_ns, float(reading.value)
 
 
-# The slow way: exact reasons.
+def named_point(reading: Reading, context: Context) -> Point:
+    """The point of a reading, with what the topic gives. Raises Refused."""
+    device_id, metric_name = reading.device_id, reading.metric_name
+    if device_id is None:
+        device_id = context.device_id
+    if metric_name is None:
+        metric_name = context.metric_name
+    place = context.place(device_id, metric_name, reading.tags)
+    time = reading.timestamp
+    if time is None:
+        return place, context.arrival_ns(), float(reading.value)
+    unit = reading.timestamp_unit or context.unit
+    return place, times.time_ns(time, unit, context.latest_ns, context.max_future_s), float(reading.value)
 
 
-def _reading(element: Any) -> Reading:
-    if not isinstance(element, dict):
-        raise Refused(SHAPE, f"element is {kind(element)}, want a JSON object")
-    for field in ("device_id", "metric_name", "value"):
-        if field not in element:
-            raise Refused(MISSING, f"no {field}")
-    for field in ("device_id", "metric_name"):
-        if not isinstance(element[field], str):
-            raise Refused(ID, f"{field} is {kind(element[field])}, want a string")
-    return Reading(
-        element["device_id"],
-        element["metric_name"],
-        finite(element["value"]),
-        times.checked(element.get("timestamp")),
-        _tags(element.get("tags")),
-        times.checked_unit(element.get("timestamp_unit")),
-    )
-
-
-def finite(value: Any) -> float:
-    """A payload's value as a point has it. Raises Refused."""
-    if not isinstance(value, int | float):
-        raise Refused(VALUE, f"value is {kind(value)}, want a number or a boolean")
-    try:
-        number = float(value)
-    except OverflowError:
-        number = math.inf
-    if not math.isfinite(number):
-        raise Refused(VALUE, "value is NaN, infinite or beyond the range of float64, want a finite number")
-    return number
-
-
-def _tags(value: Any) -> dict[str, str] | None:
-    if value is None:
-        return None
-    if not isinstance(value, dict):
-        raise Refused(TAGS, f"tags are {kind(value)}, want an object of strings")
-    for name, text in value.items():
-        if not isinstance(text, str):
-            raise Refused(TAGS, f"tag {shown(name)} is {kind(text)}, want a string")
-    return value
+def element_point(element: Any, context: Context) -> Point:
+    """The point of an object that anything may be in: the slow way, with exact reasons. Raises Refused."""
+    objects: Objects = context.compiled
+    element = fields.want_object(element)
+    device_id = fields.name_of(element, DEVICE, objects.device, context.device_id)
+    metric_name = fields.name_of(element, METRIC, objects.metric, context.metric_name)
+    value = fields.value_of(element, objects.value)
+    time, unit = fields.time_of(element, objects.time)
+    reading = Reading(device_id, metric_name, value, time, fields.tags_of(element), unit)
+    return named_point(reading, context)

@@ -1,0 +1,168 @@
+"""Format `json-metrics`: one object is one reading of a device with many metrics; or an array of such objects.
+
+    {"Time": "2024-05-01T12:00:00Z", "ENERGY": {"Power": 103.5, "Total": 1.25}, "Switch": true, "Unit": "C"}
+
+Each number or boolean is a metric, named by its path (ENERGY.Power); `include` and `exclude` choose among them.
+Text, null and arrays are passed over and counted, unless `include` asks for exactly that field. The fields with
+time, device and timestamp_unit are no metrics. A field that cannot be a point is refused with the object's bytes;
+the others are points.
+Pure but for the context's places and its route's counts.
+"""
+
+import fnmatch
+import re
+from collections.abc import Callable, Iterator
+from typing import Any, Final
+
+import msgspec
+
+from common.config import Subscription
+from common.subscriptions import DEVICE
+from workers.bridge import times
+from workers.bridge.context import Context
+from workers.bridge.formats import fields, jsontext
+from workers.bridge.formats.objects import FAST_PATH_FAILED
+from workers.bridge.payload import NO_REFUSALS, SHAPE, Decoded, Point, Refusal, Refused, shown
+
+MAX_CHARS: Final = 1 << 20  # of the paths that are remembered as chosen or not; they come from outside
+_WILD: Final = re.compile(r"[*?\[]")
+
+_read = msgspec.json.Decoder(dict[str, Any] | list[dict[str, Any]]).decode
+
+
+class Metrics:
+    """What a subscription makes of this format. Constant after construction but for the paths remembered."""
+
+    __slots__ = ("_chars", "_chosen", "_excluded", "_included", "_own", "device", "time", "wanted")
+
+    def __init__(self, subscription: Subscription) -> None:
+        self.device = subscription.device_field
+        self.time = subscription.time_field
+        self.wanted = frozenset(pattern for pattern in subscription.include if not _WILD.search(pattern))
+        self._included = _matcher(subscription.include or ["*"])
+        self._excluded = _matcher(subscription.exclude)
+        self._chosen: dict[str, bool] = {}
+        self._chars = 0
+        self._own = frozenset({self.device, self.time, *(["timestamp_unit"] if self.time else [])})
+
+    def is_metric(self, path: str) -> bool:
+        """Whether the subscription chooses a path."""
+        chosen = self._chosen.get(path)
+        if chosen is None:
+            chosen = path not in self._own and self._included(path) and not self._excluded(path)
+            self._chars += len(path)
+            if self._chars > MAX_CHARS:
+                self._chosen.clear()
+                self._chars = 0
+            self._chosen[path] = chosen
+        return chosen
+
+
+def _matcher(patterns: list[str]) -> Callable[[str], bool]:
+    joined = "|".join(fnmatch.translate(pattern) for pattern in patterns)
+    match = re.compile(joined).match if joined else None
+    return lambda path: match is not None and match(path) is not None
+
+
+def decode(payload: bytes, context: Context) -> Decoded:
+    """The points of a payload, and what of it is refused."""
+    try:
+        found = _read(payload)
+        readings = [Reading(one, context) for one in (found if isinstance(found, list) else [found])]
+    except FAST_PATH_FAILED:
+        return _decode_slowly(payload, context)
+    if any(reading.refused for reading in readings):
+        return _decode_slowly(payload, context)
+    return _count(readings, context), NO_REFUSALS
+
+
+def _decode_slowly(payload: bytes, context: Context) -> Decoded:
+    """The same, with the bytes of each element that is refused."""
+    try:
+        elements = jsontext.elements(payload)
+    except Refused as refused:
+        return [], [refused.refusal(payload, context.device_id)]
+    return of_elements(elements, context)
+
+
+def of_elements(elements: list[tuple[bytes, Any]], context: Context) -> Decoded:
+    """The points of elements, and the refusals of their bytes."""
+    readings: list[Reading] = []
+    refusals: list[Refusal] = []
+    for text, element in elements:
+        reading = Reading(element, context)
+        readings.append(reading)
+        if reading.refused:
+            refusals.append(reading.refused.refusal(text, fields.device_of(element, context.compiled.device, context)))
+    return _count(readings, context), refusals
+
+
+def _count(readings: list["Reading"], context: Context) -> list[Point]:
+    context.route.fields_skipped += sum(reading.passed_over for reading in readings)
+    return [point for reading in readings for point in reading.points]
+
+
+class Reading:
+    """What one object comes to.
+
+    points: of the fields that are good. passed_over: fields that are no numbers. refused: why the object, or the first
+    of its bad fields, is refused; None if nothing is.
+    """
+
+    __slots__ = ("passed_over", "points", "refused")
+
+    def __init__(self, element: Any, context: Context) -> None:
+        self.points: list[Point] = []
+        self.passed_over = 0
+        self.refused: Refused | None = None
+        try:
+            self._read(fields.want_object(element), context)
+        except Refused as refused:
+            self.refused = refused
+
+    def _read(self, element: dict[Any, Any], context: Context) -> None:
+        """Raises Refused for the object whole."""
+        metrics: Metrics = context.compiled
+        device_id = fields.name_of(element, DEVICE, metrics.device, context.device_id)
+        time_ns = _time_ns(element, metrics.time, context)
+        bad: list[Refused] = []
+        for path, value in _leaves(element, metrics, context.ingest.max_id_bytes):
+            if isinstance(value, int | float | dict) or path in metrics.wanted:
+                try:
+                    number = fields.finite(value, f"field {shown(path)}")
+                    self.points.append((context.place(device_id, path), time_ns, number))
+                except Refused as refused:
+                    bad.append(refused)
+            else:
+                self.passed_over += 1
+        if bad:
+            more = f"; so are {len(bad) - 1} further fields" if bad[1:] else ""
+            raise Refused(bad[0].code, f"{bad[0]}{more}")
+        if not self.points:
+            raise Refused(SHAPE, "no field is a metric: want a number or a boolean that include and exclude leave")
+
+
+def _leaves(element: dict[Any, Any], metrics: Metrics, max_chars: int) -> Iterator[tuple[str, Any]]:
+    """The fields that are chosen, with their paths: all but objects, and objects that cannot be gone into.
+
+    max_chars: a longer path cannot be a metric's name, and hostile depth times length must not cost the square.
+    """
+    open_objects = [("", iter(element.items()))]
+    while open_objects:
+        prefix, items = open_objects[-1]
+        for key, value in items:
+            path = f"{prefix}{key}"
+            if isinstance(value, dict) and len(path) <= max_chars and path not in metrics.wanted:
+                open_objects.append((path + ".", iter(value.items())))
+                break
+            if metrics.is_metric(path):
+                yield path, value
+        else:
+            open_objects.pop()
+
+
+def _time_ns(element: dict[Any, Any], path: str, context: Context) -> int:
+    time, unit = fields.time_of(element, path)
+    if time is None:
+        return context.arrival_ns()
+    return times.time_ns(time, unit or context.unit, context.latest_ns, context.max_future_s)
