@@ -199,7 +199,10 @@ class DeadLetter:
 
     def close(self) -> None:
         """Close the file. What was not flushed is lost here, and not acknowledged either."""
-        self._writer.close()
+        try:
+            self._writer.close()
+        except OSError as error:
+            logger.warning("dead letter not closed well", directory=self._directory, detail=error.strerror)
 
     def _has(self, identity: int, waiter: Holdable) -> bool:
         """Whether such a record lies in a file, or is about to: then the waiter waits with it."""
