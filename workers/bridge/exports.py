@@ -1,22 +1,37 @@
-"""Metrics of delivery and spools: read from their states when asked, so that they cost the hot path nothing.
+"""Metrics of intake, delivery and spools: read from their states when asked, so that they cost the hot path nothing.
 
 Belongs to the loop's thread.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from common import metrics
+from workers.bridge.context import Route
 from workers.bridge.delivery import COUNTED, Delivery
 from workers.bridge.lane import DOWN
 from workers.bridge.spool import Spools
 
+_MET: Final = {
+    "fields_skipped": "Fields of payloads that are no numbers and were passed over, by subscription.",
+    "retained_skipped": "Retained messages that were passed over, by subscription.",
+}
 _SPOOLED: Final = {
     "bytes": "Bytes of a spool's files.",
     "records": "Batches in a spool that are not delivered.",
     "oldest_seconds": "How long the oldest points have been in a spool.",
     "damaged": "Parts of a spool that could not be read and were set aside.",
 }
+
+
+def export_intake(routes: Sequence[Route]) -> None:
+    """Export what was met on each subscription. routes: one for each, in order."""
+    for name, text in _MET.items():
+        metrics.counter_from(f"minitrue_bridge_{name}_total", text, _counts(routes, name), labels=("filter",))
+
+
+def _counts(routes: Sequence[Route], name: str) -> Callable[[], dict[tuple[str, ...], float]]:
+    return lambda: {(route.subscription.filter,): getattr(route, name) for route in routes}
 
 
 def export(delivery: Delivery, spools: Spools) -> None:

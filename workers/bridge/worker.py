@@ -362,6 +362,7 @@ class Bridge:
             "payload_bytes": "Bytes of payloads received.",
         }
         metrics.counters_from("minitrue_bridge", received, lambda: counts)
+        exports.export_intake(self._intake.routes.routes)
         exports.export(delivery, self._spools)
         metrics.counter_from("minitrue_bridge_pubacks_total", "Messages acknowledged.", lambda: link.acked)
         metrics.counter_from("minitrue_bridge_connects_total", "Connections to the broker.", lambda: link.connects)
