@@ -169,7 +169,8 @@ class Replay:
         logger.info("dead letters replayed", file=file.path, **file.counts, refused=dict(file.refused))
         self._file = None
         self._look_s = 0.0
-        self.error = ""
+        if not self._left:
+            self.error = ""
 
     def _note(self, file: _Open) -> None:
         noted = done(self._directory)
