@@ -30,6 +30,7 @@ RETAINED_IF_NEW: Final = 1  # v5: retained messages are sent for new subscriptio
 
 _WRONG_VERSION: Final = "Unsupported protocol version"
 _TAKEN_OVER: Final = 0x8E
+_UNSPECIFIED: Final = 0x80  # paho's word for an end of the stream
 _QOS_2: Final = 0x04
 _PUBACK: Final = b"\x40\x02"
 _PUBREC: Final = b"\x50\x02"
@@ -59,9 +60,9 @@ class Connection:
 
     connected_s: when the broker accepted it, 0 before. closed: why it is over, "" while it is not. wrong_version:
     whether the broker refused this version of MQTT, or hung up without a word. taken_over: whether another client
-    with our id ended it (known with v5 only). session_expiry_s: how long the broker keeps the session once we are
-    gone, None where it did not say. granted: QoS by filter, -1 refused. acked: messages acknowledged. reading:
-    whether `read` reads.
+    with our id ended it, where the broker says so (v5). hung_up: whether it ended without a word. session_expiry_s:
+    how long the broker keeps the session once we are gone, None where it did not say. granted: QoS by filter, -1
+    refused. acked: messages acknowledged. reading: whether `read` reads.
     """
 
     def __init__(
@@ -72,6 +73,7 @@ class Connection:
         self.closed = ""
         self.wrong_version = False
         self.taken_over = False
+        self.hung_up = False
         self.session_present = False
         self.session_expiry_s: int | None = None
         self.granted: dict[str, int] = {}
@@ -245,4 +247,5 @@ class Connection:
         if not self.connected_s and not self.closed:
             self.wrong_version = True  # hung up before CONNACK: some brokers refuse v5 in this way
         self.taken_over = reason.value == _TAKEN_OVER
-        self._over(str(reason))
+        self.hung_up = reason.value == _UNSPECIFIED
+        self._over("the connection broke, or the broker hung up" if self.hung_up else str(reason))

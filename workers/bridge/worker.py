@@ -27,15 +27,18 @@ from common.protocol import Beat
 from common.ringstore import RingView, open_store, wait_for_ring
 from common.series import parse_key
 from common.timestamps import NS_PER_S
-from workers.bridge import deadletter, exports, replay, spool
+from workers.bridge import clockgate, deadletter, exports, replay, spool
 from workers.bridge.batch import Batch, Message
+from workers.bridge.clockgate import ClockGate
 from workers.bridge.deadletter import DeadLetter, Record
 from workers.bridge.delivery import Delivery
 from workers.bridge.intake import Intake
 from workers.bridge.mqtt import Link
 from workers.bridge.payload import BUG, STORAGE, Refusal
 from workers.bridge.replay import Outcome, Replay
+from workers.bridge.skew import Skew
 from workers.bridge.spool import Spools
+from workers.bridge.watchdog import Watchdog
 
 IDLE_S: Final = 0.1  # longest wait of a turn: half of the time between beats to a node that is away
 BLOCKED_S: Final = 0.002  # a turn's wait while the socket to a node that is up is full; acks end it earlier
@@ -107,7 +110,6 @@ class Bridge:
         self._last_arrival_ns = 0
         self._latest_ns = 0  # the skew gate of this turn
         self._messages_seen = 0
-        self._last_message_s: float | None = None
         self._reading = True
         self._beat_body = b""
         self._beat_made_s = float("-inf")
@@ -130,7 +132,12 @@ class Bridge:
         directory = settings.data_dir / "bridge" / settings.bridge.id
         self._replay = Replay(directory / replay.FOLDER, self._receive_again, dead_letter.know)
         client_id = settings.mqtt.client_id or f"minitrue-{ring.cluster[:CLUSTER_CHARS]}-{settings.bridge.id}"
-        self.link = Link(settings, client_id, self._receive)
+        self.link = Link(settings, client_id, self._receive, directory)
+        self._clock_gate = ClockGate(directory / clockgate.FILE_NAME)
+        self._watchdog = Watchdog(
+            settings.mqtt, self.link, self._clock_gate, self._intake.routes.routes, self._withholding
+        )
+        self._skew = Skew()
         self._poller = bus.Poller([self._acks])
         self._watched: tuple[Any, bool] | None = None  # the MQTT socket in the poller, and whether for writing
         self._export()
@@ -157,9 +164,12 @@ class Bridge:
         ring = self._view.poll()
         if ring is not None:
             self._delivery.adopt(ring)
+        self._clock_gate.tick(now, self.counts["messages"])
         self._replay.tick(self._has_room)
         self._push(now, force=False)
-        self.link.tick(now)
+        if self._clock_gate.is_open:
+            self.link.tick(now)
+        self._watchdog.tick(now, self.counts["messages"])
         self._watch()
 
     def _push(self, now: float, force: bool) -> None:
@@ -198,9 +208,8 @@ class Bridge:
             connection.write()
         if ready or connection.has_unread:
             connection.read()
-        if self.counts["messages"] != self._messages_seen:
-            self._messages_seen = self.counts["messages"]
-            self._last_message_s = clock.monotonic_s()
+        self._skew.turn(self.counts["messages"] - self._messages_seen)
+        self._messages_seen = self.counts["messages"]
 
     @property
     def _held_bytes(self) -> int:
@@ -209,7 +218,8 @@ class Bridge:
     @property
     def _has_room(self) -> bool:
         """Whether dead letters may be replayed: most of the memory is for what comes in."""
-        return self._reading and self._held_bytes < self._settings.bridge.pending_bytes * REPLAY_UNTIL
+        limit = self._settings.bridge.pending_bytes * REPLAY_UNTIL
+        return self._reading and self._clock_gate.is_open and self._held_bytes < limit
 
     def _watch(self) -> None:
         """Have the poller wait for what the link wants now, and stop or go on reading as memory allows."""
@@ -241,6 +251,10 @@ class Bridge:
             points, refusals = [], [_broke_down(body, error)]
         counts["points"] += len(points)
         self._delivery.add(message, points)
+        if self._skew.due:
+            self._skew.due -= 1
+        else:
+            self._skew.sample(points, clock.wall_ns())
         for refusal in refusals:
             self._refuse(message, refusal)
 
@@ -260,7 +274,7 @@ class Bridge:
         return Outcome(len(points), [refusal.code for refusal in refusals])
 
     def _gate_ns(self) -> int:
-        """The latest time that a point may bear. A clock that has not been set yet is to be caught here."""
+        """The latest time that a point may bear. The clock gate has seen to it that the clock is plausible."""
         return clock.wall_ns() + int(self._settings.ingest.max_future_s * NS_PER_S)
 
     def _arrival_ns(self) -> int:
@@ -320,6 +334,7 @@ class Bridge:
         self._spools.flush(clock.monotonic_s())
         self.link.acknowledge()
         self.link.close()
+        self._clock_gate.note()
         self._dead_letter.close()
         self._delivery.close()
         self._bus.close()
@@ -334,14 +349,27 @@ class Bridge:
             self._beat_body = msgspec.msgpack.encode(Beat(self._started_s, self.status(now), metrics.snapshot()))
         return self._beat_body
 
+    def _withholding(self) -> list[str]:
+        """Why PUBACKs are withheld, but for owners that are slow."""
+        errors = {f"spool of {node}": self._spools.of(node).error for node in self._spools.nodes()}
+        errors["dead letter"] = self._dead_letter.error
+        return [f"{what}: {error}" for what, error in errors.items() if error]
+
     def status(self, now: float) -> dict[str, Any]:
         """The bridge for people, in plain msgpack types."""
-        silence = None if self._last_message_s is None else round(now - self._last_message_s, 3)
+        reasons = self._watchdog.reasons(now)
+        heard = {
+            "last_message_s_ago": self._watchdog.last_message_s_ago(now),
+            "received": self._watchdog.received(now),
+        }
         return {
             "id": self._settings.bridge.id,
             "ack_endpoint": self._delivery.reply_to,
             "epoch": self._view.ring.epoch,
-            "mqtt": self.link.status(now) | {"last_message_s_ago": silence},
+            "healthy": not reasons,
+            "unhealthy": reasons,
+            "mqtt": self.link.status(now) | heard,
+            "skew_s": self._skew.largest(),
             "messages": self.counts["messages"],
             "points": self.counts["points"],
             "refused": dict(self._refused),
@@ -368,6 +396,10 @@ class Bridge:
         metrics.counter_from("minitrue_bridge_connects_total", "Connections to the broker.", lambda: link.connects)
         metrics.gauge_from("minitrue_bridge_connected", "1 while connected to MQTT.", lambda: int(link.is_connected))
         metrics.gauge_from("minitrue_bridge_pending_messages", "Messages without their PUBACK.", lambda: link.pending)
+        metrics.counter_from("minitrue_bridge_sessions_lost_total", "Sessions lost.", lambda: link.sessions_lost)
+        metrics.counter_from("minitrue_bridge_taken_over_total", "Sessions taken over.", lambda: link.taken_over)
+        self._watchdog.export()
+        self._skew.export()
         self._export_dead_letter()
         for name, text, by_reason in (
             ("minitrue_bridge_refused_total", "Payloads, elements and rows refused, by code.", self._refused),

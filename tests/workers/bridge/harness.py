@@ -26,6 +26,7 @@ from workers.broker import mosquitto_configuration
 
 CLUSTER = "test"
 POINT = b'{"device_id":"d%d","metric_name":"m","timestamp":%d,"value":%f}'
+HOLD = Ack(-1)
 Row = tuple[str, str, int, float]  # device, metric, time_ns, value
 
 
@@ -33,7 +34,7 @@ class FakeNode:
     """A storage node in a thread, over real sockets: stores in memory, acks, and misbehaves on request.
 
     holding: while true, batches are taken but not answered. judge: gives the
-    ack for a batch's rows, None for the usual one. heard: the last beat.
+    ack for a batch's rows, None for the usual one, HOLD for none now. heard: the last beat; heard_of: of each bridge.
     """
 
     def __init__(self, node: Node) -> None:
@@ -43,6 +44,7 @@ class FakeNode:
         self.holding = False
         self.judge: Callable[[list[Row]], Ack | None] = lambda rows: None
         self.heard: Beat | None = None
+        self.heard_of: dict[str, Beat] = {}
         self.held: list[tuple[Header, list[Row]]] = []
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
@@ -83,9 +85,7 @@ class FakeNode:
             while (frames := pull.receive()) is not None:
                 self._take(own_bus, frames)
             if not self.holding:
-                for header, rows in self.held:
-                    self._store(own_bus, header, rows)
-                self.held = []
+                self.held = [(header, rows) for header, rows in self.held if not self._store(own_bus, header, rows)]
         own_bus.close()
 
     def _take(self, own_bus: bus.Bus, frames: list[bytes]) -> None:
@@ -93,7 +93,7 @@ class FakeNode:
         if protocol.mismatch(message.header, CLUSTER, self.node.id, self._incarnation):
             return
         if message.kind == protocol.BEAT:
-            self.heard = protocol.decode_body(message.body, Beat)
+            self.heard = self.heard_of[message.header.sender] = protocol.decode_body(message.body, Beat)
             self._answer(own_bus, message.header, protocol.BEAT_ACK, {})
             return
         points = PointBatch.decode(message.body)
@@ -106,13 +106,17 @@ class FakeNode:
         ]
         self.held.append((message.header, rows))
 
-    def _store(self, own_bus: bus.Bus, header: Header, rows: list[Row]) -> None:
+    def _store(self, own_bus: bus.Bus, header: Header, rows: list[Row]) -> bool:
+        """Store and answer a batch; whether that was done."""
         ack = self.judge(rows) or Ack(len(rows))
+        if ack is HOLD:
+            return False
         refused = {row for row, _ in ack.refused}
         if not ack.error:
             with self._lock:
                 self._stored.update(row for at, row in enumerate(rows) if at not in refused)
         self._answer(own_bus, header, protocol.ACK, ack)
+        return True
 
     def _answer(self, own_bus: bus.Bus, to: Header, kind: bytes, body: Any) -> None:
         if to.reply_to not in self._acks:
@@ -138,7 +142,7 @@ class Place:
         ring = first_ring(CLUSTER, members, 16, 1)
         FileStore(directory / "ring.json").save(ring, 0)
         self.nodes = [FakeNode(member) for member in ring.nodes]
-        self._settings = {"mqtt__reconnect_max_s": "0.5", "bridge__ack_timeout_s": "1.0"} | settings
+        self.settings = {"mqtt__reconnect_max_s": "0.5", "bridge__ack_timeout_s": "1.0"} | settings
         self.conf = directory / "minitrue.toml"
         self.conf.write_text(
             f'[paths]\ndata = "{directory}"\n[cluster]\nring_store = "file:{directory}/ring.json"\nring_poll_s = 0.1\n'
@@ -172,7 +176,7 @@ class Place:
 
     def start_bridge(self, *arguments: str, **options: Any) -> subprocess.Popen[Any]:
         """The bridge in a process of its own; its log is in bridge.log."""
-        environment = {f"MINITRUE__{name.upper()}": value for name, value in self._settings.items()}
+        environment = {f"MINITRUE__{name.upper()}": value for name, value in self.settings.items()}
         with (self.directory / "bridge.log").open("a") as log:
             return self.children.start(
                 sys.executable, "-m", "workers.bridge", "--config", self.conf, *arguments,
@@ -206,6 +210,12 @@ class Place:
             mqtt = {"subscriptions": {"": None}, "connected": False, "pending_messages": 0, "connects": 0}
             return {"mqtt": mqtt, "messages": 0}
         return max(heard, key=lambda beat: (beat.started_s, beat.status["messages"])).status
+
+    def status_of(self, bridge: str) -> dict[str, Any]:
+        """What one of several bridges last told of itself; nothing of note before that."""
+        heard = [node.heard_of[bridge] for node in self.nodes if bridge in node.heard_of]
+        empty = {"mqtt": {"connected": False, "subscriptions": {"": None}, "taken_over": 0, "pending_messages": 0}}
+        return max(heard, key=lambda beat: (beat.started_s, beat.status["messages"])).status if heard else empty
 
     def stored(self) -> Counter[Row]:
         """Rows and how often each was acked, over all nodes."""

@@ -2,11 +2,9 @@
 
 import json
 import signal
-import socket
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,26 +13,17 @@ import pytest
 from common.protocol import ERR_DISK, Ack
 from common.ringstore import FileStore
 from common.series import partition_of, series_key
-from tests.support import Children, free_port, require_part, wait_until
-from tests.workers.bridge.harness import Place, Publisher, Row, kill, numbered, rows, variable
+from tests.support import free_port, require_part, wait_until
+from tests.workers.bridge.harness import Place, Publisher, Row, kill, numbered, rows
+from tests.workers.bridge.scripted import ScriptedBroker
 from workers.broker import password_line
 
 MakePlace = Any
 
 
-@pytest.fixture
-def make_place(tmp_path: Path, children: Children) -> Iterator[MakePlace]:
-    places: list[Place] = []
-
-    def make(**settings: Any) -> Place:
-        directory = tmp_path / str(len(places))
-        directory.mkdir()
-        places.append(Place(directory, children, **settings))
-        return places[-1]
-
-    yield make
-    for place in places:
-        place.stop_nodes()
+def forbid_spools(place: Place) -> None:
+    """No mark can be written, so nothing may rely on a spool."""
+    (place.directory / "ring.json.marks").write_bytes(b"")
 
 
 def everything_acknowledged(place: Place, messages: int) -> bool:
@@ -94,7 +83,7 @@ def test_a_payload_of_10_mb_and_one_over_the_limit(make_place: MakePlace) -> Non
     body = json.dumps(elements).encode().ljust(10 << 20)
     Publisher(place.mqtt_port).publish_all([("sensors/a", body), ("sensors/b", b"x" * (12 << 20)), *numbered(10)])
     wait_until(lambda: everything_acknowledged(place, 12), timeout_s=60, what="acknowledged")
-    assert len(place.stored()) == 99_999 + 10
+    wait_until(lambda: len(place.stored()) == 99_999 + 10, timeout_s=60, what="stored")
     assert [(record.topic, record.code, len(record.payload)) for record in place.dead()] == [
         (b"sensors/a", "value", len(json.dumps(elements[500]))),
         (b"sensors/b", "size", 12 << 20),
@@ -163,7 +152,8 @@ def test_pubacks_go_out_in_order_of_receipt_on_the_connection_they_belong_to(mak
 
 
 def test_a_late_ack_does_not_acknowledge_the_message_that_has_its_packet_id_now(make_place: MakePlace) -> None:
-    place = make_place(nodes=1, bridge__linger_ms="0")
+    place = make_place(nodes=1, bridge__linger_ms="0", bridge__ack_timeout_s="60")
+    forbid_spools(place)
     broker = ScriptedBroker(place.mqtt_port)
     place.start_bridge()
     broker.accept()
@@ -265,7 +255,7 @@ def test_it_speaks_tls_and_gives_its_name(
 
 
 def test_while_it_does_not_read_it_still_tells_the_broker_that_it_lives(make_place: MakePlace) -> None:
-    place = make_place(nodes=1, bridge__pending_bytes=str(1 << 20), mqtt__keepalive_s="5")
+    place = make_place(nodes=1, bridge__pending_bytes=str(1 << 20), mqtt__keepalive_s="5", bridge__ack_timeout_s="60")
     broker = ScriptedBroker(place.mqtt_port)
     place.start_bridge()
     broker.accept()
@@ -308,6 +298,7 @@ def test_one_dead_node_does_not_keep_the_others_points_from_being_stored(make_pl
 
 def test_holding_as_much_as_allowed_it_stops_reading_and_goes_on_when_owners_are_back(make_place: MakePlace) -> None:
     place = make_place(nodes=2, bridge__pending_bytes=str(1 << 20))
+    forbid_spools(place)
     place.start()
     place.nodes[0].stop()
     Publisher(place.mqtt_port).publish_all(numbered(20_000))
@@ -385,97 +376,3 @@ def owner_of(place: Place, row: Row) -> str:
     ring = FileStore(place.directory / "ring.json").load()
     assert ring is not None
     return ring.owners(partition_of(series_key(row[0], row[1]), ring.partitions))[0].id
-
-
-class ScriptedBroker:
-    """The broker's end of one connection at a time, packet by packet."""
-
-    def __init__(self, port: int, v5: str = "", grant: int = 1) -> None:
-        """v5: "refuse" or "hang up" on CONNECTs of that version. grant: the reason code of SUBACKs."""
-        self._v5 = v5
-        self._grant = grant
-        self._server = socket.create_server(("127.0.0.1", port))
-        self._server.settimeout(20)
-        self._wire = self._server
-        self.connect_packet = b""
-        self.session: tuple[int, bool, str] = (0, True, "")
-
-    def accept(self) -> None:
-        """Take the next CONNECT and its SUBSCRIBE, refusing v5 where it is told to."""
-        while True:
-            self._wire, _ = self._server.accept()
-            self._wire.settimeout(20)
-            _, body = self._packet()
-            version, flags, at = body[6], body[7], 10
-            if version == 5:
-                at += 1 + body[10]
-            size = int.from_bytes(body[at : at + 2], "big")
-            self.connect_packet = body
-            self.session = (version, bool(flags & 2), body[at + 2 : at + 2 + size].decode())
-            if version != 5 or not self._v5:
-                break
-            if self._v5 == "refuse":
-                self._wire.sendall(b"\x20\x02\x00\x01")
-            self._wire.close()
-        self._version = version
-        self._wire.sendall(b"\x20\x03\x00\x00\x00" if version == 5 else b"\x20\x02\x00\x00")
-        first, body = self._packet()
-        assert first == 0x82
-        ack = body[:2] + (b"\x00" if version == 5 else b"") + bytes([self._grant])
-        self._wire.sendall(bytes([0x90, len(ack)]) + ack)
-
-    def send(self, messages: list[tuple[str, bytes]], first_id: int) -> None:
-        """PUBLISH at QoS 1, packet ids counting from first_id."""
-        for packet_id, (topic, payload) in enumerate(messages, first_id):
-            body = len(topic).to_bytes(2, "big") + topic.encode() + packet_id.to_bytes(2, "big")
-            body += (b"\x00" if self._version == 5 else b"") + payload
-            self._wire.sendall(b"\x32" + variable(len(body)) + body)
-
-    def acks(self, count: int) -> list[int]:
-        """The packet ids of the next PUBACKs."""
-        found = []
-        while len(found) < count:
-            first, body = self._packet()
-            if first == 0x40:
-                found.append(int.from_bytes(body[:2], "big"))
-        return found
-
-    def no_more_acks(self) -> bool:
-        """Whether nothing but pings comes for a while that would suffice several times over."""
-        self._wire.settimeout(0.5)
-        try:
-            while True:
-                first, _ = self._packet()
-                if first != 0xC0:
-                    return False
-        except TimeoutError:
-            return True
-        finally:
-            self._wire.settimeout(20)
-
-    def next_packet(self) -> int:
-        """The first byte of the next packet."""
-        return self._packet()[0]
-
-    def hang_up(self) -> None:
-        """Close the connection."""
-        self._wire.close()
-
-    def close(self) -> None:
-        """Close everything."""
-        self._wire.close()
-        self._server.close()
-
-    def _packet(self) -> tuple[int, bytes]:
-        first, length = self._exactly(1)[0], self._exactly(1)[0]
-        assert length < 128
-        return first, self._exactly(length)
-
-    def _exactly(self, size: int) -> bytes:
-        data = b""
-        while len(data) < size:
-            piece = self._wire.recv(size - len(data))
-            if not piece:
-                raise ConnectionError("the bridge hung up")
-            data += piece
-        return data

@@ -145,8 +145,8 @@ def test_a_directory_that_cannot_be_used_ends_the_start_in_one_line(
 
 def test_its_metrics_are_a_valid_snapshot_and_its_status_plain(bridge: Bridge) -> None:
     bridge._turn()
-    bridge._receive(Message(0x30, b"", b"t"), b'{"device_id":"d","metric_name":"m","value":1}')
-    bridge._receive(Message(0x30, b"", b"t"), b"nonsense")
+    bridge._receive(Message(0x30, b"", b"sensors/t"), b'{"device_id":"d","metric_name":"m","value":1}')
+    bridge._receive(Message(0x30, b"", b"sensors/t"), b"nonsense")
     text = metrics.render({"bridge1": metrics.snapshot()}).decode()
     assert 'minitrue_bridge_messages_total{worker="bridge1"} 2' in text
     assert 'minitrue_bridge_refused_total{worker="bridge1",reason="not-json"} 1' in text
