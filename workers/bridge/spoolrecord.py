@@ -70,7 +70,7 @@ def decode(body: bytes) -> Record:
         if record.version != VERSION:
             raise StorageError(f"version {record.version}, want {VERSION}")
         rows = len(PointBatch.decode(record.points))
-    except (msgspec.MsgspecError, ProtocolError) as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, ProtocolError) as error:
         raise StorageError(str(error)) from error
     if rows != record.rows or record.end != END or not _origins_fit(record):
         raise StorageError(f"{rows} points, {record.rows} rows, end {record.end:x}, or origins that do not fit them")
