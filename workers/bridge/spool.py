@@ -385,7 +385,10 @@ class Spools:
 
     def can_take(self, node: str) -> bool:
         """Whether a batch may be appended to a node's spool now."""
-        return self._restored and not self.of(node).error and self.bytes + self.gathered_bytes < self._spool_bytes
+        full = self._full()
+        if full and logger.limited("full", 30.0):
+            logger.warning("spools take no more until they are drained, PUBACKs are withheld", detail=full)
+        return self._restored and not self.of(node).error and not full
 
     @property
     def bytes(self) -> int:
@@ -426,17 +429,22 @@ class Spools:
 
     def status(self) -> dict[str, dict[str, Any]]:
         """What a person wants to know of each node's spool."""
-        wall_ns = clock.wall_ns()
+        wall_ns, full = clock.wall_ns(), self._full()
         return {
             node: {
                 "bytes": spool.bytes,
                 "records": spool.records,
                 "oldest_s_ago": None if spool.oldest_ns is None else round((wall_ns - spool.oldest_ns) / NS_PER_S, 3),
-                "error": spool.error or self.error,
+                "error": spool.error or self.error or full,
                 "damaged": spool.damaged,
             }
             for node, spool in self._spools.items()
         }
+
+    def _full(self) -> str:
+        """Why there is no room, "" while there is some."""
+        held = self.bytes + self.gathered_bytes
+        return "" if held < self._spool_bytes else f"full: {held} bytes, bridge.spool_bytes = {self._spool_bytes}"
 
     def _write(self, node: str, spool: Spool, now: float) -> None:
         try:

@@ -290,9 +290,11 @@ def test_spools_are_full_at_their_bound_together_and_take_again_when_a_file_is_g
     assert sum(path.stat().st_size for node in (NODE, "ing2") for path in files(tmp_path, node)) == spools.bytes
     assert not spools.can_take("ing2")
     assert not spools.can_take("ing3")
+    assert spools.status()[NODE]["error"] == f"full: {spools.bytes} bytes, bridge.spool_bytes = 2000"
     done(take_all(spools, NODE))
     spools.tick(0)
     assert spools.can_take("ing3")
+    assert spools.status()[NODE]["error"] == ""
 
 
 def test_the_status_says_what_there_is_and_for_how_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
