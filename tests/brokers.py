@@ -1,6 +1,7 @@
 """Broker workers as processes, and subscribers: one in this process, one to be killed."""
 
 import os
+import signal
 import socket
 import sys
 import threading
@@ -81,6 +82,19 @@ class BrokerProcess:
         """End it at once."""
         self.process.kill()
         self.process.wait(20)
+
+    @property
+    def is_up(self) -> bool:
+        """Whether its process runs, frozen or not."""
+        return self.process.poll() is None
+
+    def freeze(self) -> None:
+        """Stop the process where it stands."""
+        self.process.send_signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Let it go on."""
+        self.process.send_signal(signal.SIGCONT)
 
     def listens(self) -> bool:
         """Whether the port takes connections."""

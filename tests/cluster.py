@@ -135,7 +135,11 @@ class BridgeWorker(Worker):
     @property
     def talks(self) -> list[Talk]:
         """What it and the broker have said, connection by connection."""
-        return [Talk(bytes(each.passed["up"]), bytes(each.passed["down"])) for each in self.mqtt.passages]
+        return self.talks_from(0)
+
+    def talks_from(self, first: int) -> list[Talk]:
+        """The same without the first few connections."""
+        return [Talk(bytes(each.passed["up"]), bytes(each.passed["down"])) for each in self.mqtt.passages[first:]]
 
     @property
     def acked(self) -> int:
@@ -337,17 +341,25 @@ class Cluster:
     def held(self, node: str, series: Iterable[Series]) -> dict[Series, protocol.AggregateReply]:
         """What a node itself holds of series that it owns."""
         wanted = list(series)
-        requests = [self.request(each) for each in wanted]
+        replies = self.asked(node, [self.request(each) for each in wanted])
+        return dict(zip(wanted, replies, strict=True))
+
+    def asked(self, node: str, requests: list[protocol.AggregateRequest]) -> list[protocol.AggregateReply]:
+        """A node's answers to aggregate requests for partitions that it owns; waits for it to adopt the ring."""
+        wait_until(lambda: self.node_status(node).get("epoch") == self.epoch, 30, f"{node} to adopt the ring")
         body = self.ask(node, protocol.AGGREGATES, protocol.AggregatesRequest(requests)).body
         outcomes = protocol.decode_body(body, protocol.AggregatesReply).outcomes
-        found = {}
-        for each, request, outcome in zip(wanted, requests, outcomes, strict=True):
-            reply = outcome.reply or protocol.decode_body(
-                self.ask(node, protocol.AGGREGATE, request).body, protocol.AggregateReply
-            )
-            assert reply.partitions == request.partitions, f"{node} does not answer for {each}"
-            found[each] = reply
-        return found
+        replies = []
+        for request, outcome in zip(requests, outcomes, strict=True):
+            reply = outcome.reply or self._ask_alone(node, request)
+            assert reply.partitions == request.partitions, f"{node} does not answer for {request}"
+            replies.append(reply)
+        return replies
+
+    def _ask_alone(self, node: str, request: protocol.AggregateRequest) -> protocol.AggregateReply:
+        message = self.ask(node, protocol.AGGREGATE, request)
+        assert message.kind == protocol.REPLY, message
+        return protocol.decode_body(message.body, protocol.AggregateReply)
 
     def request(
         self, series: Series, start_ns: int | None = None, end_ns: int | None = None
@@ -376,11 +388,28 @@ class Cluster:
         table = ring.owner_table.copy()
         table[ring.owner_table == at[one]] = at[other]
         table[ring.owner_table == at[other]] = at[one]
-        changed = (table != ring.owner_table).any(axis=1)
+        return self._save(ring, ring.nodes, table)
+
+    def remove_node(self, name: str, heir: str) -> int:
+        """Save a ring without a node, whose partitions another one has; its epoch. Moves no points."""
+        ring = self._ring()
+        at = {node.id: number for number, node in enumerate(ring.nodes)}
+        table = ring.owner_table.copy()
+        table[table == at[name]] = at[heir]
+        table[table > at[name]] -= 1
+        return self._save(ring, tuple(node for node in ring.nodes if node.id != name), table)
+
+    def _save(self, ring: Ring, nodes: tuple[Node, ...], table: np.ndarray) -> int:
+        names = [[node.id for node in some] for some in (ring.nodes, nodes)]
+        changed = [
+            [names[0][at] for at in before if at >= 0] != [names[1][at] for at in after if at >= 0]
+            for before, after in zip(ring.owner_table, table, strict=True)
+        ]
         since = np.where(changed, ring.epoch + 1, ring.since)
-        new = Ring(ring.cluster, ring.epoch + 1, ring.partitions, ring.replication, ring.nodes, table, since)
-        self.store.save(new, ring.epoch)
-        return new.epoch
+        self.store.save(
+            Ring(ring.cluster, ring.epoch + 1, ring.partitions, ring.replication, nodes, table, since), ring.epoch
+        )
+        return ring.epoch + 1
 
     def block_marks(self) -> None:
         """No mark can be written from now on: a file stands where their folder is to be."""
