@@ -4,6 +4,13 @@ Texts say what was got, what was wanted, and where (path, offset, series, key).
 A broken invariant of our own code starts with "BUG:".
 """
 
+from typing import Final
+
+import msgspec
+
+# What msgspec raises for received bytes: also for text that is no UTF-8, and for nesting without end.
+MSGSPEC_ERRORS: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+
 
 class MinitrueError(Exception):
     """Root of the tree; command lines print it in one line and exit with 1."""

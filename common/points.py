@@ -14,7 +14,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from common.errors import ProtocolError
+from common.errors import MSGSPEC_ERRORS, ProtocolError
 
 _PART_ROWS: Final = 8192  # numpy widens an index; so many fit memory that malloc need not fetch from the system
 
@@ -133,7 +133,7 @@ def _count_used(index: Index, keys: int) -> int:
 def _unpack(body: bytes | memoryview) -> _Body:
     try:
         return _decoder.decode(body)
-    except msgspec.MsgspecError as error:
+    except MSGSPEC_ERRORS as error:
         raise ProtocolError(f"batch body: {error}") from error
 
 

@@ -13,7 +13,7 @@ from typing import Any, Final, NamedTuple, TypeVar
 
 import msgspec
 
-from common.errors import ProtocolError
+from common.errors import MSGSPEC_ERRORS, ProtocolError
 from common.selector import Selector
 
 VERSION: Final = 1
@@ -258,7 +258,7 @@ def unpack(frames: Sequence[bytes]) -> Message:
         raise ProtocolError(f"unknown message kind {kind[:16]!r}")
     try:
         header = _header_decoder.decode(frames[1])
-    except msgspec.MsgspecError as error:
+    except MSGSPEC_ERRORS as error:
         raise ProtocolError(f"{kind.decode()} header: {error}") from error
     if header.version != VERSION:
         raise ProtocolError(f"{kind.decode()} has protocol version {header.version}, this process speaks {VERSION}")
@@ -269,7 +269,7 @@ def decode_body(body: bytes, type_: type[T]) -> T:
     """The body as the type that its kind calls for. Raises ProtocolError."""
     try:
         return msgspec.msgpack.decode(body, type=type_)
-    except msgspec.MsgspecError as error:
+    except MSGSPEC_ERRORS as error:
         raise ProtocolError(f"{type_.__name__}: {error}") from error
 
 

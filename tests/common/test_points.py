@@ -57,11 +57,13 @@ def test_a_part_of_a_batch_is_a_batch_of_those_rows(rows: list[tuple[bytes, int,
         {"index": b"\0\0", "times": bytes(4), "values": bytes(4)},
         {"values": np.array([np.nan]).tobytes()},
         {"values": 1},
+        {"DEEP": 0},  # nested without end
     ],
 )
 def test_a_bad_body_is_refused_alone_and_among_others(changes: dict[str, Any]) -> None:
     good = {"keys": [b"k"], "index": bytes(4), "times": bytes(8), "values": bytes(8)}
     plain, bad = msgspec.msgpack.encode(good), msgspec.msgpack.encode(good | changes)
+    bad = bad.replace(b"\xa4DEEP\0", b"\xa4DEEP" + b"\x91" * 100_000 + b"\0")
     with pytest.raises(ProtocolError):
         PointBatch.decode(bad)
     for bodies in ([bad], [bad, bad], [plain, bad, plain]):

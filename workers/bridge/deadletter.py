@@ -31,7 +31,7 @@ from typing import Any, Final, NamedTuple, Protocol
 import msgspec
 
 from common import clock, log
-from common.errors import StorageError
+from common.errors import MSGSPEC_ERRORS, StorageError
 from common.files import DISK, Disk, make_directory, replace_file
 from workers.bridge import records
 from workers.bridge.records import Found, Kind, Writer
@@ -348,7 +348,7 @@ def encode(record: Record) -> bytes:
 def _decode(body: bytes) -> Record:
     try:
         record = _decoder.decode(body)
-    except msgspec.MsgspecError as error:
+    except MSGSPEC_ERRORS as error:
         raise StorageError(str(error)) from error
     if record.version != VERSION:
         raise StorageError(f"the dead letter has version {record.version}, want {VERSION}")

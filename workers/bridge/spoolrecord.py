@@ -12,7 +12,7 @@ import msgspec
 import numpy as np
 
 from common import clock
-from common.errors import ProtocolError, StorageError
+from common.errors import MSGSPEC_ERRORS, ProtocolError, StorageError
 from common.points import PointBatch
 from workers.bridge.batch import Batch, Message, Origin, Release, Waiter
 from workers.bridge.records import HEAD, Kind, Window
@@ -70,7 +70,7 @@ def decode(body: bytes) -> Record:
         if record.version != VERSION:
             raise StorageError(f"version {record.version}, want {VERSION}")
         rows = len(PointBatch.decode(record.points))
-    except (msgspec.MsgspecError, UnicodeDecodeError, ProtocolError) as error:
+    except (*MSGSPEC_ERRORS, ProtocolError) as error:
         raise StorageError(str(error)) from error
     if rows != record.rows or record.end != END or not _origins_fit(record):
         raise StorageError(f"{rows} points, {record.rows} rows, end {record.end:x}, or origins that do not fit them")
