@@ -29,17 +29,20 @@ def lines(bridges: dict[str, dict[str, Any]]) -> list[str]:
 
 
 def _amiss(told: dict[str, Any]) -> Iterator[str]:
-    if told.get("healthy") is False:
-        yield f"unhealthy: {told.get('unhealthy_reason') or 'it does not say why'}"
-    for node, owner in told.get("owners", {}).items():
-        spool = owner.get("spool", {})
-        if spool.get("records"):
-            age = spool.get("oldest_s_ago")
-            oldest = "" if age is None else f", the oldest from {duration_text(age)} ago"
-            yield f"spool for {node}: {size_text(spool['bytes'])} in {spool['records']} batches{oldest}"
-        if spool.get("error"):
-            yield f"spool for {node} takes nothing: {spool['error']}"
-        if spool.get("damaged"):
-            yield f"spool for {node}: {spool['damaged']} damaged parts set aside, their points are lost to it"
+    for reason in told.get("unhealthy", ()):
+        yield f"unhealthy: {reason}"
+    for node, spool in told.get("spools", {}).items():
+        yield from _of_spool(node, spool)
     if error := told.get("dead_letter", {}).get("error"):
         yield f"dead letter takes nothing: {error}"
+
+
+def _of_spool(node: str, spool: dict[str, Any]) -> Iterator[str]:
+    if spool["records"]:
+        age = spool["oldest_s_ago"]
+        oldest = "" if age is None else f", the oldest from {duration_text(age)} ago"
+        yield f"spool for {node}: {size_text(spool['bytes'])} in {spool['records']} batches{oldest}"
+    if spool["error"]:
+        yield f"spool for {node} takes or gives nothing for now: {spool['error']}"
+    if spool["damaged"]:
+        yield f"spool for {node}: {spool['damaged']} damaged parts set aside, their points have not reached it"

@@ -290,10 +290,9 @@ def test_status_of_nodes_that_all_answer_is_good(place, ring):
 def test_status_tells_of_nodes_behind_and_of_bridges_as_last_heard(place, ring):
     FileStore(place / "ring.json").put_mark(Mark("ing1", "bridge1"))
     spool = {"bytes": 2048, "records": 3, "oldest_s_ago": 90.0, "error": "disk full", "damaged": 1}
-    old = {"bridge1": {"age_s": 4.0, "owners": {}}}
+    old = {"bridge1": {"age_s": 4.0, "spools": {}}}
     new = {"bridge1": {
-        "age_s": 0.5, "healthy": False, "unhealthy_reason": "no message for 400 s",
-        "owners": {"ing1": {"spool": spool}}, "dead_letter": {"error": "full"},
+        "age_s": 0.5, "unhealthy": ["no message for 400 s"], "spools": {"ing1": spool}, "dead_letter": {"error": "full"},
     }}  # fmt: skip
     with answering(ring, ring.nodes[0], bridges=old), answering(ring, ring.nodes[1], bridges=new):
         result = answer(place, "status", code=1)
@@ -305,8 +304,8 @@ def test_status_tells_of_nodes_behind_and_of_bridges_as_last_heard(place, ring):
         "bridge1: heard 0.5 s ago",
         "unhealthy: no message for 400 s",
         "spool for ing1: 2.0 KiB in 3 batches, the oldest from 1.5 min ago",
-        "spool for ing1 takes nothing: disk full",
-        "spool for ing1: 1 damaged parts set aside, their points are lost to it",
+        "spool for ing1 takes or gives nothing for now: disk full",
+        "spool for ing1: 1 damaged parts set aside, their points have not reached it",
         "dead letter takes nothing: full",
     ):
         assert line in text
