@@ -292,7 +292,8 @@ def test_status_tells_of_nodes_behind_and_of_bridges_as_last_heard(place, ring):
     spool = {"bytes": 2048, "records": 3, "oldest_s_ago": 90.0, "error": "disk full", "damaged": 1}
     old = {"bridge1": {"age_s": 4.0, "spools": {}}}
     new = {"bridge1": {
-        "age_s": 0.5, "unhealthy": ["no message for 400 s"], "spools": {"ing1": spool}, "dead_letter": {"error": "full"},
+        "age_s": 0.5, "unhealthy": ["no message for 400 s"], "spools": {"ing1": spool},
+        "dead_letter": {"error": "full"},
     }}  # fmt: skip
     with answering(ring, ring.nodes[0], bridges=old), answering(ring, ring.nodes[1], bridges=new):
         result = answer(place, "status", code=1)
