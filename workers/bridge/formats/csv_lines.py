@@ -9,6 +9,7 @@ Pure but for the context's places.
 """
 
 import csv
+from typing import Final
 
 from common.config import Subscription
 from common.subscriptions import DEVICE, IGNORED, METRIC, TIME, VALUE
@@ -16,6 +17,8 @@ from workers.bridge import times
 from workers.bridge.context import Context
 from workers.bridge.formats import fields, text
 from workers.bridge.payload import MISSING, SHAPE, SYNTAX, Decoded, Point, Refusal, Refused
+
+_KNOWN: Final = frozenset((TIME, DEVICE, METRIC, VALUE))
 
 
 class Columns:
@@ -70,14 +73,14 @@ def _row(found: list[str], columns: Columns) -> dict[str, str]:
 
 def _point(row: dict[str, str], context: Context) -> Point:
     """The point of a line. Raises Refused."""
-    device_id = row.pop(DEVICE, "") or context.device_id
-    metric_name = row.pop(METRIC, "") or context.metric_name
+    device_id = row.get(DEVICE) or context.device_id
+    metric_name = row.get(METRIC) or context.metric_name
     for name, given in ((DEVICE, device_id), (METRIC, metric_name), (VALUE, row.get(VALUE))):
         if not given:
-            raise Refused(MISSING, f"no {name} in the line" + (", and none in topic or subscription" * (name != VALUE)))
-    value = text.number(row.pop(VALUE), "value")
-    time = row.pop(TIME, "")
-    place = context.place(device_id, metric_name, row)
+            raise Refused(MISSING, f"no {name} in the line" + ", and none in topic or subscription" * (name != VALUE))
+    value = text.number(row[VALUE], "value")
+    place = context.place(device_id, metric_name, {name: part for name, part in row.items() if name not in _KNOWN})
+    time = row.get(TIME)
     if not time or not context.compiled.has_time:
         return place, context.arrival_ns(), value
     return place, times.time_ns(text.time(time), context.unit, context.latest_ns, context.max_future_s), value
