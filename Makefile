@@ -8,7 +8,7 @@ SUPERVISORCTL := $(BIN)/supervisorctl -c supervisord.conf
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help env demo run stop status test fuzz lint bench clean
+.PHONY: help env demo run stop status test fuzz chaos lint bench clean
 
 help:  ## this list
 	@awk -F':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -48,6 +48,9 @@ test: env lint  ## lint, then all tests, two at a time: most of them wait for pr
 
 fuzz: env  ## random lives of a store beside the oracle, other and more ones than in `test`; some minutes
 	$(BIN)/pytest -p no:cacheprovider --hypothesis-profile=fuzz --hypothesis-show-statistics tests/workers/storage/test_stateful.py
+
+chaos: env  ## faults of every kind while points flow, ten minutes with R=1, ten with R=2; LENGTH_S=... SEEDS=1,2,...
+	MINITRUE_CHAOS_S=$(or $(LENGTH_S),600) MINITRUE_CHAOS_SEEDS=$(or $(SEEDS),$(shell date +%s)) $(BIN)/pytest -s -p no:cacheprovider tests/chaos
 
 lint: env  ## ruff, and mypy in strict mode
 	$(BIN)/ruff check .
