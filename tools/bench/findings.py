@@ -49,7 +49,7 @@ class Finding(NamedTuple):
         if self.ratio is not None:
             text += f", ratio {self.ratio:.2f}"
         if self.bar is not None:
-            text += f"  [{self.bar.limit:g} {_WORDS[self.bar.rule]}: {_VERDICTS[self.met]}]"
+            text += f"  [{number(self.bar.limit)} {_WORDS[self.bar.rule]}: {_VERDICTS[self.met]}]"
         return text
 
     def record(self) -> dict[str, Any]:
