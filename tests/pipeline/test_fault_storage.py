@@ -7,6 +7,7 @@ import pytest
 from common.ringstore import Mark
 from tests.cluster import Cluster
 from tests.flow import Flow, check_settled, check_stored, check_talks
+from tests.pipeline import client
 from tests.support import wait_until
 
 Make = Callable[..., Cluster]
@@ -102,3 +103,31 @@ def test_bridge_that_is_stopped_while_a_node_is_away_leaves_at_once_and_drains_w
     cluster.bridge.start()
     check_stored(cluster, flow.points)
     check_settled(cluster)
+
+
+@pytest.mark.parametrize("replication", [1, 2])
+def test_node_that_came_back_and_lacks_points_is_not_asked_for_them(
+    make_cluster: Make, make_flow: MakeFlow, replication: int
+) -> None:
+    cluster = make_cluster(nodes=2, replication=replication, query=True, settings={"query.timeout_s": 2}).start()
+    flow, device = make_flow(cluster), cluster.device_of("ing1")
+    flow.send(10, device, points=1)
+    check_stored(cluster, flow.points)
+    cluster.nodes["ing1"].kill()
+    flow.send(10, device, points=1)
+    all_acked(cluster, flow)
+    cluster.bridge.kill()  # nobody drains
+    cluster.nodes["ing1"].start()
+    wait_until(lambda: cluster.node_status("ing1"), 60, "the node to answer")
+    assert cluster.held("ing1", flow.points)[device, "m"].count == 10
+    for _ in range(20):
+        status, answer = client.ask(
+            cluster.http, device_id=device, metric_name="m", operation="count", start_time=0, end_time=0
+        )
+        if replication == 2:
+            assert (status, answer["count"]) == (200, 20), answer  # the other owner has them all
+        else:
+            assert (status, answer["coverage"]["missing"][0]["node"]) == (503, "ing1"), answer
+    cluster.bridge.start()
+    check_settled(cluster)
+    client.wait_for_counts(cluster.http, {(device, "m"): 20}, timeout_s=20)
