@@ -8,9 +8,12 @@ from collections.abc import Callable
 from itertools import count
 
 from common.config import Settings, Subscription
+from common.errors import ProtocolError
+from common.points import PointBatch
+from common.series import parse_key
 from workers.bridge.context import Context
 from workers.bridge.deadletter import Record
-from workers.bridge.payload import NO_REFUSALS, SIZE, STORAGE, Decoded, Places, Refusal
+from workers.bridge.payload import BUG, NO_REFUSALS, SIZE, STORAGE, Decoded, Places, Point, Refusal, Refused
 from workers.bridge.routes import Routes, route_of
 
 RETAINED: int = 0x01  # bit of a PUBLISH frame's first byte
@@ -55,10 +58,14 @@ class Intake:
     def decode_record(self, record: Record, latest_ns: int) -> Decoded:
         """A dead letter once more, by the configuration of now; its time of arrival is what it was. Not counted.
 
-        A row that a storage node refused (code "storage") is seed JSON, whatever its topic's format.
+        A row that a storage node refused (code "storage") is seed JSON, whatever its topic's format; a batch that
+        none could decode (code "bug") is its points.
         """
         if len(record.payload) > self._max_bytes:
             return [], [self._too_large(record.payload)]
+        points = self._points_of_batch(record.payload) if record.code == BUG else None
+        if points is not None:
+            return points, NO_REFUSALS
         context = self._rows if record.code == STORAGE else self.routes.get(record.topic)
         context = context or self.routes.add(record.topic)
         context.latest_ns = latest_ns
@@ -67,6 +74,17 @@ class Intake:
             return context.decode(record.payload, context)
         finally:
             context.arrival_ns = self._arrival_ns
+
+    def _points_of_batch(self, body: bytes) -> list[Point] | None:
+        """The points of a batch, None where the bytes are none that we could have sent."""
+        try:
+            batch = PointBatch.decode(body)
+            series = [parse_key(key) for key in batch.keys]
+            places = [self._rows.place(each.device_id, each.metric_name, dict(each.tags)) for each in series]
+        except (ProtocolError, Refused):
+            return None
+        rows = zip(batch.index.tolist(), batch.times.tolist(), batch.values.tolist(), strict=True)
+        return [(places[index], time_ns, value) for index, time_ns, value in rows]
 
     def _too_large(self, payload: bytes) -> Refusal:
         limit = f"limit {self._max_bytes} (ingest.max_payload_bytes)"

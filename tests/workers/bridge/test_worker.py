@@ -7,9 +7,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
+import numpy as np
 import pytest
 
 from common import clock, config, metrics, protocol
+from common.points import PointBatch
 from common.ring import Node
 from common.ringbuild import first_ring
 from common.ringstore import FileStore, RingView
@@ -29,7 +32,8 @@ def bridge(tmp_path: Path) -> Iterator[Bridge]:
     store = FileStore(tmp_path / "ring.json")
     ring = first_ring("test", [node], 16, 1)
     store.save(ring, 0)
-    settings = config.Settings(mqtt=config.Mqtt(url=f"mqtt://127.0.0.1:{free_port()}"))
+    paths, mqtt = config.Paths(data=str(tmp_path)), config.Mqtt(url=f"mqtt://127.0.0.1:{free_port()}")
+    settings = config.Settings(paths=paths, mqtt=mqtt)
     dead_letter = DeadLetter(tmp_path / "deadletter", 1 << 20, 1 << 30)
     spools = Spools(tmp_path / "spool", store, settings.bridge.id, 1 << 30)
     made = Bridge(settings, RingView(store, ring, 1.0), dead_letter, spools)
@@ -165,3 +169,40 @@ def test_every_metric_and_every_code_is_in_the_document(bridge: Bridge) -> None:
     codes = {value for name, value in vars(payload).items() if name.isupper() and isinstance(value, str)}
     assert len(codes) == 14
     assert [code for code in sorted(codes) if f"`{code}`" not in document] == []
+
+
+def keep(tmp_path: Path, bridge: Bridge, record: deadletter.Record) -> Message:
+    """Replay a record as the bridge does; the message that stood for it."""
+    message = Message(record.flags | 0x08, b"", record.topic)
+    bridge._receive_again(record, message)
+    return message
+
+
+@pytest.mark.parametrize("lies", [True, False])
+def test_a_dead_letter_that_is_refused_again_is_kept_as_it_was_where_it_does_not_lie_any_more(
+    bridge: Bridge, tmp_path: Path, lies: bool
+) -> None:
+    record = deadletter.Record(1, 5, b"sensors/x", b'{"device_id":"d"}', "former-code", "former reason", 0x32, "d")
+    if lies:
+        bridge._dead_letter.append(record, Message(0x32, b"\0\1", b"t"))
+        bridge._turn()
+        bridge._dead_letter.know(record, 1)
+    message = keep(tmp_path, bridge, record)
+    assert message.waiting == (0 if lies else 1)
+    bridge._turn()
+    assert (message.waiting, dead(tmp_path)) == (0, [record])
+
+
+def test_a_batch_that_no_node_could_decode_is_replayed_as_its_points(bridge: Bridge, tmp_path: Path) -> None:
+    keys = [series_key("d", "m", {"a": "b"}), series_key("e", "m")]
+    times, values = np.array([7, 8, 9]), np.array([0.1, -0.0, 2.5])
+    batch = PointBatch(keys, np.array([1, 0, 1], np.uint32), times, values)
+    record = deadletter.Record(1, 5, b"sensors/x", batch.encode(), "bug", "n0: no good", 0x32)
+    points, refusals = bridge._intake.decode_record(record, 10)
+    want = zip((keys[1], keys[0], keys[1]), times.tolist(), ("0.1", "-0.0", "2.5"), strict=True)
+    assert [(place.key, time_ns, repr(value)) for place, time_ns, value in points] == list(want)
+    assert refusals == []
+    bad = PointBatch([series_key("", "m")], batch.index[:1] * 0, times[:1], values[:1])
+    for payload_ in (bad.encode(), b"\xc1", b"{}"):
+        points, (refused,) = bridge._intake.decode_record(msgspec.structs.replace(record, payload=payload_), 10)
+        assert (list(points), refused.payload) == ([], payload_), "names that no intake lets in"
