@@ -153,9 +153,11 @@ class Replay:
         outcome = self._feed(record, message)
         if message.waiting:
             file.pending.append(message)
-        file.counts.update(records=1, points=outcome.points)
-        file.refused.update(outcome.refused)
-        self.counts.update(records=1, points=outcome.points)
+        for counts in (file.counts, self.counts):
+            counts["records"] += 1
+            counts["points"] += outcome.points
+        for code in outcome.refused:
+            file.refused[code] += 1
 
     def _finish(self, file: _Open) -> None:
         """Note what became of the file and remove it. Raises OSError: then it is tried again."""
