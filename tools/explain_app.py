@@ -17,7 +17,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from common import clock, config, series, timestamps
-from common.errors import MinitrueError, RingStoreError
+from common.errors import MinitrueError, RingError, RingStoreError
 from common.ring import Ring
 from common.ringstore import open_store
 from common.subscriptions import Subscription
@@ -116,7 +116,7 @@ def _ring(settings: config.Settings) -> tuple[Ring | None, str]:
     store = open_store(settings.cluster.ring_store, settings)
     try:
         ring = store.load()
-    except RingStoreError as error:
+    except (RingStoreError, RingError) as error:
         return None, str(error)
     return ring, "" if ring else f"no ring in {store.url}"
 
