@@ -60,13 +60,13 @@ def _sure(given: Any, unit: str, latest_ns: int) -> Times | None:
     numbers = given if isinstance(given, np.ndarray) else _numbers(given, unit)
     if numbers is None or not len(numbers):
         return numbers
-    low, high = numbers.min().item(), numbers.max().item()
+    low, high = np.minimum.reduce(numbers).item(), np.maximum.reduce(numbers).item()
     if unit == times.AUTO:
         unit = times.unit_of(low)
         if times.unit_of(high) != unit:
             return None
-    found = _integers(numbers, low, high, unit) if numbers.dtype == np.int64 else _floats(numbers, low, high, unit)
-    return found if found is not None and found.max() <= latest_ns else None
+    of_unit = _integers if numbers.dtype == np.int64 else _floats
+    return of_unit(numbers, low, high, unit, latest_ns)
 
 
 def _numbers(given: Sequence[Any], unit: str) -> Any:
@@ -85,14 +85,14 @@ def _numbers(given: Sequence[Any], unit: str) -> Any:
     return None
 
 
-def _integers(numbers: Times, low: int, high: int, unit: str) -> Times | None:
+def _integers(numbers: Times, low: int, high: int, unit: str, latest_ns: int) -> Times | None:
     factor = timestamps.UNITS[unit]
-    return numbers * factor if low >= 0 and high <= timestamps.MAX_NS // factor else None
+    return numbers * factor if low >= 0 and high * factor <= min(latest_ns, timestamps.MAX_NS) else None
 
 
-def _floats(numbers: npt.NDArray[np.float64], low: float, high: float, unit: str) -> Times | None:
+def _floats(numbers: npt.NDArray[np.float64], low: float, high: float, unit: str, latest_ns: int) -> Times | None:
     """Rounded to the microsecond, half to even, as timestamps.from_number does. NaN is in no range."""
     factor = _US_PER_UNIT[unit]
-    if not (low >= 0 and high * factor <= _SURE_US):
+    if not (low >= 0 and high * factor <= _SURE_US and round(high * factor) * 1000 <= latest_ns):
         return None
     return np.rint(numbers * factor).astype(np.int64) * 1000

@@ -5,12 +5,13 @@ refused where it matters, passed over where it does not.
 Pure but for the context's places and its route's counts.
 """
 
-import math
 from typing import Any, Final, cast
 
 import msgspec
+import numpy as np
 
 from common.config import Subscription
+from workers.bridge.columns import Columns
 from workers.bridge.context import Context
 from workers.bridge.formats import fields, metrics, objects
 from workers.bridge.payload import EMPTY, NO_REFUSALS, SHAPE, SYNTAX, Decoded, Point, Refusal, Refused, kind
@@ -35,15 +36,12 @@ class Packed(objects.Objects):
 def decode(payload: bytes, context: Context) -> Decoded:
     """Format `msgpack`: the points of a payload, and what of it is refused."""
     packed: Packed = context.compiled
-    point = packed.point
     try:
-        found = packed.read(payload)
-        points = [point(one, context) for one in (found if type(found) is list else [found])]
+        points = objects.points_of(packed.read(payload), context)
     except objects.FAST_PATH_FAILED:
         return _decode_slowly(payload, context)
-    if not all(map(math.isfinite, [value for _, _, value in points])):
-        return _decode_slowly(payload, context)
-    return points, NO_REFUSALS
+    values = points.values if isinstance(points, Columns) else [value for _, _, value in points]
+    return (points, NO_REFUSALS) if np.isfinite(values).all() else _decode_slowly(payload, context)
 
 
 def decode_metrics(payload: bytes, context: Context) -> Decoded:
