@@ -10,7 +10,7 @@ import statistics
 
 import click
 
-from tools.bench.drain import BEGIN_S, Drained, Load, cluster, drain, preload, publish_frames
+from tools.bench.drain import BEGIN_S, Drained, Load, cluster, drain, preload, publish_frames, warm_up
 
 CONSUMERS = ("paho", "bridge")
 
@@ -33,6 +33,7 @@ def bridge(
     load = Load(messages, points, series, columns)
     drains: dict[str, list[Drained]] = {name: [] for name in CONSUMERS}
     with cluster(nodes, columns, durable) as running:
+        warm_up(running, load)
         for number in range(rounds):
             frames = publish_frames(load, BEGIN_S + number * messages * points)
             for consumer, found in drains.items():

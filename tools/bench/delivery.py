@@ -17,7 +17,7 @@ from typing import Final
 import click
 
 from tools.bench import codec, delivery_live, peers
-from tools.bench.drain import BEGIN_S, Cluster, Drained, Load, cluster, drain, preload, publish_frames
+from tools.bench.drain import BEGIN_S, Cluster, Drained, Load, cluster, drain, preload, publish_frames, warm_up
 from tools.bench.findings import Bar, Finding
 
 QUICK: Final = 0.01  # of the messages
@@ -107,6 +107,7 @@ def _drains(load: Load, rounds: int, nodes: int, consumers: Sequence[str]) -> Dr
     with ExitStack() as stack:
         running = stack.enter_context(cluster(nodes, load.columns))
         server = stack.enter_context(peers.running(peers.VictoriaMetrics)) if "script" in consumers else None
+        warm_up(running, load)
         for number in range(rounds):
             # Later times in each round: the same points again would cost stores something else than new ones.
             frames = publish_frames(load, BEGIN_S + number * load.messages * load.points)
