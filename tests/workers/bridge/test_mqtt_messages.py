@@ -204,11 +204,12 @@ def publish_huge(port: int, topic: str, packet_bytes: int) -> int:
     return payload_bytes
 
 
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_payload_as_large_as_mqtt_allows_is_kept_in_the_dead_letter_and_the_stream_goes_on(
-    make_place: MakePlace,
+    make_place: MakePlace, kind: str
 ) -> None:
     place = make_place(nodes=1)
-    bridge = start(place, "mosquitto")
+    bridge = start(place, kind)
     before = resident_peak(bridge.pid)
     size = publish_huge(place.mqtt_port, "sensors/huge", 268_435_455 - 2)  # v5 adds the length of no properties
     Publisher(place.mqtt_port).publish_all(numbered(10))
