@@ -114,6 +114,45 @@ def test_no_rows_are_no_points_and_no_error() -> None:
     assert good({"device_id": "d", "metric_name": "m", "values": []}) == []
 
 
+def test_further_fields_are_ignored_whatever_they_are() -> None:
+    body = {"device_id": "d", "metric_name": "m", "timestamps": [7], "values": [1.0]}
+    odd = {5: 1, b"x": None, "series_": [1], "values_": msgpack.ExtType(1, b"")}
+    assert good(body | odd) == good(body | {"series": None}) == [(Series("d", "m"), 7, 1.0)]
+
+
+# Tables that come again
+
+
+def test_a_table_seen_again_is_not_taken_apart_again_and_each_topic_has_its_own() -> None:
+    bridge = intake(template="{site}/{line}")
+    body = msgpack.packb({"series": TWO, "index": [0, 1], "timestamps": [7, 8], "values": [1, 2]})
+    first, again = (bridge.decode(b"a/1", 0x32, body, LATEST_NS)[0] for _ in range(2))
+    other = bridge.decode(b"b/1", 0x32, body, LATEST_NS)[0]
+    assert isinstance(first, Columns)
+    assert isinstance(again, Columns)
+    assert again.places is first.places
+    assert [dict(row[0].tags)["site"] for row in rows_of(other)] == ["b", "north"]
+
+
+def test_a_table_with_a_bad_series_is_refused_each_time() -> None:
+    bridge = intake()
+    body = msgpack.packb({"series": [{"device_id": "", "metric_name": "m"}], "timestamps": [7], "values": [1]})
+    assert refusals_of(bridge, body) == refusals_of(bridge, body)
+    assert refusals_of(bridge, body)[0].reason == "device_id is empty"
+
+
+def test_the_tables_kept_do_not_grow_without_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(columnar, "CACHE_BYTES", 10 * columnar.SERIES_BYTES)
+    bridge = intake()
+    for number in range(100):
+        series = [{"device_id": f"d{number}", "metric_name": "m"}] * (1 + 20 * (number == 50))
+        body = {"series": series, "index": [0], "timestamps": [7], "values": [1]}
+        points, _ = bridge.decode(TOPIC, 0x32, msgpack.packb(body), LATEST_NS)
+        assert rows_of(points) == [(Series(f"d{number}", "m"), 7, 1.0)]
+    tables = bridge.routes.get(TOPIC).compiled._tables  # type: ignore[union-attr]
+    assert 0 < len(tables) < 10
+
+
 # What is refused whole
 
 

@@ -32,5 +32,5 @@ FORMATS: Final[dict[str, Format]] = {
     "line-protocol": Format(line_protocol.decode, line_protocol.prepare),
     "msgpack": Format(packed.decode, packed.Packed),
     "msgpack-metrics": Format(packed.decode_metrics, metrics.Metrics),
-    "msgpack-columns": Format(columnar.decode, columnar.prepare),
+    "msgpack-columns": Format(columnar.decode, columnar.Columnar),
 }

@@ -25,11 +25,14 @@ from workers.bridge import timecolumn, times
 from workers.bridge.columns import Columns
 from workers.bridge.context import Context
 from workers.bridge.formats import fields, objects
-from workers.bridge.formats.packed import unpack
+from workers.bridge.formats.packed import BROKEN, unpack
 from workers.bridge.payload import MISSING, NO_REFUSALS, SHAPE, Decoded, Place, Refusal, Refused, kind
 
 MAX_ROW_REFUSALS: Final = 1000  # of a payload; further bad rows stay together in one payload: an object of JSON for
 # each would cost the memory of ten such payloads
+CACHE_BYTES: Final = 32 << 20  # of tables; they come from outside
+SERIES_BYTES: Final = 1000  # what a series in a table costs, about
+_NIL: Final = msgspec.Raw(b"\xc0")
 _TIME_KINDS: Final = frozenset({int, float, str})
 _VALUE_KINDS: Final = frozenset({int, float, bool})
 
@@ -44,6 +47,14 @@ class Series(NamedTuple):
     refused: Refused | None
 
 
+class Table(NamedTuple):
+    """The series of a payload. places: of those that are none, None. is_good: whether all are some."""
+
+    series: Sequence[Series]
+    places: Sequence[Place]
+    is_good: bool
+
+
 class Rows:
     """A payload's columns, of equal length. times: None: of arrival; else an array or a list, in `unit`."""
 
@@ -56,35 +67,89 @@ class Rows:
         self.unit = unit
 
 
-def prepare(_: Subscription) -> objects.Objects:
-    """What reads the rows that were refused as JSON."""
-    return objects.Objects(Subscription("#"))
+class _Body(msgspec.Struct):
+    """The map of a payload. series: as it came."""
+
+    series: msgspec.Raw = _NIL
+    index: Any = None
+    timestamps: Any = None
+    values: Any = None
+    timestamp_unit: Any = None
+    device_id: Any = None
+    metric_name: Any = None
+    tags: Any = None
+
+
+_read: Final = msgspec.msgpack.Decoder(_Body).decode
+
+
+class Columnar(objects.Objects):
+    """What a subscription makes of this format, and the tables of series seen lately: the same come again and again.
+
+    read, point: of the rows that were refused as JSON.
+    """
+
+    __slots__ = ("_bytes", "_tables")
+
+    def __init__(self, _: Subscription) -> None:
+        super().__init__(Subscription("#"))
+        self._tables: dict[tuple[Any, ...], Table] = {}
+        self._bytes = 0
+
+    def table(self, body: _Body, context: Context) -> Table:
+        """The series of a payload. Raises Refused where they are none that a JSON row could repeat."""
+        if body.series == _NIL:
+            return _table([_one_series(msgspec.structs.asdict(body), context)])
+        packed = bytes(body.series)
+        key = (packed, context.device_id, context.metric_name, context.tag_items)
+        table = self._tables.get(key)
+        if table is None:
+            table = _table(_many_series(packed, context))
+            if table.is_good:  # a refusal remembers much more than its words
+                self._add(key, table, len(packed) + SERIES_BYTES * len(table.series))
+        return table
+
+    def _add(self, key: tuple[Any, ...], table: Table, size: int) -> None:
+        self._bytes += size
+        if self._bytes > CACHE_BYTES:
+            self._tables.clear()
+            self._bytes = size
+        if size <= CACHE_BYTES:
+            self._tables[key] = table
 
 
 def decode(payload: bytes, context: Context) -> Decoded:
     """The points of a payload, and what of it is refused."""
     if payload[:1] == b"{":
         return objects.decode(payload, context)
+    columnar: Columnar = context.compiled
     try:
         body = _body(payload)
-        series = _series(body, context)
-        rows = _rows(body, len(series), context)
+        table = columnar.table(body, context)
+        rows = _rows(body, len(table.series), context)
     except Refused as refused:
         return [], [refused.refusal(payload, context.device_id)]
-    return _decode(series, rows, context)
+    return _decode(table, rows, context)
 
 
-def _body(payload: bytes) -> dict[Any, Any]:
-    body = unpack(payload)
+def _body(payload: bytes) -> _Body:
+    try:
+        return _read(payload)
+    except BROKEN:
+        body = unpack(payload)  # with the words; or fields of it that we do not know are odd
     if not isinstance(body, dict):
         raise Refused(SHAPE, f"payload is {kind(body)}, want a map of columns")
-    return body
+    known = {name: body[name] for name in _Body.__struct_fields__ if name in body}
+    return _Body(**known | {"series": msgspec.Raw(msgspec.msgpack.encode(body.get("series")))})
 
 
-def _series(body: dict[Any, Any], context: Context) -> list[Series]:
-    listed = body.get("series")
-    if listed is None:
-        return [_one_series(body, context)]
+def _table(series: Sequence[Series]) -> Table:
+    places = [cast(Place, one.place) for one in series]
+    return Table(series, places, None not in places)
+
+
+def _many_series(packed: bytes, context: Context) -> list[Series]:
+    listed = unpack(packed)
     if not isinstance(listed, list) or not all(isinstance(one, dict) for one in listed):
         raise Refused(SHAPE, f"series is {kind(listed)}, want an array of maps")
     found = []
@@ -98,27 +163,28 @@ def _series(body: dict[Any, Any], context: Context) -> list[Series]:
 
 def _one_series(names: dict[Any, Any], context: Context) -> Series:
     """Raises Refused where names are of a kind that no JSON row could repeat."""
-    device_id = fields.name_of(names, "device_id", "device_id", context.device_id)
-    metric_name = fields.name_of(names, "metric_name", "metric_name", context.metric_name)
-    tags = context.tags | (fields.tags_of(names) or {})
+    given = {name: text for name, text in names.items() if text is not None}
+    device_id = fields.name_of(given, "device_id", "device_id", context.device_id)
+    metric_name = fields.name_of(given, "metric_name", "metric_name", context.metric_name)
+    tags = context.tags | (fields.tags_of(given) or {})
     try:
         return Series(device_id, metric_name, tags, context.place(device_id, metric_name, tags), None)
     except Refused as refused:
         return Series(device_id, metric_name, tags, None, refused)
 
 
-def _rows(body: dict[Any, Any], series: int, context: Context) -> Rows:
+def _rows(body: _Body, series: int, context: Context) -> Rows:
     """Raises Refused where columns contradict each other."""
-    values = _column(body.get("values"), "values", "<f8")
+    values = _column(body.values, "values", "<f8")
     if values is None:
         raise Refused(MISSING, "no values in the payload")
     given = None
     if context.route.subscription.time_field:
-        given = _column(body.get("timestamps"), "timestamps", "<i8")
+        given = _column(body.timestamps, "timestamps", "<i8")
     if given is not None and len(given) != len(values):
         raise Refused(SHAPE, f"{len(given)} timestamps and {len(values)} values, want as many")
-    unit = times.checked_unit(body.get("timestamp_unit")) or context.unit
-    return Rows(_index(body.get("index"), series, len(values)), given, values, unit)
+    unit = times.checked_unit(body.timestamp_unit) or context.unit
+    return Rows(_index(body.index, series, len(values)), given, values, unit)
 
 
 def _column(given: Any, name: str, dtype: str) -> Any:
@@ -153,20 +219,20 @@ def _index(given: Any, series: int, rows: int) -> Index:
 # Row by row where need be.
 
 
-def _decode(series: Sequence[Series], rows: Rows, context: Context) -> Decoded:
+def _decode(table: Table, rows: Rows, context: Context) -> Decoded:
     found, refused = _times(rows, context)
-    bad_series = np.array([one.place is None for one in series], np.bool_)
-    for row in np.flatnonzero(bad_series[rows.index]).tolist():
-        refused[row] = cast(Refused, series[rows.index[row]].refused)
+    if not table.is_good:
+        bad = np.array([one.place is None for one in table.series], np.bool_)
+        for row in np.flatnonzero(bad[rows.index]).tolist():
+            refused[row] = cast(Refused, table.series[rows.index[row]].refused)
     numbers = _values(rows.values, refused)
-    places = [cast(Place, one.place) for one in series]  # of the rows that are left
     if not refused:
-        return Columns(places, rows.index, found, numbers), NO_REFUSALS
+        return Columns(table.places, rows.index, found, numbers), NO_REFUSALS
     keep = np.ones(len(found), np.bool_)
     keep[list(refused)] = False
     used, index = np.unique(rows.index[keep], return_inverse=True)
-    points = Columns([places[at] for at in used.tolist()], index.astype(np.uint32), found[keep], numbers[keep])
-    return points, _refusals(series, rows, refused, context)
+    points = Columns([table.places[at] for at in used.tolist()], index.astype(np.uint32), found[keep], numbers[keep])
+    return points, _refusals(table.series, rows, refused, context)
 
 
 def _times(rows: Rows, context: Context) -> tuple[Times, dict[int, Refused]]:

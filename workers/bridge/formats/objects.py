@@ -96,7 +96,10 @@ def decode(payload: bytes, context: Context) -> Decoded:
     """The points of a payload, and what of it is refused."""
     objects: Objects = context.compiled
     try:
-        return points_of(objects.read(payload), context), NO_REFUSALS
+        found = objects.read(payload)
+        if type(found) is not list:  # first of all, and without a further call: most messages are one point
+            return [objects.point(found, context)], NO_REFUSALS
+        return points_of(found, context), NO_REFUSALS
     except FAST_PATH_FAILED:
         return decode_slowly(payload, context)
 
