@@ -53,7 +53,7 @@ class Bare:
     def __init__(self, port: int, messages: int) -> None:
         self.meter = Meter()
         self._left = messages
-        self._client = drain.session(port, clean=False)
+        self._client = drain.session(port)
         self._client.on_message = self._received
 
     def run(self) -> None:
@@ -82,7 +82,7 @@ class Script:
         self._lines: list[str] = []
         self._unacked: list[tuple[int, int]] = []
         self._first_s = 0.0
-        self._client = drain.session(port, clean=False)
+        self._client = drain.session(port)
         self._client.on_message = self._received
 
     def run(self) -> None:
