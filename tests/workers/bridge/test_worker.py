@@ -45,6 +45,19 @@ def dead(directory: Path) -> list[deadletter.Record]:
     return [found.record for path in deadletter.files(directory / "deadletter") for found in deadletter.read(path)]
 
 
+def test_a_retained_message_that_is_skipped_is_acknowledged_and_counted(
+    bridge: Bridge, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    route = bridge._intake.routes.routes[0]
+    monkeypatch.setattr(route, "skips_retained", True)
+    body = b'{"device_id":"d","metric_name":"m","value":1}'
+    skipped, live = Message(0x33, b"\0\1", b"sensors/x"), Message(0x32, b"\0\2", b"sensors/x")
+    bridge._receive(skipped, body)
+    bridge._receive(live, body)
+    assert (skipped.waiting, live.waiting) == (0, 1)
+    assert (bridge.counts["messages"], bridge.counts["points"], route.retained_skipped) == (2, 1, 1)
+
+
 def test_a_payload_that_breaks_the_decoder_is_kept_and_acknowledged_not_met_again_for_ever(
     bridge: Bridge, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
