@@ -39,19 +39,16 @@ def draw(
     faults: list[Fault] = []
     for victims, possible in ((processes, PROCESS), (legs, LEG), ([broker], BROKER)):
         for victim in victims:
-            faults += _line(rng, length_s, victim, possible, 3.0 if victim == broker else 1.0)
+            faults += _line(rng, length_s, victim, possible)
     return sorted(faults)
 
 
-def _line(
-    rng: random.Random, length_s: float, victim: str, possible: dict[str, tuple[float, float]], calm: float
-) -> list[Fault]:
-    """One victim's faults. calm: how much rarer they are than usual."""
+def _line(rng: random.Random, length_s: float, victim: str, possible: dict[str, tuple[float, float]]) -> list[Fault]:
     line: list[Fault] = []
-    at = rng.uniform(*QUIET_S) * calm
+    at = rng.uniform(*QUIET_S)
     while at < length_s:
         what = rng.choice(list(possible))
         end = at + rng.uniform(*possible[what])
         line.append(Fault(at, min(end, length_s), victim, what))
-        at = end + rng.uniform(*QUIET_S) * calm
+        at = end + rng.uniform(*QUIET_S)
     return line
