@@ -41,7 +41,10 @@ def load(tmp_path: Path, text: str) -> config.Settings:
             "device_id = '': want one, here or as {device_id} in template: the payload's columns have none",
         ),
         ('filter = "a"\nformat = "csv"\ncolumns = ["device_id", "metric_name"]', "want 'value' among them"),
-        ('filter = "a"\nformat = "csv"\ncolumns = ["device_id", "metric_name", "value", "value"]', "want each name once and none"),
+        (
+            'filter = "a"\nformat = "csv"\ncolumns = ["device_id", "metric_name", "value", "value"]',
+            "want each name once and none",
+        ),
         ('filter = "a"\nformat = "csv"\nseparator = "ab"', "separator = 'ab': want one character"),
         ('filter = "a"\nseparator = ";"', "separator = ';': has no use: format = 'json'; want it with csv only"),
         ('filter = "a"\ninclude = ["x"]', "has no use: format = 'json'; want it with json-metrics, msgpack-metrics"),

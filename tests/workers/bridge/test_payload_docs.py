@@ -18,7 +18,7 @@ from workers.bridge.intake import Intake
 
 NOW_NS = 1_750_000_000_000_000_000
 DOCUMENT = (ROOT / "docs" / "bridge.md").read_text()
-_KEYWORD = re.compile(r"^(topic|payload-lines|payload|point|refused)\b ?", re.MULTILINE)
+_KEYWORD = re.compile(r"^(topic|payload-lines|payload-hex|payload|point|refused)\b ?", re.MULTILINE)
 
 
 class Case(NamedTuple):
@@ -38,19 +38,19 @@ def cases() -> Iterator[Case]:
 
 
 def _cases(subscription: Subscription, body: str) -> Iterator[Case]:
-    topic, payload, wanted = "", "", []
+    topic, payload, wanted = "", b"", []
     parts = _KEYWORD.split(body)[1:]
     for keyword, text in zip(parts[::2], parts[1::2], strict=True):
-        if keyword in ("topic", "payload", "payload-lines") and wanted:
-            yield Case(subscription, topic, payload.encode(), wanted)
+        if keyword not in ("point", "refused") and wanted:
+            yield Case(subscription, topic, payload, wanted)
             wanted = []
         if keyword == "topic":
             topic = text.strip()
         elif keyword.startswith("payload"):
-            payload = text.strip("\n")
+            payload = bytes.fromhex(text) if keyword == "payload-hex" else text.strip("\n").encode()
         else:
             wanted.append(f"{keyword} {text.strip()}")
-    yield Case(subscription, topic, payload.encode(), wanted)
+    yield Case(subscription, topic, payload, wanted)
 
 
 def outcome(subscription: Subscription, topic: str, payload: bytes) -> list[str]:

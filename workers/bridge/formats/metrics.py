@@ -43,7 +43,7 @@ class Metrics:
         self._excluded = _matcher(subscription.exclude)
         self._chosen: dict[str, bool] = {}
         self._chars = 0
-        self._own = frozenset({self.device, self.time, *(["timestamp_unit"] if self.time else [])})
+        self._own = frozenset([self.device, *((self.time, "timestamp_unit") if self.time else ())])
 
     def is_metric(self, path: str) -> bool:
         """Whether the subscription chooses a path."""
