@@ -175,7 +175,7 @@ class Delivery:
             return
         alone = lane.state == DOWN or not lane.incarnation
         lane.beat_due_s = self._now + (min(PROBE_S, self._beat_s) if alone else self._beat_s)
-        header = self._header(lane, self._next_sequence(), self._ring.epoch, self._ring.hash, 0, 0)
+        header = self._header(lane, self._next_sequence(), self._ring.epoch, self._ring.hash)
         lane.link.send(protocol.pack(protocol.BEAT, header, beat()))
         lane.unanswered += 1
 
@@ -259,10 +259,13 @@ class Delivery:
             batch = waiting.popleft().batch
             if batch.epoch < self._owners_since:
                 self._misrouted.append(_Misrouted(0.0, batch, lane.node.id, False))
-                continue
-            self._closed_bytes -= batch.memory_bytes
-            self.counts["rows_spooled"] += batch.rows
-            lane.spool.append(batch)
+            else:
+                self._spool(lane, batch)
+
+    def _spool(self, lane: Lane, batch: Batch) -> None:
+        self._closed_bytes -= batch.memory_bytes
+        self.counts["rows_spooled"] += batch.rows
+        lane.spool.append(batch)
 
     def _take_back(self, lane: Lane) -> None:
         """What the spool gathered and cannot make durable waits here: its node may be back before the disk is."""
@@ -301,26 +304,16 @@ class Delivery:
             while lane.live.waiting and limit_bytes > 0 and self._spools.can_take(lane.node.id):
                 batch = lane.live.waiting.popleft().batch
                 limit_bytes -= len(batch.body)
-                self._closed_bytes -= batch.memory_bytes
-                self.counts["rows_spooled"] += batch.rows
-                lane.spool.append(batch)
+                self._spool(lane, batch)
 
     def _header(
-        self, lane: Lane, sequence: int, epoch: int, ring_hash: str, to_incarnation: int, born: int
+        self, lane: Lane, sequence: int, epoch: int, ring_hash: str, to_incarnation: int = 0, born: int = 0
     ) -> Header:
+        me, to = self._me, lane.node.id
         return Header(
-            protocol.VERSION,
-            self._ring.cluster,
-            lane.node.id,
-            self._me,
-            self._incarnation,
-            sequence,
-            epoch,
-            ring_hash,
-            to_incarnation,
-            born,
-            self.reply_to,
-        )
+            protocol.VERSION, self._ring.cluster, to, me, self._incarnation, sequence, epoch, ring_hash,
+            to_incarnation, born, self.reply_to,
+        )  # fmt: skip
 
     def _next_sequence(self) -> int:
         self._sequence += 1

@@ -359,6 +359,9 @@ def test_the_spool_of_a_node_that_left_the_ring_is_drained_to_the_owners_of_toda
     message = world.publish(*range(40))
     world.tick()
     assert message.waiting == 0
+    world.publish(0)
+    world.tick()
+    assert world.delivery.status(world.now)["n2"]["draining_batches"] == 1, "one record is in hand, one in the spool"
     left = follow(first, [[0], [1]], nodes=2)
     world.delivery.adopt(left)
     del world.owners["n2"]
