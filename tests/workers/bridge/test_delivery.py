@@ -65,6 +65,27 @@ def test_points_wait_for_the_linger_and_a_full_batch_does_not() -> None:
     assert (max(rows), sum(rows)) == (3, 7)
 
 
+def test_while_an_owner_works_on_a_batch_the_next_gathers_for_four_lingers_or_until_the_ack() -> None:
+    world = World(ring(1, [[0]], nodes=1), linger_ms=50.0).start()
+    world.publish(0)
+    world.tick()
+    world.tick(0.06)
+    (working,) = world.batches("n0")
+    world.publish(1)
+    world.tick()
+    world.tick(0.06)
+    assert not world.batches("n0")
+    world.ack("n0", working)
+    world.tick()
+    assert len(world.batches("n0")) == 1
+    world.publish(2)
+    world.tick()
+    world.tick(0.19)
+    assert not world.batches("n0")
+    world.tick(0.02)
+    assert len(world.batches("n0")) == 1
+
+
 def test_one_message_with_long_keys_is_sent_in_batches_far_below_the_limit_of_the_bus() -> None:
     world = World(ring(1, [[0]], nodes=1), window_bytes=1 << 30).start()
     message = Message(0x32, b"\0\1", b"t")
