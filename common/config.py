@@ -61,7 +61,7 @@ class Mqtt(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Bridge(Struct, frozen=True, forbid_unknown_fields=True):
-    id: Annotated[str, Meta(pattern="^[A-Za-z0-9_.-]{1,64}$")] = "bridge1"
+    id: Annotated[str, Meta(pattern=r"^(?!\.{1,2}$)[A-Za-z0-9_.-]{1,64}$")] = "bridge1"
     ack_endpoint: str = "tcp://127.0.0.1:*"
     ack_advertised: str = ""
     linger_ms: Annotated[float, Meta(ge=0)] = 5.0

@@ -52,8 +52,8 @@ ACTIVE: Final = "active"  # owns what the table gives it
 STATES: Final = (ACTIVE,)
 NOBODY: Final = -1  # fills the table's rows where a partition has fewer owners than the replication factor
 
-_ID: Final = re.compile(r"[A-Za-z0-9_.-]{1,64}")
-_ID_WANTED: Final = "1 to 64 letters, digits, '_', '.' or '-'"
+_ID: Final = re.compile(r"(?!\.{1,2}$)[A-Za-z0-9_.-]{1,64}")  # also names of folders
+_ID_WANTED: Final = "1 to 64 letters, digits, '_', '.' or '-', and neither '.' nor '..'"
 
 
 class Node(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

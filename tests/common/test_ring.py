@@ -118,6 +118,7 @@ BROKEN = [
     ({"nodes": [node(2), node(1)]}, r"nodes must ascend by id \(ing2 before ing1\)"),
     ({"nodes": [node(1), node(1)]}, r"nodes must ascend by id \(ing1 before ing1\)"),
     ({"nodes": [node(1, id="a/b"), node(2)]}, "node id 'a/b': want 1 to 64"),
+    ({"nodes": [node(1, id=".."), node(2)]}, "node id '..': want 1 to 64"),
     ({"nodes": [node(1, zone=""), node(2)]}, "node ing1: zone ''"),
     ({"nodes": [node(1, state="gone"), node(2)]}, "node ing1: state 'gone', want one of active"),
     ({"nodes": [node(1, weight=0), node(2)]}, r"node ing1: weight must be 0.001 to 1000000 \(was 0\)"),
