@@ -157,7 +157,7 @@ def test_what_was_acknowledged_is_stored_once_and_what_was_refused_lies_in_the_d
     )
     try:
         cluster.start()
-        flow = Flow(cluster.publishers.port, seed=seed, bad_every=40)
+        flow = Flow(cluster.publishers.port, seed=seed, bad_every=15)
         try:
             carry_out(cluster, flow, seed)
         finally:

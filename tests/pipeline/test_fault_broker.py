@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 
 from tests.cluster import Cluster
-from tests.flow import Flow, check_settled, check_stored, check_talks
+from tests.flow import Flow, check_dead, check_settled, check_stored, check_talks
 from tests.support import wait_until
 
 Make = Callable[..., Cluster]
@@ -89,4 +89,36 @@ def test_broker_that_restarts_again_and_again_while_points_flow_loses_none(
     flow.wait_acked()
     check_stored(cluster, flow.points)
     check_settled(cluster)
+    check_talks(cluster)
+
+
+def test_refused_message_that_is_delivered_again_and_again_lies_in_the_dead_letter_once(
+    make_cluster: Make, make_flow: MakeFlow
+) -> None:
+    """Behind a message that is not durable no PUBACK goes out, though the dead letter has the refused ones."""
+    cluster = make_cluster(nodes=2).start()
+    cluster.block_marks()
+    cluster.nodes["ing1"].kill()
+    first, bad = make_flow(cluster), make_flow(cluster, bad_every=1, prefix="bad")
+    first.send(1, cluster.device_of("ing1"))
+    first.wait_acked()
+    bad.send(MESSAGES, cluster.device_of("ing2"))
+    bad.wait_acked()
+    for hurt in (cluster.bridge.mqtt.reset, cluster.bridge.mqtt.reset, cluster.bridge.kill):
+        wait_until(lambda: len(cluster.bridge.talks[-1].delivered) > MESSAGES, 30, "all messages to be delivered")
+        wait_until(lambda: len(cluster.bridge.dead()) >= MESSAGES, 30, "the dead letter")
+        assert cluster.bridge.acked == 0
+        before = len(cluster.bridge.mqtt.passages)
+        hurt()
+        if not cluster.bridge.is_up:
+            cluster.bridge.start()
+        wait_until(lambda before=before: len(cluster.bridge.mqtt.passages) > before, 30, "the bridge to connect again")
+    wait_until(lambda: len(cluster.bridge.talks[-1].delivered) > MESSAGES, 30, "all messages to be delivered")
+    cluster.nodes["ing1"].start()
+    check_stored(cluster, first.points)
+    check_stored(cluster, bad.points)
+    wait_until(lambda: len(cluster.bridge.talks[-1].acked) > MESSAGES, 30, "PUBACKs")
+    cluster.unblock_marks()
+    check_settled(cluster)
+    check_dead(cluster, bad)
     check_talks(cluster)
