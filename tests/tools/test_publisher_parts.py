@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import hypothesis
+import msgpack
 import pytest
 from hypothesis import strategies as st
 
@@ -143,6 +144,24 @@ def test_a_message_holds_points_of_one_series_under_its_topic() -> None:
     for each in simulated(replace(PLAN, per_message=10, count=95)):
         names = {(point["device_id"], point["metric_name"]) for point in readings([each])}
         assert {topic_of(each)} == {f"sensors/{device}/{metric}" for device, metric in names}
+
+
+@pytest.mark.parametrize("count", [95, 5000])
+def test_columnar_messages_hold_the_points_that_json_would(count: int) -> None:
+    plan = replace(PLAN, per_message=10, count=count)
+    as_json, columnar = simulated(plan), simulated(replace(plan, columns=True))
+    assert [(each.topic, each.points) for each in columnar] == [(each.topic, each.points) for each in as_json]
+    found = []
+    for each in columnar:
+        body = msgpack.unpackb(each.payload)
+        assert body["timestamp_unit"] == "us"
+        for time_us, value in zip(
+            struct.iter_unpack("<q", body["timestamps"]), struct.iter_unpack("<d", body["values"]), strict=True
+        ):
+            seconds = f"{time_us[0] // 1_000_000}.{time_us[0] % 1_000_000:06d}"
+            names = {"device_id": body["device_id"], "metric_name": body["metric_name"]}
+            found.append(names | {"timestamp": seconds, "value": str(value[0])})
+    assert found == readings(as_json)
 
 
 def test_timestamps_of_now_never_go_back_when_the_clock_does() -> None:

@@ -13,6 +13,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
+from tools.publish import columns
 from tools.publish.message import Chunk, Outgoing, Template, message, series
 
 US_PER_S: Final = 1_000_000
@@ -55,7 +56,7 @@ class Plan:
 
     rate: points per second, 0 for as fast as can be. count: points in all, 0 for no end. per_message: points of one
     series in one message. start_us: timestamps run from here by step_us per point of a series; None: they are the
-    time of sending, never the same twice.
+    time of sending, never the same twice. columns: payloads are columnar msgpack instead of JSON.
     """
 
     devices: int
@@ -66,6 +67,7 @@ class Plan:
     per_message: int
     start_us: int | None
     step_us: int
+    columns: bool = False
 
 
 class Simulation:
@@ -82,11 +84,8 @@ class Simulation:
         self._last_us = 0  # the latest timestamp of "now" given out
         self._random = np.random.default_rng(plan.seed)
         signals = [signal_of(number) for number in range(plan.metrics)]
-        self._series = [
-            series(template, f"sensor_{device}", signal.name)
-            for device in range(1, plan.devices + 1)
-            for signal in signals
-        ]
+        self._names = [(f"sensor_{device}", each.name) for device in range(1, plan.devices + 1) for each in signals]
+        self._series = [series(template, *names) for names in self._names]
         self._columns = {
             name: np.tile([float(getattr(signal, name)) for signal in signals], plan.devices)
             for name in ("base", "daily", "states", "noise", "decimals")
@@ -115,12 +114,23 @@ class Simulation:
         message_number, sample = np.divmod(numbers, per_message)
         block, which = np.divmod(message_number, len(self._series))
         times = self._times(block * per_message + sample)
-        texts = self._points(which, times, self._values(which, times))
+        values = self._values(which, times)
+        if self._plan.columns:
+            return self._columnar(which, times, values)
+        texts = self._points(which, times, values)
         owners = [self._series[each] for each in which[::per_message].tolist()]
         if per_message == 1:
             return [Outgoing(owner.topic, text.encode(), 1) for owner, text in zip(owners, texts, strict=True)]
         starts = range(0, len(texts), per_message)
         return [message(owner.topic, texts[at : at + per_message]) for owner, at in zip(owners, starts, strict=True)]
+
+    def _columnar(self, which: Longs, times: Longs, values: Doubles) -> list[Outgoing]:
+        found = []
+        for at in range(0, len(which), self._plan.per_message):
+            part, owner = slice(at, at + self._plan.per_message), which[at]
+            payload = columns.payload(*self._names[owner], times[part], values[part])
+            found.append(Outgoing(self._series[owner].topic, payload, len(times[part])))
+        return found
 
     def _points(self, which: Longs, times: Longs, values: Doubles) -> list[str]:
         columns = which.tolist(), times.tolist(), values.tolist()
