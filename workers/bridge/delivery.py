@@ -13,7 +13,7 @@ Pure but for links and spools: time comes in as an argument (monotonic seconds),
 Belongs to the loop's thread.
 """
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from typing import Any, Final, NamedTuple
 
@@ -303,13 +303,20 @@ class Delivery:
                 self._split(entry.batch, node_id, drained=True)
 
     def spool_rest(self, limit_bytes: int) -> None:
-        """Before the end: hand to the spools what is not acked, up to so many bytes of bodies."""
+        """Before the end: hand to the spools what is not acked, up to so many bytes of bodies. Not what may have other
+        owners by now, for the same reason as ever; the broker has it still.
+        """
         for lane in self._lanes.values():
             lane.recall(self._now)
-            while lane.live.waiting and limit_bytes > 0 and self._spools.can_take(lane.node.id):
-                batch = lane.live.waiting.popleft().batch
-                limit_bytes -= len(batch.body)
-                self._spool(lane, batch)
+            kept: list[Flight] = []
+            for flight in lane.live.waiting:
+                stale = flight.batch.epoch < self._owners_since
+                if stale or limit_bytes <= 0 or not self._spools.can_take(lane.node.id):
+                    kept.append(flight)
+                    continue
+                limit_bytes -= len(flight.batch.body)
+                self._spool(lane, flight.batch)
+            lane.live.waiting = deque(kept)
 
     def _header(
         self, lane: Lane, sequence: int, epoch: int, ring_hash: str, to_incarnation: int = 0, born: int = 0

@@ -485,6 +485,19 @@ def test_at_the_end_what_is_not_acked_is_spooled() -> None:
     assert (message.waiting, held(world)) == (0, 1)
 
 
+def test_at_the_end_what_may_have_other_owners_by_now_is_left_to_the_broker() -> None:
+    world = World(ring(1, [[0]], nodes=2)).start()
+    before = world.publish(0)
+    world.tick()
+    world.delivery.adopt(ring(2, [[1]], nodes=2))
+    after = world.publish(1)
+    world.tick()
+    world.delivery.spool_rest(1 << 20)
+    world.spools.flush(world.now)
+    assert (before.waiting, after.waiting) == (1, 0), "n1 lacks the first and would bear no mark for it"
+    assert world.store.marks() == {Mark("n1", "bridge1")}
+
+
 def test_at_the_end_no_more_is_spooled_than_there_is_time_for() -> None:
     world = one_node(batch_rows=1)
     messages = [world.publish(number) for number in range(10)]
