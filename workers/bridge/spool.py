@@ -16,6 +16,7 @@ import errno
 import os
 from collections import deque
 from collections.abc import Iterator
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, BinaryIO, Final, NamedTuple
 
@@ -139,8 +140,10 @@ class Spool:
         return not (self._gathered or self._files or self.damaged)
 
     def _is_done(self, file: _File) -> bool:
-        taken = self._at >= (file.number, file.size)
-        return taken and not any(entry.number == file.number for entry in self._taken)
+        return self._is_taken(file) and not any(entry.number == file.number for entry in self._taken)
+
+    def _is_taken(self, file: _File) -> bool:
+        return self._at >= (file.number, file.size)
 
     # In.
 
@@ -238,18 +241,21 @@ class Spool:
     # Away.
 
     def settle(self) -> None:
-        """Forget what is done, and remove the files in which everything is."""
-        while self._taken and not self._taken[0].waiting:
-            entry = self._taken.popleft()
-            self._settled_ns = entry.taken_ns
-            next(file for file in self._files if file.number == entry.number).records -= 1
+        """Forget what is done, in whatever order it was, and remove the files in which everything is."""
+        for entry in [entry for entry in self._taken if not entry.waiting]:
+            self._taken.remove(entry)
+            self._settled_ns = max(self._settled_ns, entry.taken_ns)
+            file = next(file for file in self._files if file.number == entry.number)
+            file.records -= 1
         now = clock.monotonic_s()
-        if not self._files or not self._is_done(self._files[0]) or (self.error and now < self.retry_s):
+        if self.error and now < self.retry_s:
             return
         try:
-            while self._files and self._is_done(self._files[0]):
-                self._put_away(self._files[0])
-                self.bytes -= self._files.popleft().size
+            for file in list(takewhile(self._is_taken, self._files)):
+                if self._is_done(file):
+                    self._put_away(file)
+                    self._files.remove(file)
+                    self.bytes -= file.size
         except OSError as error:
             self.fail(f"cannot be put away: {error.strerror}", now)
 

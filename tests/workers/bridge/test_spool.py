@@ -1,5 +1,6 @@
 """Spools: what was taken over comes back in order, after a restart too, and marks are there as long as it matters."""
 
+import gc
 import tracemalloc
 from pathlib import Path
 
@@ -24,7 +25,7 @@ from tests.workers.bridge.spooled import (
     take_all,
 )  # fmt: skip
 from workers.bridge import spool as spool_module
-from workers.bridge.spool import RETRY_S, Spools
+from workers.bridge.spool import RETRY_S, Entry, Spools
 
 NODE = "ing1"
 
@@ -113,10 +114,28 @@ def test_files_go_when_all_their_records_are_done_and_not_before(tmp_path: Path)
     whole = files(tmp_path, NODE)
     done(entries[1:])
     spools.tick(0)
-    assert (files(tmp_path, NODE), spools.of(NODE).records, spools.of(NODE).is_empty) == (whole, 9, False)
+    assert (files(tmp_path, NODE), spools.of(NODE).records, spools.of(NODE).is_empty) == (whole[:1], 1, False)
     done(entries[:1])
     spools.tick(0)
     assert (files(tmp_path, NODE), spools.of(NODE).bytes, spools.of(NODE).is_empty) == ([], 0, True)
+
+
+def test_what_is_done_costs_no_memory_and_no_disk_though_an_earlier_record_is_not(tmp_path: Path) -> None:
+    spools = open_spools(tmp_path)
+    fill(spools, range(500, 560))
+    first = spools.of(NODE).next()
+    assert first is not None
+    while entry := spools.of(NODE).next():
+        done([entry])
+        del entry
+        spools.tick(0)
+    batches = {entry.batch.body for entry in gc.get_objects() if isinstance(entry, Entry)}
+    assert batches & {said_of(n).body for n in range(500, 560)} == {said_of(500).body}
+    assert (len(files(tmp_path, NODE)), spools.of(NODE).records) == (1, 1)
+    assert said(take_all(open_spools(tmp_path), NODE)[0].batch) == said_of(500)
+    done([first])
+    spools.tick(0)
+    assert (files(tmp_path, NODE), spools.bytes, marked(tmp_path)) == ([], 0, set())
 
 
 def test_a_spool_that_is_drained_while_it_is_filled_gives_everything_once(tmp_path: Path) -> None:
