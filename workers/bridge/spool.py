@@ -246,7 +246,7 @@ class Spool:
             self._taken.remove(entry)
             self._settled_ns = max(self._settled_ns, entry.taken_ns)
             file = next(file for file in self._files if file.number == entry.number)
-            file.records -= 1
+            file.records = max(0, file.records - 1)  # one that could not be read at the start was not counted
         now = clock.monotonic_s()
         if self.error and now < self.retry_s:
             return
@@ -310,7 +310,9 @@ class Spool:
         return max([*aside, *map(number_of, paths)], default=0)
 
     def _scan(self, path: Path) -> _File:
-        """A file's records. A torn tail is cut off, all other damage is set aside. Raises OSError, StorageError."""
+        """A file's records. A torn tail is cut off, all other damage is set aside, but nothing of a file that cannot be
+        read everywhere. Raises OSError, StorageError.
+        """
         file = _File(number_of(path), 0)
         with path.open("rb", buffering=0) as opened:
             window = Window(opened.fileno(), path.stat().st_size)
@@ -320,6 +322,9 @@ class Spool:
                 file.records += 1
                 file.first_ns = file.first_ns or found.record.taken_ns
             whole = spoolrecord.looks_whole(window, file.size)
+        if window.unreadable:
+            file.size, file.damage = window.size, set()  # perhaps for a while: left whole, judged when it is drained
+            return file
         if whole:
             self._pass_over(file, file.size, window.size)
             file.size = window.size

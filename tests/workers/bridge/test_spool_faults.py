@@ -204,6 +204,35 @@ def test_what_the_disk_never_reads_again_counts_as_damaged_after_some_tries(
     assert (spools.of(NODE).damaged, spools.of(NODE).error) == (1, "")
 
 
+@pytest.mark.parametrize("readable_again", [0, 1])
+def test_what_the_disk_fails_to_read_at_the_start_is_neither_cut_off_nor_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, readable_again: int
+) -> None:
+    write(tmp_path, range(2))
+    (path,) = files(tmp_path, NODE)
+    whole = path.read_bytes()
+    real, unread = os.pread, [0]
+
+    def pread(descriptor: int, length: int, at: int) -> bytes:
+        if at + length > unread[0]:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return real(descriptor, length, at)
+
+    monkeypatch.setattr(os, "pread", pread)
+    for _ in range(1 + readable_again):
+        spools = open_spools(tmp_path, QuickDisk())
+        assert (path.read_bytes(), spools.nodes(), marked(tmp_path)) == (whole, [NODE], {NODE})
+    unread[0] = 1 << 30
+    if readable_again:
+        spools = open_spools(tmp_path, QuickDisk())
+    entries = take_all(spools, NODE)
+    assert [said(entry.batch) for entry in entries] == [said_of(n) for n in range(2)]
+    done(entries)
+    spools.tick(0)
+    assert (files(tmp_path, NODE), spools.of(NODE).records, spools.of(NODE).damaged) == ([], 0, 0)
+    assert marked(tmp_path) == set()
+
+
 # Whole lives, cut short or on a failing disk
 
 
