@@ -34,7 +34,7 @@ from common import clock, log
 from common.errors import MSGSPEC_ERRORS, StorageError
 from common.files import DISK, Disk, make_directory, replace_file
 from workers.bridge import records
-from workers.bridge.records import Found, Kind, Writer
+from workers.bridge.records import Found, Kind, Window, Writer
 
 VERSION: Final = 1
 KIND: Final = Kind(b"MTDL", ".dead")
@@ -253,9 +253,9 @@ class DeadLetter:
         """Begin a new file if somebody asks for that."""
         self._look_s = now + LOOK_S
         marker = self._directory / ROLL
-        if not marker.exists():
-            return
         try:
+            if not marker.exists():
+                return
             if self._writer.size or not KIND.path(self._directory, self._writer.number).exists():
                 self._writer.roll()
             marker.unlink()
@@ -269,19 +269,22 @@ class DeadLetter:
         paths = files(self._directory)
         if not paths:
             return Writer(self._directory, KIND, 0, file_bytes, disk)
-        identities, end = _identities(paths[-1])
+        identities, end, whole = _identities(paths[-1])
         seen = [(identities, records.number_of(paths[-1]))]
         count, size = len(identities), paths[-1].stat().st_size
         for path in reversed(paths[:-1]):
             size += path.stat().st_size
             if count >= KNOWN or size > KNOWN_BYTES:
                 break
-            identities, _ = _identities(path)
+            identities, _, _ = _identities(path)
             count += len(identities)
             seen.append((identities, records.number_of(path)))
         for identities, number in reversed(seen):
             for identity in identities:
                 self._known.add(identity, number)
+        if not whole:
+            logger.error("dead letter cannot be read everywhere, going on in another file", file=paths[-1])
+            return Writer(self._directory, KIND, records.number_of(paths[-1]), file_bytes, disk)
         return self._open(paths[-1], end, file_bytes, disk)
 
     def _open(self, path: Path, end: int, file_bytes: int, disk: Disk) -> Writer:
@@ -364,13 +367,15 @@ def _identity(record: Record) -> int:
     return int.from_bytes(digest.digest(), "little")
 
 
-def _identities(path: Path) -> tuple[list[int], int]:
-    """Of the records of a file, oldest first, and the offset behind the last one."""
+def _identities(path: Path) -> tuple[list[int], int, bool]:
+    """Of the records of a file, oldest first; the offset behind the last one; whether the disk gave every byte."""
     found, end = [], 0
-    for each in read(path):
-        found.append(_identity(each.record))
-        end = each.end
-    return found, end
+    with path.open("rb", buffering=0) as file:
+        window = Window(file.fileno(), os.fstat(file.fileno()).st_size)
+        while (each := records.first(window, KIND, path, end, _decode)) is not None:
+            found.append(_identity(each.record))
+            end = each.end
+    return found, end, not window.unreadable
 
 
 def _bodies(gathered: deque[_Gathered], room: int) -> Iterator[bytes]:

@@ -86,6 +86,24 @@ def test_a_torn_tail_is_cut_off_at_the_next_start(tmp_path: Path, cut: int) -> N
     assert path.stat().st_size == len(whole)
 
 
+def test_what_the_disk_cannot_read_at_the_start_is_not_taken_for_a_torn_tail(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path, [record(number) for number in range(3)])
+    real, unread = os.pread, [100]
+
+    def pread(descriptor: int, length: int, at: int) -> bytes:
+        if at + length > unread[0]:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return real(descriptor, length, at)
+
+    monkeypatch.setattr(os, "pread", pread)
+    write(tmp_path, [record(3)])
+    unread[0] = 1 << 30
+    assert stored(tmp_path) == [record(number) for number in range(4)]
+    assert len(files(tmp_path)) == 2
+
+
 def test_damage_in_the_middle_costs_only_the_record_it_hit(tmp_path: Path) -> None:
     write(tmp_path, [record(n) for n in range(5)])
     (path,) = files(tmp_path)
