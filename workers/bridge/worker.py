@@ -48,6 +48,8 @@ STOP_S: Final = 3.0  # for acks after the last point was taken in; supervisord w
 STOP_SPOOL_BYTES: Final = 16 << 20  # spooled then: what a slow disk writes in the time that is left
 RESUME_AT: Final = 0.8  # of pending_bytes: reading goes on there
 ACKS_PER_TURN: Final = 1000
+SET_BACK_NS: Final = NS_PER_S  # a clock set back by more is believed: else all arrivals would be at one moment, for
+# as long as it was wrong. Less is daily correction, and soon over
 CLUSTER_CHARS: Final = 8  # of the cluster's id, in the MQTT client id
 
 logger = get_logger("bridge")
@@ -279,7 +281,8 @@ class Bridge:
 
     def _arrival_ns(self) -> int:
         """The time of arrival, never the same twice: two points of a series without a time are two points."""
-        self._last_arrival_ns = max(self._last_arrival_ns + 1, clock.wall_ns())
+        last_ns, now_ns = self._last_arrival_ns, clock.wall_ns()
+        self._last_arrival_ns = now_ns if last_ns - now_ns > SET_BACK_NS else max(last_ns + 1, now_ns)
         return self._last_arrival_ns
 
     def _refuse_rows(self, batch: Batch, rows: Sequence[tuple[int, str]]) -> None:

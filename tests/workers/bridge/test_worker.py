@@ -134,6 +134,13 @@ def test_times_of_arrival_differ_though_the_clock_stands_still_or_goes_back(
     assert [bridge._arrival_ns() for _ in range(4)] == [1000, 1001, 1002, 2000]
 
 
+def test_a_clock_that_is_set_back_is_believed(bridge: Bridge, monkeypatch: pytest.MonkeyPatch) -> None:
+    hour_ns = 3600 * 10**9
+    readings = iter([2 * hour_ns, hour_ns, hour_ns, hour_ns + 5])
+    monkeypatch.setattr("common.clock.wall_ns", lambda: next(readings))
+    assert [bridge._arrival_ns() for _ in range(4)] == [2 * hour_ns, hour_ns, hour_ns + 1, hour_ns + 5]
+
+
 @pytest.mark.parametrize(
     ("file", "directory", "text"),
     [
