@@ -1,6 +1,7 @@
 """number, csv and line-protocol: against slow decoders written here, character by character."""
 
 import math
+import tracemalloc
 from typing import Any
 
 import pytest
@@ -353,6 +354,37 @@ def test_a_bad_line_is_refused_with_the_place_of_the_fault(line: str, code: str,
     assert len(found) == 1 + points
     assert (refused.payload, refused.code) == (line.encode(), code)
     assert words in refused.reason
+
+
+def test_an_integer_has_no_negative_zero_and_a_float_has_one() -> None:
+    points, refusals = decode("a", "m,device_id=d i=-0i,f=-0", **LINES)
+    assert refusals == []
+    assert [bits(each.value) for each in points] == [bits(0.0), bits(-0.0)]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        'm,device_id=d v=1,s="{}"',
+        'm,device_id=d v=1,s="{}',
+        "{},device_id=d v=1",
+        "m,device_id=d,{}=x v=1",
+        "m,device_id=d {}=1",
+        "m,device_id=d v={}",
+    ],
+)
+@pytest.mark.parametrize("text", ["a", "\\a"])
+def test_a_line_that_is_one_long_text_costs_memory_a_few_times_its_size(line: str, text: str) -> None:
+    """A regular expression that remembers each step takes 120 times: a payload at the limit would end the bridge."""
+    size = 1 << 20
+    body = line.format(text * (size // len(text))).encode()
+    tracemalloc.start()
+    try:
+        decode("a", body, **LINES)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 24 * size
 
 
 def test_fields_of_one_line_without_a_time_arrive_together() -> None:

@@ -22,9 +22,11 @@ from workers.bridge.context import Context
 from workers.bridge.formats import fields, text
 from workers.bridge.payload import MISSING, SHAPE, SYNTAX, VALUE, Decoded, Point, Refusal, Refused, shown
 
-_MEASUREMENT: Final = re.compile(r"(?:[^\\, ]|\\.)+")
-_NAME: Final = re.compile(r"(?:[^\\,= ]|\\.)+")  # tag, tag's value, field
-_TEXT: Final = re.compile(r'"(?:[^"\\]|\\.)*"')
+# Possessive: what is taken is never given back, which no line needs; else Python would remember how to, and a payload
+# that is one long text would cost 120 times its size.
+_MEASUREMENT: Final = re.compile(r"(?:[^\\, ]++|\\.)++")
+_NAME: Final = re.compile(r"(?:[^\\,= ]++|\\.)++")  # tag, tag's value, field
+_TEXT: Final = re.compile(r'"(?:[^"\\]++|\\.)*+"')
 _PLAIN: Final = re.compile(r"[^, ]+")  # a field's value that is no text
 _SPACES: Final = re.compile(r" +")
 _TIME: Final = re.compile(r"-?[0-9]{1,40}")
@@ -106,7 +108,7 @@ def _value(name: str, written: str) -> float:
     if written in _BOOLEANS:
         return _BOOLEANS[written]
     if _INTEGER.fullmatch(written):
-        return text.number(written[:-1], what)
+        return text.number(written[:-1], what) + 0.0  # an integer has no -0
     if written[:1].isalpha():  # text.number knows words that this format has not
         raise Refused(VALUE, f"{what} is {shown(written)}, want a number or a boolean; text stands in quotes")
     return text.number(written, what)
