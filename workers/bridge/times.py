@@ -63,14 +63,19 @@ def _any_time_ns(time: Time, unit: str, latest_ns: int) -> int:
         hint = _unit_hint(time, latest_ns)
         raise Refused(FUTURE if hint else TIME, f"timestamp: {error}{hint}") from error
     if found < 0:
-        raise Refused(TIME, f"timestamp {time!r} lies before 1970, want 0 or more")
+        raise Refused(TIME, f"timestamp {_shown(time)} lies before 1970, want 0 or more")
     return found
 
 
 def _future_text(time: Time, found_ns: int, latest_ns: int, max_future_s: float) -> str:
     ahead_s = (found_ns - latest_ns) / timestamps.NS_PER_S + max_future_s
-    text = f"timestamp {time!r} is {ahead_s:.9g} s ahead of this machine's clock"
+    text = f"timestamp {_shown(time)} is {ahead_s:.9g} s ahead of this machine's clock"
     return f"{text}, limit {max_future_s:g} s (ingest.max_future_s)" + _unit_hint(time, latest_ns)
+
+
+def _shown(time: Time) -> str:
+    """A time for a reason: text may have any number of digits."""
+    return shown(time) if isinstance(time, str) else repr(time)
 
 
 def _unit_hint(time: Time, latest_ns: int) -> str:
@@ -81,5 +86,6 @@ def _unit_hint(time: Time, latest_ns: int) -> str:
         meant_ns = time * timestamps.UNITS[unit]
         if latest_ns // 10 < meant_ns <= latest_ns:
             day = datetime.fromtimestamp(meant_ns / timestamps.NS_PER_S, UTC)
-            return f'; it looks like {unit} ({day:%Y-%m-%d}): add "timestamp_unit": "{unit}"'
+            found = f"; it looks like {unit} ({day:%Y-%m-%d})"
+            return f'{found}: want time_unit = "{unit}" in the subscription, or "timestamp_unit" in the payload'
     return ""

@@ -246,7 +246,16 @@ def test_a_time_just_within_the_gate_is_stored_and_just_beyond_it_is_not() -> No
 def test_a_time_in_a_finer_unit_by_mistake_is_refused_with_a_hint(unit: str, factor: int) -> None:
     refusal = refusal_of(GOOD | {"timestamp": 1_699_999_999 * factor})
     assert refusal.code == payload.FUTURE
-    assert f'it looks like {unit} (2023-11-14): add "timestamp_unit": "{unit}"' in refusal.reason
+    want = f'want time_unit = "{unit}" in the subscription, or "timestamp_unit" in the payload'
+    assert f"it looks like {unit} (2023-11-14): {want}" in refusal.reason
+
+
+@pytest.mark.parametrize("second", ["1969-12-31T23:59:59", "2100-01-01T00:00:00"])
+def test_a_time_with_very_many_digits_has_a_short_reason(second: str) -> None:
+    refusal = refusal_of(GOOD | {"timestamp": f"{second}.{'1' * 100_000}Z"})
+    assert refusal.code in (payload.TIME, payload.FUTURE)
+    assert f"timestamp '{second}.1111" in refusal.reason
+    assert len(refusal.reason) < 400
 
 
 def test_a_payload_over_the_limit_is_refused_whole_with_both_sizes() -> None:
