@@ -286,7 +286,10 @@ class Delivery:
             if drain.is_done:
                 del self._drains[node_id]
             else:
-                self._feed(drain, node_id, self._lanes.get(node_id))
+                lane = self._lanes.get(node_id)
+                if lane is not None and lane.state == DOWN:
+                    self._let_go(lane)
+                self._feed(drain, node_id, lane)
 
     def _feed(self, drain: Drain, node_id: str, lane: Lane | None) -> None:
         """Take records out of a spool: while its node is down no more than the next probe. lane: None
@@ -301,6 +304,15 @@ class Delivery:
                 self._enqueue(lane, entry.batch, drained=True)
             else:
                 self._split(entry.batch, node_id, drained=True)
+
+    def _let_go(self, lane: Lane) -> None:
+        """Records in hand for a node that is down do not wait for it when their points may have other owners by now:
+        these would lack them, without a mark, for as long as it stays away.
+        """
+        for flight in [flight for flight in lane.drain.waiting if flight.batch.epoch < self._owners_since]:
+            lane.remove(flight)
+            self._closed_bytes -= flight.batch.memory_bytes
+            self._split(flight.batch, lane.node.id, drained=True)
 
     def spool_rest(self, limit_bytes: int) -> None:
         """Before the end: hand to the spools what is not acked, up to so many bytes of bodies. Not what may have other

@@ -341,6 +341,23 @@ def test_what_was_spooled_for_one_owner_goes_to_all_owners_that_its_partitions_h
     assert (held(world, "n0"), world.store.marks()) == (0, frozenset())
 
 
+def test_a_record_in_hand_for_a_node_that_stays_away_goes_to_the_owners_of_a_newer_ring() -> None:
+    first = ring(1, [[0]])
+    world = World(first).start()
+    world.silence("n0")
+    world.publish(*range(40))
+    world.tick()
+    world.tick()
+    assert world.delivery.status(world.now)["n0"]["draining_batches"] == 1
+    world.delivery.adopt(follow(first, [[1]]))
+    world.tick()
+    (batch,) = world.batches("n1")
+    world.ack("n1", batch)
+    world.tick()
+    assert len(keys_in(batch)) == 40
+    assert (held(world, "n0"), world.store.marks()) == (0, frozenset()), "n0 owns nothing and owes nothing"
+
+
 def test_where_the_owners_are_the_same_a_record_goes_to_its_own_node_only() -> None:
     world = World(ring(1, [[0, 1]], nodes=2)).start()
     world.silence("n0")
