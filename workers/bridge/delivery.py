@@ -424,7 +424,7 @@ class Delivery:
         self.counts["refusals"] += 1
         if logger.limited(f"{ack.error} {lane.node.id}", 10.0):
             logger.warning("batch refused", node=lane.node.id, error=ack.error, detail=ack.detail)
-        if ack.error in (protocol.ERR_STALE_EPOCH, protocol.ERR_NOT_MINE):
+        if ack.error in (protocol.ERR_STALE_EPOCH, protocol.ERR_NOT_MINE) and not self._is_behind(lane, flight, epoch):
             lane.remove(flight)
             self._misrouted.append(_Misrouted(self._now + RESPLIT_S, flight.batch, lane.node.id, flight.drained))
             if epoch > self._ring.epoch:
@@ -436,6 +436,14 @@ class Delivery:
             self._release(flight.batch)
         else:
             self._take_down(lane, f"{ack.error}: {ack.detail}")
+
+    def _is_behind(self, lane: Lane, flight: Flight, epoch: int) -> bool:
+        """Whether a node disowns what our ring gives it because its own is older, and has been doing so for too long.
+        By a ring newer than ours it is right, and we must not rely on its spool.
+        """
+        ours = epoch <= self._ring.epoch == flight.batch.epoch
+        overdue = self._now - flight.batch.opened_s > self._bridge.ack_timeout_s
+        return ours and (overdue or lane.state == DOWN)
 
     # Ring changes.
 

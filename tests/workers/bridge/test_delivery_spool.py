@@ -6,6 +6,7 @@ import pytest
 
 from common import protocol
 from common.points import PointBatch
+from common.protocol import Ack
 from common.ring import Node, Ring
 from common.ringstore import Mark
 from tests.workers.bridge.delivery_world import KEYS, ONE_OWNER, PLACES, World, keys_in, owner_of, ring
@@ -412,6 +413,38 @@ def test_what_waits_is_split_by_a_newer_ring_before_it_is_spooled() -> None:
     assert (held(world, "n0"), message.waiting) == (0, 1), "a spool for n0 does not help the owner n1"
     world.ack("n1", world.batches("n1")[0])
     assert message.waiting == 0
+
+
+def disown(world: World, seconds: float, epoch: int) -> None:
+    """Have n0 refuse every batch by the ring of an epoch for a while."""
+    for _ in range(round(seconds / 0.25)):
+        world.tick(0.25)
+        world.beat()
+        for batch in world.batches("n0"):
+            refused = Ack(0, error=protocol.ERR_NOT_MINE, detail="partition 1")
+            world.answer("n0", protocol.ACK, batch.header, refused, epoch=epoch)
+
+
+def test_a_node_whose_ring_stays_behind_is_down_and_holds_nobody_up() -> None:
+    world = World(ring(2, [[0]], nodes=1), ack_timeout_s=5.0).start()
+    message = world.publish(0)
+    disown(world, 4.5, epoch=1)
+    assert (message.waiting, world.state("n0")) == (1, "up")
+    disown(world, 2.0, epoch=1)
+    assert (message.waiting, world.state("n0"), held(world)) == (0, "down", 1)
+    splits, batches = world.delivery.counts["splits"], world.delivery.counts["batches"]
+    disown(world, 60.0, epoch=1)
+    assert (world.delivery.counts["splits"], held(world)) == (splits, 1), "not spooled again and again"
+    assert world.delivery.counts["batches"] == batches + 1
+    assert keys_in(drain(world)[-1]) == {KEYS[0]}
+    assert (world.state("n0"), world.store.marks()) == ("up", frozenset())
+
+
+def test_the_spool_of_a_node_that_disowns_a_batch_by_a_newer_ring_is_not_relied_on() -> None:
+    world = World(ring(2, [[0]], nodes=1), ack_timeout_s=5.0).start()
+    message = world.publish(0)
+    disown(world, 60.0, epoch=3)
+    assert (message.waiting, world.state("n0"), held(world)) == (1, "up", 0)
 
 
 def test_a_node_that_knows_a_newer_ring_has_the_store_looked_at_soon() -> None:
