@@ -75,6 +75,8 @@ def problems(subscriptions: Sequence[Subscription], max_id_bytes: int) -> Iterat
 
     max_id_bytes: limit of names.
     """
+    if not subscriptions:
+        yield (), "want one table at least: nothing else is taken in"
     for at, subscription in enumerate(subscriptions):
         place = f"[{at}]"
         for rule in (_filter_problems, _template_problems, _use_problems, _name_problems, _field_problems):

@@ -77,6 +77,12 @@ def test_what_does_not_go_together_stops_the_program(tmp_path: Path, lines: str,
     assert "\n" not in str(caught.value)
 
 
+def test_a_bridge_without_subscriptions_is_refused(tmp_path: Path) -> None:
+    """It would take nothing in, and paho raises an error for an empty SUBSCRIBE."""
+    with pytest.raises(ConfigError, match=r"mqtt\.subscriptions = \[\]: want one table at least"):
+        load(tmp_path, "[mqtt]\nsubscriptions = []")
+
+
 @pytest.mark.parametrize(
     ("first", "second"), [("a/#", "a/b"), ("a/#", "a/#"), ("#", "x/+/y"), ("+/b", "a/b"), ("a/#", "a")]
 )
