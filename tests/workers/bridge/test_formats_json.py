@@ -3,6 +3,7 @@
 import fnmatch
 import json
 import math
+import tracemalloc
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 
 from common.config import Subscription
 from tests.workers.bridge.formats import ARRIVAL, Got, World, bits, decode, point, refusal
+from workers.bridge.formats import metrics
 from workers.bridge.payload import FUTURE, ID, MISSING, NOT_JSON, SHAPE, TAGS, TIME, VALUE
 
 FIELDS: Any = {
@@ -251,6 +253,21 @@ def test_an_included_path_without_wildcard_must_be_a_number_where_it_is_there() 
     assert point("d", '{"a": {"t": 1, "x": "no matter"}}', **chosen).metric == "a.t"
     assert refusal("d", '{"u": "warm"}', **chosen).reason == "field 'u' is a string, want a number or a boolean"
     assert refusal("d", '{"u": {"v": 1}}', **chosen).reason == "field 'u' is an object, want a number or a boolean"
+
+
+@pytest.mark.parametrize(("paths", "length"), [(300_000, 1), (40_000, 200), (12, 3 << 20)])
+def test_the_paths_that_are_remembered_are_bounded_in_memory(paths: int, length: int) -> None:
+    """Short ones cost more than their characters, and a single one may be as long as a payload."""
+    chosen = metrics.Metrics(Subscription("#", format="json-metrics"))
+    tracemalloc.start()
+    try:
+        before, _ = tracemalloc.get_traced_memory()
+        for number in range(paths):
+            assert chosen.is_metric(chr(0x10000 + number).ljust(length, "x"))
+        after, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert after - before < 1.5 * metrics.MAX_BYTES
 
 
 def test_payload_tags_are_no_tags_of_many_metrics() -> None:
