@@ -17,7 +17,7 @@ import click
 from rich.markup import escape
 from rich.table import Table
 
-from common import clock, config, timestamps
+from common import clock, config, timestamps, topics
 from common.errors import MinitrueError
 from common.timestamps import NS_PER_S
 from tools import deadletter_files as files
@@ -96,6 +96,15 @@ def _moment(_: Any, __: Any, text: str | None) -> int | None:
         raise click.BadParameter(f"{error}; or an age, such as 90m, 2h, 7d") from error
 
 
+def _filters(_: Any, __: Any, given: tuple[str, ...]) -> tuple[str, ...]:
+    """Filters of the command line: one that is none would choose nothing without a word."""
+    for text in given:
+        fault = topics.filter_fault(text)
+        if fault:
+            raise click.BadParameter(f"got {text!r}, want {fault}")
+    return given
+
+
 def filtered(function: Callable[..., int]) -> Callable[..., int]:
     """Adds the options that choose records; the function gets `wanted`."""
 
@@ -103,7 +112,14 @@ def filtered(function: Callable[..., int]) -> Callable[..., int]:
     @click.option("--until", callback=_moment, metavar="TIME", help="Arrived then or before.")
     @click.option("--code", "codes", multiple=True, help="Refused with this code; may be repeated.")
     @click.option("--device", "devices", multiple=True, metavar="ID", help="Of this device; may be repeated.")
-    @click.option("--topic", "topics", multiple=True, metavar="FILTER", help="On such a topic; may be repeated.")
+    @click.option(
+        "--topic",
+        "filters",
+        multiple=True,
+        callback=_filters,
+        metavar="FILTER",
+        help="On such a topic; may be repeated.",
+    )
     @functools.wraps(function)
     def run(
         *arguments: Any,
@@ -111,10 +127,10 @@ def filtered(function: Callable[..., int]) -> Callable[..., int]:
         until: int | None,
         codes: Sequence[str],
         devices: Sequence[str],
-        topics: Sequence[str],
+        filters: Sequence[str],
         **values: Any,
     ) -> int:
-        return function(*arguments, wanted=Wanted(since, until, codes, devices, topics), **values)
+        return function(*arguments, wanted=Wanted(since, until, codes, devices, filters), **values)
 
     return run
 
@@ -328,9 +344,10 @@ def _dry_run(settings: config.Settings, place: BridgePlace, output: Output, want
 def _refused(refused: Counter[str], reasons: dict[str, str]) -> list[Table]:
     if not refused:
         return []
-    table = new_table("refused again", ">times", "for instance")
+    table = new_table("refused again", ">times", *(("for instance",) if reasons else ()))
     for code, count in refused.most_common():
-        table.add_row(code, f"{count:,}", escape(_printable(reasons.get(code, ""))))
+        instance = (escape(_printable(reasons.get(code, ""))),) if reasons else ()
+        table.add_row(code, f"{count:,}", *instance)
     return [table]
 
 

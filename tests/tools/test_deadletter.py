@@ -241,6 +241,7 @@ def test_a_bridge_that_does_not_answer_keeps_its_newest_file(bench: Bench) -> No
         (("purge",), "want either --before TIME or --all"),
         (("purge", "--all", "--before", "2h"), "want either --before TIME or --all"),
         (("list", "--since", "yesterday"), "want RFC 3339, such as 2024-05-01T12:00:00.25Z; or an age, such as 90m"),
+        (("show", "--topic", "a/#/b"), "got 'a/#/b', want # only as the last level, alone in it"),
         (("show", "--limit", "0"), "0 is not in the range x>=1"),
     ],
 )
