@@ -19,7 +19,7 @@ from prometheus_client import Histogram
 
 from common import clock, config, log, metrics
 from workers.bridge.batch import Message
-from workers.bridge.session import Session, filter_as_sent
+from workers.bridge.session import Asked, Session, to_ask
 from workers.bridge.wire import QOS_BITS, V5, Client
 
 CONNECT_TIMEOUT_S: Final = 3.0  # less than the ack timeout, which runs on meanwhile
@@ -77,6 +77,7 @@ class Connection:
         self.session_present = False
         self.session_expiry_s: int | None = None
         self.granted: dict[str, int] = {}
+        self._asked = to_ask(mqtt)
         self._mqtt = mqtt
         self._receive = receive
         self._session = session
@@ -217,20 +218,19 @@ class Connection:
         self.session_present = flags.session_present
         self.session_expiry_s = getattr(properties, "SessionExpiryInterval", None)
         stale = self._session.begin(flags.session_present)
-        wanted = [(filter_as_sent(self._mqtt, each), self._options(each)) for each in self._mqtt.subscriptions]
-        self._client.subscribe(wanted)
+        self._client.subscribe([(each.filter, self._options(each)) for each in self._asked])
         if stale:
             logger.info("unsubscribing what the configuration has no more", filters=stale)
             self._client.unsubscribe(stale)
 
-    def _options(self, wanted: config.Subscription) -> Any:
+    def _options(self, wanted: Asked) -> Any:
         if self.protocol == V5:
             return SubscribeOptions(wanted.qos, retainHandling=RETAINED_IF_NEW)
         return wanted.qos
 
     def _on_subscribe(self, _client: Any, _data: Any, _mid: int, reasons: list[ReasonCode], _properties: Any) -> None:
-        for wanted, reason in zip(self._mqtt.subscriptions, reasons, strict=False):
-            self.granted[wanted.filter] = -1 if reason.is_failure else reason.value
+        for wanted, reason in zip(self._asked, reasons, strict=False):
+            self.granted |= dict.fromkeys(wanted.serves, -1 if reason.is_failure else reason.value)
             if reason.is_failure:
                 logger.error("subscription refused", filter=wanted.filter, reason=str(reason))
             elif reason.value < wanted.qos:

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 from common import config, log
 from common.errors import ConfigError
 from workers.bridge.connection import SESSION_NEVER_EXPIRES, Address, Connection, Receive
-from workers.bridge.session import FILE_NAME, Session, filter_as_sent
+from workers.bridge.session import FILE_NAME, Session, to_ask
 from workers.bridge.wire import V5, V311
 
 STABLE_S: Final = 5.0  # a connection that lasted so long ends the doubling of waits: two clients with one id kick
@@ -65,7 +65,7 @@ class Link:
         self._tls = tls_context(settings.mqtt, settings) if self._address.tls else None
         self._client_id = client_id
         self._receive = receive
-        filters = [filter_as_sent(self._mqtt, each) for each in self._mqtt.subscriptions]
+        filters = [each.filter for each in to_ask(self._mqtt)]
         self._session = Session(directory / FILE_NAME, f"{self._mqtt.url} {client_id}", filters)
         self._protocol = V5
         self._next_try_s = 0.0
@@ -98,8 +98,8 @@ class Link:
         if connection is None or not self.is_connected:
             found.append(f"not connected to {self._mqtt.url}: {self._last_end or 'connecting'}")
         else:
-            refused = [each for each in self._mqtt.subscriptions if connection.granted.get(each.filter, 0) < 0]
-            found += [f"the broker refuses the subscription {filter_as_sent(self._mqtt, each)!r}" for each in refused]
+            refused = [each for each in to_ask(self._mqtt) if connection.granted.get(each.serves[0], 0) < 0]
+            found += [f"the broker refuses the subscription {each.filter!r}" for each in refused]
         if now - self._contested_s < CONTESTED_S:
             found.append(self._contested)
         if not self._reading:

@@ -10,10 +10,11 @@ No socket. Belongs to the loop's thread.
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from common import config, log
 from common.files import replace_file
+from common.topics import covers
 
 FILE_NAME: Final = "subscriptions.json"
 MAX_SESSIONS: Final = 16  # in the file; client ids are seldom changed
@@ -21,9 +22,29 @@ MAX_SESSIONS: Final = 16  # in the file; client ids are seldom changed
 logger = log.get("bridge.mqtt")
 
 
-def filter_as_sent(mqtt: config.Mqtt, subscription: config.Subscription) -> str:
-    """A subscription's filter as the broker is told."""
-    return f"$share/{mqtt.share_group}/{subscription.filter}" if mqtt.share_group else subscription.filter
+class Asked(NamedTuple):
+    """One filter of a SUBSCRIBE. filter: as the broker is told; serves: the configuration's filters that it brings."""
+
+    filter: str
+    qos: int
+    serves: tuple[str, ...]
+
+
+def to_ask(mqtt: config.Mqtt) -> list[Asked]:
+    """What to subscribe to, in the order of the configuration: no filter that lies within another.
+
+    Brokers may send a message once for each filter that matches it (mosquitto 2.0.11 does), and a point without a time
+    would be stored as often. The wider filter has the highest QoS of those that it serves.
+    """
+    filters = [each.filter for each in mqtt.subscriptions]
+    asked = []
+    for wide in filters:
+        if any(covers(other, wide) for other in filters if other != wide):
+            continue
+        served = [each for each in mqtt.subscriptions if covers(wide, each.filter)]
+        sent = f"$share/{mqtt.share_group}/{wide}" if mqtt.share_group else wide
+        asked.append(Asked(sent, max(each.qos for each in served), tuple(each.filter for each in served)))
+    return asked
 
 
 class Session:

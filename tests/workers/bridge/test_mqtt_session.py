@@ -48,6 +48,22 @@ def test_two_bridges_of_a_share_group_split_the_load_and_store_each_point_once(m
     assert min(taken) > 500
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_special_filter_before_a_general_one_brings_each_message_once(make_place: MakePlace, kind: str) -> None:
+    special = '{filter="t/special", format="number", device_id="s", metric_name="m"}'
+    place = make_place(nodes=1, mqtt__subscriptions=f'[{special}, {{filter="t/#"}}]')
+    start_broker(place, kind)
+    place.start_bridge("--id", "b1")
+    wait_until(lambda: subscribed(place, "b1"), what="subscribed")
+    general = [b'{"device_id":"g","metric_name":"m","value":%d}' % at for at in range(10)]
+    special_and_general = [("t/special", b"%d" % at) for at in range(10)] + [("t/general", each) for each in general]
+    Publisher(place.mqtt_port).publish_all(special_and_general)
+    wait_until(lambda: place.count() >= 20, what="stored")
+    assert place.count() == 20
+    assert wait_until(lambda: place.status_of("b1")["messages"], what="it to tell") == 20
+    assert place.status_of("b1")["mqtt"]["subscriptions"] == {"t/special": 1, "t/#": 1}
+
+
 def test_what_a_dead_member_had_not_acknowledged_waits_for_its_restart(make_place: MakePlace) -> None:
     place = make_place(nodes=1, mqtt__share_group="bridges", mqtt__client_id="")
     place.start_mosquitto()

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from common import config
-from workers.bridge.session import MAX_SESSIONS, Session, filter_as_sent
+from workers.bridge.session import MAX_SESSIONS, Session, to_ask
 
 
 def filters(path: Path, name: str = "s") -> list[str]:
@@ -67,7 +67,19 @@ def test_without_a_place_for_notes_it_goes_on_and_says_so(tmp_path: Path, caplog
     assert "unsubscribe the old ones by hand" in caplog.text
 
 
+def asked(*subscriptions: config.Subscription, share_group: str = "") -> list[tuple[str, int, tuple[str, ...]]]:
+    mqtt = config.Mqtt(share_group=share_group, subscriptions=list(subscriptions))
+    return [(each.filter, each.qos, each.serves) for each in to_ask(mqtt)]
+
+
 def test_with_a_share_group_the_filter_is_sent_with_it() -> None:
-    subscription = config.Subscription("a/#")
-    assert filter_as_sent(config.Mqtt(), subscription) == "a/#"
-    assert filter_as_sent(config.Mqtt(share_group="g"), subscription) == "$share/g/a/#"
+    assert asked(config.Subscription("a/#")) == [("a/#", 1, ("a/#",))]
+    assert asked(config.Subscription("a/#"), share_group="g") == [("$share/g/a/#", 1, ("a/#",))]
+
+
+def test_a_filter_within_another_is_not_asked_for_and_lends_it_its_qos() -> None:
+    found = asked(
+        config.Subscription("a/b", qos=1), config.Subscription("a/+/c"), config.Subscription("a/#", qos=0),
+        config.Subscription("+/x", qos=0),
+    )  # fmt: skip
+    assert found == [("a/#", 1, ("a/b", "a/+/c", "a/#")), ("+/x", 0, ("+/x",))]
