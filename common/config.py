@@ -135,6 +135,11 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
         return (Path(self.file).parent / value).resolve()
 
     @property
+    def bridge_late_s(self) -> float:
+        """A bridge that no node has heard for so long has ended, or reaches no node."""
+        return 3 * self.bus.heartbeat_s + 2.0  # three beats missed, and time for one to be read
+
+    @property
     def data_dir(self) -> Path:
         """Where everything is written; nothing is written outside it."""
         return self.path(self.paths.data)

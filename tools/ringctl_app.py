@@ -108,12 +108,12 @@ def _save_first(store: RingStore, ring: Ring) -> Ring | None:
 
 
 @command
-def status(_: config.Settings, store: RingStore, output: Output) -> int:
+def status(settings: config.Settings, store: RingStore, output: Output) -> int:
     """Ask every storage node how it is.
 
     Shows what each holds, and what is amiss: a node that does not answer, that has another ring than the store, that
     has set damaged files aside, or that is behind because a bridge has points for it in its spool. Bridges are shown as
-    the nodes have heard them.
+    the nodes have heard them in the last hour; one that is not heard any more is amiss.
     Exit code 1 if anything is amiss.
     """
     ring = _load(store)
@@ -121,10 +121,12 @@ def status(_: config.Settings, store: RingStore, output: Output) -> int:
     nodes = ringctl_status.ask_all(ring, marks)
     amiss = [node for node in nodes if node.fault]
     bridges = ringctl_bridges.heard(nodes)
-    output.say(_summary(ring), _status_table(nodes), *ringctl_bridges.lines(bridges), *_advice(nodes, amiss))
+    gone = ringctl_bridges.late(bridges, settings.bridge_late_s)
+    said = ringctl_bridges.lines(bridges, settings.bridge_late_s)
+    output.say(_summary(ring), _status_table(nodes), *said, *_advice(nodes, amiss))
     told = {"nodes": [msgspec.structs.asdict(n) for n in nodes], "bridges": bridges, "marks": sorted(marks)}
-    output.result({"ok": not amiss, **_ring_facts(ring, store), **told})
-    return 1 if amiss else 0
+    output.result({"ok": not (amiss or gone), **_ring_facts(ring, store), **told})
+    return 1 if amiss or gone else 0
 
 
 @command

@@ -19,11 +19,21 @@ def heard(nodes: Sequence[NodeStatus]) -> dict[str, dict[str, Any]]:
     return dict(sorted(latest.items()))
 
 
-def lines(bridges: dict[str, dict[str, Any]]) -> list[str]:
+def late(bridges: dict[str, dict[str, Any]], late_s: float) -> list[str]:
+    """Those that no node has heard for so long."""
+    return [bridge for bridge, told in bridges.items() if told["age_s"] > late_s]
+
+
+def lines(bridges: dict[str, dict[str, Any]], late_s: float) -> list[str]:
     """A line for each bridge and one more for each thing that should be known of it, as markup."""
+    gone = late(bridges, late_s)
     found = []
     for bridge, told in bridges.items():
-        found.append(escape(f"{bridge}: heard {told['age_s']:.1f} s ago"))
+        if bridge in gone:
+            text = f"{bridge}: not heard for {duration_text(told['age_s'])}: it has ended, or reaches no node"
+            found.append(f"[red]{escape(text)}[/]")
+        else:
+            found.append(escape(f"{bridge}: heard {told['age_s']:.1f} s ago"))
         found += [f"  [yellow]{escape(text)}[/]" for text in _amiss(told)]
     return found
 

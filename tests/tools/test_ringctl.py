@@ -312,6 +312,16 @@ def test_status_tells_of_nodes_behind_and_of_bridges_as_last_heard(place, ring):
         assert line in text
 
 
+def test_status_says_that_a_bridge_is_not_heard_any_more(place, ring):
+    bridges = {"bridge1": {"age_s": 90.0}, "bridge2": {"age_s": 0.5}}
+    with answering(ring, ring.nodes[0], bridges=bridges), answering(ring, ring.nodes[1]):
+        result = answer(place, "status", code=1)
+        text = ringctl(place, "status").stdout
+    assert result["ok"] is False
+    assert "bridge1: not heard for 1.5 min: it has ended, or reaches no node" in text
+    assert "bridge2: heard 0.5 s ago" in text
+
+
 def test_status_names_the_node_that_does_not_answer_and_ends_with_1(place, ring):
     with answering(ring, ring.nodes[0]):
         result = answer(place, "status", code=1)

@@ -130,6 +130,7 @@ class Service:
         self._page_limit = settings.query.page_limit
         self._max_body_bytes = settings.query.max_body_bytes
         self._timeout_s = settings.query.timeout_s
+        self._late_s = settings.bridge_late_s
 
     # POST /query
 
@@ -247,12 +248,18 @@ class Service:
             "ready": survey.complete(),
             "epoch": survey.epoch,
             "nodes": dict(sorted(nodes.items())),
-            "bridges": dict(sorted(bridges.items())),
+            "bridges": {bridge: self._judged(told) for bridge, told in sorted(bridges.items())},
         }
         if not survey.epoch:
             answer["reason"] = self._scatter.ring_fault
         bottle.response.status = 200 if survey.complete() else 503
         return _encode(answer)
+
+    def _judged(self, told: dict[str, Any]) -> dict[str, Any]:
+        """What a bridge told of itself last, and whether it still lives."""
+        if told["age_s"] <= self._late_s:
+            return {"ready": True, **told}
+        return {"ready": False, "reason": f"not heard for {told['age_s']:.0f} s", **told}
 
     def metrics(self) -> bytes:
         """The metrics of this worker, of every node, and of the bridges that they hear."""
@@ -260,7 +267,8 @@ class Service:
         heard = [process for reply in survey.replies.values() for process in reply.processes]
         processes: dict[str, list[MetricFamily]] = {}
         for process in sorted(heard, key=lambda process: -process.age_s):  # so the freshest comes last, and stays
-            processes[process.worker] = [_up(1.0), *process.families]
+            late = process.age_s > self._late_s
+            processes[process.worker] = [_up(0.0)] if late else [_up(1.0), *process.families]
         processes |= {node: [_up(0.0)] for node in survey.trouble}
         processes[self._scatter.name] = [_up(1.0), *metrics.snapshot(), self.timings.family()]
         bottle.response.content_type = metrics.CONTENT_TYPE

@@ -20,7 +20,7 @@ from workers.storage.node import Node
 from workers.storage.store import Store
 
 INLINE_ROWS = 65_536  # decoding so many rows takes well under a millisecond: not worth a change of thread
-BRIDGE_SHOWN_S = 60.0  # a bridge silent for longer is no longer listed
+BRIDGE_SHOWN_S = 3600.0  # a bridge that has been silent for so long has gone, and nobody misses it
 
 logger = log.get("storage")
 

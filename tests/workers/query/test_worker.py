@@ -328,13 +328,25 @@ def test_readyz_tells_of_nodes_and_of_the_bridges_that_they_hear(own: Worker) ->
     own.nodes["ing2"].bridges = {"bridge1": {"age_s": 0.5, "connected": True}}
     status, _, answer = own.call("GET", "/readyz")
     assert (status, answer["ready"], answer["epoch"]) == (200, True, 1)
-    assert answer["bridges"] == {"bridge1": {"age_s": 0.5, "connected": True}}
+    assert answer["bridges"] == {"bridge1": {"ready": True, "age_s": 0.5, "connected": True}}
     assert [node["ready"] for node in answer["nodes"].values()] == [True, True, True]
     own.nodes["ing3"].reaction = lambda node, route, message: True
     status, _, answer = own.call("GET", "/readyz")
     assert (status, answer["ready"]) == (503, False)
     assert answer["nodes"]["ing3"] == {"ready": False, "reason": "no answer within 1 s"}
     assert own.call("GET", "/healthz")[0] == 200
+
+
+def test_a_bridge_that_is_not_heard_any_more_is_not_ready_and_not_up(own: Worker) -> None:
+    own.nodes["ing1"].bridges = {"bridge1": {"age_s": 31.0, "connected": True}}
+    family = MetricFamily("minitrue_bridge_connected", "gauge", "x", [("minitrue_bridge_connected", {}, 1.0)])
+    own.nodes["ing1"].families = [ProcessMetrics("bridge1", 3, 31.0, [family])]
+    _, _, answer = own.call("GET", "/readyz")
+    told = answer["bridges"]["bridge1"]
+    assert (told["ready"], told["reason"]) == (False, "not heard for 31 s")
+    _, _, data = own.call("GET", "/metrics")
+    assert b'minitrue_up{worker="bridge1"} 0.0' in data
+    assert b"minitrue_bridge_connected{" not in data
 
 
 def test_metrics_of_all_workers_are_one_valid_exposition(own: Worker) -> None:
