@@ -367,8 +367,8 @@ def _wait(place: BridgePlace, output: Output, job: Path, count: int) -> int:
         output.say(became, *_refused(refused, {}))
     if done and refused:
         output.say(
-            "what was refused again stays as it is. next: tools/explain TOPIC PAYLOAD, for one of them; where that makes "
-            "points of it, the bridge runs by an older configuration: restart it"
+            "what was refused again stays as it is. next: tools/explain TOPIC PAYLOAD, for one of them; where that "
+            "makes points of it, the bridge runs by an older configuration: restart it"
         )
     output.result({"job": job.name, "records": count, "points": counts["points"], "refused": refused, "done": done})
     return 1 if refused or not done else 0
