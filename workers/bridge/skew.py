@@ -10,10 +10,10 @@ import heapq
 import random
 from typing import Final
 
+import msgpack
 from prometheus_client import Histogram
 
 from common import metrics
-from common.series import parse_key
 from common.timestamps import NS_PER_S
 from workers.bridge.columns import Columns
 from workers.bridge.payload import Place, Point
@@ -49,7 +49,7 @@ class Skew:
         if not points:
             return
         place, time_ns = _any_of(points)
-        device, skew_s = parse_key(place.key).device_id, (arrival_ns - time_ns) / NS_PER_S
+        device, skew_s = msgpack.unpackb(place.key)[0], (arrival_ns - time_ns) / NS_PER_S
         _histogram.observe(skew_s)
         table = self._of
         table.pop(device, None)

@@ -14,7 +14,7 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
 from tests.workers.bridge.harness import variable
-from workers.bridge.wire import V5, V311, Client, Malformed, split_publish
+from workers.bridge.wire import FULL_READ_BYTES, READ_BYTES, V5, V311, Client, Malformed, split_publish
 
 Frame = tuple[int, bytes, bytes, bytes]
 
@@ -141,6 +141,24 @@ def test_however_the_bytes_are_cut_the_messages_are_those_that_paho_finds(
         found, wire = ours(protocol, [data[a:b] for a, b in itertools.pairwise(edges)])
     assert found == theirs(protocol, data)
     assert not wire.closed
+
+
+def test_a_full_read_is_followed_by_a_larger_one_and_what_has_caught_up_by_a_small_one() -> None:
+    asked: list[int] = []
+
+    class Asked(Pieces):
+        def recv(self, size: int) -> bytes:
+            asked.append(size)
+            return super().recv(size)
+
+    client = Client("id", V5, lambda *frame: None)
+    data = b"\xd0\x00" * (READ_BYTES // 2)  # PINGRESP
+    client._sock = Asked([data, data * 4, data[:100], data[:100]])
+    client._state = paho._ConnectionState.MQTT_CS_CONNECTED
+    for _ in range(4):
+        client.loop_read()
+    client._sock = None
+    assert asked == [READ_BYTES, FULL_READ_BYTES, FULL_READ_BYTES, READ_BYTES]
 
 
 @pytest.mark.parametrize("protocol", [V5, V311])
