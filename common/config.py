@@ -79,6 +79,7 @@ class Ingest(Struct, frozen=True, forbid_unknown_fields=True):
     max_id_bytes: Annotated[int, Meta(ge=1, le=65535)] = 256
     max_tags: Annotated[int, Meta(ge=0, le=1000)] = 32
     max_payload_bytes: Annotated[int, Meta(ge=1024, le=268_435_455)] = 64 << 20
+    max_elements: PositiveInt = 500_000
 
 
 class Storage(Struct, frozen=True, forbid_unknown_fields=True):

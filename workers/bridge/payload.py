@@ -7,7 +7,7 @@ Pure but for the cache: no I/O, no log, no clock. Belongs to the loop's thread.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 from common.config import Ingest
@@ -31,6 +31,7 @@ FUTURE: Final = "future"
 STORAGE: Final = "storage"  # rows that a node refused, as seed JSON
 BUG: Final = "bug"  # payloads that our decoder broke down on, and batches that no node can decode
 
+MAX_REFUSALS: Final = 1000  # of one payload, each by itself; a log file that is no CSV has a million
 CACHE_BYTES: Final = 64 << 20  # ids come from outside: an attacker's must not fill the memory
 _CACHE_ENTRY_BYTES: Final = 500  # dict entry, tuples and strings of a series, beside its key; measured 400 to 500
 _SHOWN_CHARS: Final = 80  # of hostile text, in reasons
@@ -76,6 +77,42 @@ class Refused(PayloadError):
     def refusal(self, payload: bytes, device: str = "") -> Refusal:
         """The refusal of these bytes."""
         return Refusal(payload, self.code, str(self), device)
+
+
+class TooMany(Refused):
+    """A payload of more elements than one may have: refused whole."""
+
+
+def want_few(count: int, ingest: Ingest) -> None:
+    """Raise TooMany for a payload of so many elements. Each costs some microseconds, in which nothing else is done."""
+    if count > ingest.max_elements:
+        raise TooMany(SIZE, f"{count} elements, lines or fields, limit {ingest.max_elements} (ingest.max_elements)")
+
+
+class Refusals:
+    """The refusals of a payload's elements: the first MAX_REFUSALS each by itself, all further ones together."""
+
+    def __init__(self, join: Callable[[Sequence[bytes]], bytes]) -> None:
+        """join: makes one payload of elements."""
+        self._join = join
+        self._found: list[Refusal] = []
+        self._rest: list[bytes] = []
+        self._first: Refused | None = None  # of the rest
+
+    def add(self, refused: Refused, element: bytes, device: str = "") -> None:
+        """Refuse an element. device: as of a Refusal."""
+        if len(self._found) < MAX_REFUSALS:
+            self._found.append(refused.refusal(element, device))
+        else:
+            self._first = self._first or refused
+            self._rest.append(element)
+
+    def all(self) -> list[Refusal]:
+        """What to put into the dead letter; replayed, the rest is a payload of these elements alone."""
+        if self._first is None:
+            return self._found
+        reason = f"{len(self._rest)} further elements are refused, and kept together; the first: {self._first}"
+        return [*self._found, Refusal(self._join(self._rest), self._first.code, reason)]
 
 
 class Places:

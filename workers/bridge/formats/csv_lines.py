@@ -16,7 +16,7 @@ from common.subscriptions import DEVICE, IGNORED, METRIC, TIME, VALUE
 from workers.bridge import times
 from workers.bridge.context import Context
 from workers.bridge.formats import fields, text
-from workers.bridge.payload import MISSING, SHAPE, SYNTAX, Decoded, Point, Refusal, Refused
+from workers.bridge.payload import MISSING, SHAPE, SYNTAX, Decoded, Point, Refusals, Refused
 
 _KNOWN: Final = frozenset((TIME, DEVICE, METRIC, VALUE))
 
@@ -35,9 +35,9 @@ class Columns:
 def decode(payload: bytes, context: Context) -> Decoded:
     """The points of a payload, and the lines of it that are refused."""
     points: list[Point] = []
-    refusals: list[Refusal] = []
+    refusals = Refusals(b"\n".join)
     try:
-        for number, line in enumerate(text.lines(payload)):
+        for number, line in enumerate(text.lines(payload, context.ingest)):
             row: dict[str, str] = {}
             try:
                 found = _fields(text.decoded(line), context.compiled.separator)
@@ -47,10 +47,10 @@ def decode(payload: bytes, context: Context) -> Decoded:
                 points.append(_point(row, context))
             except Refused as refused:
                 device = fields.known(row.get(DEVICE) or context.device_id, context)
-                refusals.append(refused.refusal(line, device))
+                refusals.add(refused, line, device)
     except Refused as refused:
         return [], [refused.refusal(payload, context.device_id)]
-    return points, refusals
+    return points, refusals.all()
 
 
 def _fields(line: str, separator: str) -> list[str]:

@@ -7,30 +7,40 @@ Pure; owns nothing.
 import json
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Final, cast
 
-from workers.bridge.payload import EMPTY, NOT_JSON, SHAPE, Refused, kind
+from common.config import Ingest
+from workers.bridge.payload import EMPTY, NOT_JSON, SHAPE, Refused, kind, want_few
 
 _MAX_INT_DIGITS: Final = 4000  # beyond float64 long before; Python refuses to parse more than 4300
 _SPACE = re.compile(r"[ \t\n\r]*")
 
 
-def elements(payload: bytes) -> list[tuple[bytes, Any]]:
-    """The elements of an array, or the one object, each with its bytes. Raises Refused for the payload whole."""
+def elements(payload: bytes, ingest: Ingest) -> Iterator[tuple[bytes, Any]]:
+    """The elements of an array, or the one object, each with its bytes. Raises Refused for the payload whole, before
+    the first: it is gone through twice, or all of its elements would be in memory at once.
+    """
     if not payload.strip():
         raise Refused(EMPTY, "empty payload")
     try:
         text = payload.decode()
         begin = _skip_space(text, 0)
-        found = list(_array(text, begin) if text[begin] == "[" else _single(text, begin))
+        take = _array if text[begin] == "[" else _single
+        for number, _ in enumerate(take(text, begin), 1):
+            want_few(number, ingest)
     except UnicodeDecodeError as error:
         raise Refused(NOT_JSON, f"not UTF-8: byte {payload[error.start]:#04x} at {error.start}") from error
     except json.JSONDecodeError as error:
         raise Refused(NOT_JSON, f"not JSON: {error.msg} at character {error.pos}") from error
     except RecursionError as error:
         raise Refused(NOT_JSON, "JSON nested too deeply") from error
-    return found
+    return take(text, begin)
+
+
+def join(parts: Sequence[bytes]) -> bytes:
+    """An array of elements."""
+    return b"[" + b",".join(parts) + b"]"
 
 
 def _parse_int(digits: str) -> int | float:

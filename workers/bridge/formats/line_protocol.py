@@ -20,7 +20,7 @@ from common.config import Subscription
 from workers.bridge import times
 from workers.bridge.context import Context
 from workers.bridge.formats import fields, text
-from workers.bridge.payload import MISSING, SHAPE, SYNTAX, VALUE, Decoded, Point, Refusal, Refused, shown
+from workers.bridge.payload import MISSING, SHAPE, SYNTAX, VALUE, Decoded, Point, Refusals, Refused, shown
 
 # Possessive: what is taken is never given back, which no line needs; else Python would remember how to, and a payload
 # that is one long text would cost 120 times its size.
@@ -54,32 +54,29 @@ def prepare(subscription: Subscription) -> tuple[str, bool]:
 def decode(payload: bytes, context: Context) -> Decoded:
     """The points of a payload, and the lines of it that are refused."""
     points: list[Point] = []
-    refusals: list[Refusal] = []
+    refusals = Refusals(b"\n".join)
     try:
-        for line in text.lines(payload):
-            refusal = _decode_line(line, context, points)
-            if refusal:
-                refusals.append(refusal)
+        for line in text.lines(payload, context.ingest):
+            _decode_line(line, context, points, refusals)
     except Refused as refused:
         return [], [refused.refusal(payload, context.device_id)]
-    return points, refusals
+    return points, refusals.all()
 
 
-def _decode_line(line: bytes, context: Context, points: list[Point]) -> Refusal | None:
-    """Append the points of a line; the refusal if anything of it is refused."""
+def _decode_line(line: bytes, context: Context, points: list[Point], refusals: Refusals) -> None:
+    """Add the points of a line, and its refusal if anything of it is refused."""
     device_id = context.device_id
     try:
         body = text.decoded(line).strip(text.SPACE)
         if body.startswith("#"):
-            return None
+            return
         parsed = parse(body)
         device_id = parsed.tags.pop(context.compiled[0], device_id)
         if not device_id:
             raise Refused(MISSING, f"no tag {shown(context.compiled[0])}, and no device_id in topic or subscription")
         _append(parsed, device_id, context, points)
     except Refused as refused:
-        return refused.refusal(line, fields.known(device_id, context))
-    return None
+        refusals.add(refused, line, fields.known(device_id, context))
 
 
 def _append(line: Line, device_id: str, context: Context, points: list[Point]) -> None:

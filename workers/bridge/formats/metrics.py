@@ -11,18 +11,18 @@ Pure but for the context's places and its route's counts.
 
 import fnmatch
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Final
 
 import msgspec
 
-from common.config import Subscription
+from common.config import Ingest, Subscription
 from common.subscriptions import DEVICE
 from workers.bridge import times
 from workers.bridge.context import Context
 from workers.bridge.formats import fields, jsontext
 from workers.bridge.formats.objects import FAST_PATH_FAILED
-from workers.bridge.payload import NO_REFUSALS, SHAPE, Decoded, Point, Refusal, Refused, shown
+from workers.bridge.payload import NO_REFUSALS, SHAPE, Decoded, Point, Refusals, Refused, TooMany, shown, want_few
 
 MAX_BYTES: Final = 8 << 20  # of the paths that are remembered as chosen or not; they come from outside
 PATH_BYTES: Final = 120  # what remembering a path costs beside its characters; measured 75 to 110
@@ -74,7 +74,8 @@ def decode(payload: bytes, context: Context) -> Decoded:
     """The points of a payload, and what of it is refused."""
     try:
         found = _read(payload)
-        readings = [Reading(one, context) for one in (found if isinstance(found, list) else [found])]
+        budget = Budget(context.ingest)
+        readings = [Reading(one, context, budget) for one in (found if isinstance(found, list) else [found])]
     except FAST_PATH_FAILED:
         return _decode_slowly(payload, context)
     if any(reading.refused for reading in readings):
@@ -85,27 +86,44 @@ def decode(payload: bytes, context: Context) -> Decoded:
 def _decode_slowly(payload: bytes, context: Context) -> Decoded:
     """The same, with the bytes of each element that is refused."""
     try:
-        elements = jsontext.elements(payload)
+        return of_elements(jsontext.elements(payload, context.ingest), jsontext.join, context)
     except Refused as refused:
         return [], [refused.refusal(payload, context.device_id)]
-    return of_elements(elements, context)
 
 
-def of_elements(elements: list[tuple[bytes, Any]], context: Context) -> Decoded:
-    """The points of elements, and the refusals of their bytes."""
+def of_elements(
+    elements: Iterable[tuple[bytes, Any]], join: Callable[[Sequence[bytes]], bytes], context: Context
+) -> Decoded:
+    """The points of elements, and the refusals of their bytes. join: as of Refusals. Raises TooMany."""
     readings: list[Reading] = []
-    refusals: list[Refusal] = []
+    refusals, budget = Refusals(join), Budget(context.ingest)
     for text, element in elements:
-        reading = Reading(element, context)
+        reading = Reading(element, context, budget)
         readings.append(reading)
         if reading.refused:
-            refusals.append(reading.refused.refusal(text, fields.device_of(element, context.compiled.device, context)))
-    return _count(readings, context), refusals
+            refusals.add(reading.refused, text, fields.device_of(element, context.compiled.device, context))
+    return _count(readings, context), refusals.all()
 
 
 def _count(readings: list["Reading"], context: Context) -> list[Point]:
     context.route.fields_skipped += sum(reading.passed_over for reading in readings)
     return [point for reading in readings for point in reading.points]
+
+
+class Budget:
+    """How many fields a payload may still have."""
+
+    __slots__ = ("_ingest", "_spent")
+
+    def __init__(self, ingest: Ingest) -> None:
+        self._ingest = ingest
+        self._spent = 0
+
+    def spend(self) -> None:
+        """One field more. Raises TooMany."""
+        self._spent += 1
+        if self._spent > self._ingest.max_elements:
+            want_few(self._spent, self._ingest)
 
 
 class Reading:
@@ -117,22 +135,26 @@ class Reading:
 
     __slots__ = ("passed_over", "points", "refused")
 
-    def __init__(self, element: Any, context: Context) -> None:
+    def __init__(self, element: Any, context: Context, budget: Budget) -> None:
+        """Raises TooMany."""
         self.points: list[Point] = []
         self.passed_over = 0
         self.refused: Refused | None = None
         try:
-            self._read(fields.want_object(element), context)
+            budget.spend()
+            self._read(fields.want_object(element), context, budget)
+        except TooMany:
+            raise
         except Refused as refused:
             self.refused = refused
 
-    def _read(self, element: dict[Any, Any], context: Context) -> None:
+    def _read(self, element: dict[Any, Any], context: Context, budget: Budget) -> None:
         """Raises Refused for the object whole."""
         metrics: Metrics = context.compiled
         device_id = fields.name_of(element, DEVICE, metrics.device, context.device_id)
         time_ns = _time_ns(element, metrics.time, context)
         bad: list[Refused] = []
-        for path, value in _leaves(element, metrics, context.ingest.max_id_bytes):
+        for path, value in _leaves(element, metrics, context.ingest.max_id_bytes, budget):
             if isinstance(value, int | float | dict) or path in metrics.wanted:
                 try:
                     number = fields.finite(value, f"field {shown(path)}")
@@ -148,7 +170,9 @@ class Reading:
             raise Refused(SHAPE, "no field is a metric: want a number or a boolean that include and exclude leave")
 
 
-def _leaves(element: dict[Any, Any], metrics: Metrics, max_chars: int) -> Iterator[tuple[str, Any]]:
+def _leaves(
+    element: dict[Any, Any], metrics: Metrics, max_chars: int, budget: Budget
+) -> Iterator[tuple[str, Any]]:
     """The fields that are chosen, with their paths: all but objects, and objects that cannot be gone into.
 
     max_chars: a longer path cannot be a metric's name, and hostile depth times length must not cost the square.
@@ -157,6 +181,7 @@ def _leaves(element: dict[Any, Any], metrics: Metrics, max_chars: int) -> Iterat
     while open_objects:
         prefix, items = open_objects[-1]
         for key, value in items:
+            budget.spend()
             path = f"{prefix}{key}"
             if isinstance(value, dict) and len(path) <= max_chars and path not in metrics.wanted:
                 open_objects.append((path + ".", iter(value.items())))

@@ -24,7 +24,7 @@ from common.subscriptions import DEVICE, METRIC, TIME, VALUE, gives
 from workers.bridge import times
 from workers.bridge.context import Context
 from workers.bridge.formats import bulk, fields, jsontext
-from workers.bridge.payload import NO_REFUSALS, Decoded, Point, Points, Refusal, Refused
+from workers.bridge.payload import NO_REFUSALS, Decoded, Point, Points, Refusals, Refused, want_few
 
 Unit = Literal["s", "ms", "us", "ns"]
 FAST_PATH_FAILED: Final = (msgspec.DecodeError, PayloadError, UnicodeDecodeError, RecursionError)
@@ -109,6 +109,7 @@ def points_of(found: Any, context: Context) -> Points:
     point = context.compiled.point
     if type(found) is not list:
         return [point(found, context)]
+    want_few(len(found), context.ingest)
     many = bulk.columns(found, context) if point is bare_point and len(found) >= bulk.FEW else None
     return many or [point(one, context) for one in found]
 
@@ -116,9 +117,9 @@ def points_of(found: Any, context: Context) -> Points:
 def decode_slowly(payload: bytes, context: Context) -> Decoded:
     """The same as `decode`, element by element, with exact reasons."""
     points: list[Point] = []
-    refusals: list[Refusal] = []
+    refusals = Refusals(jsontext.join)
     try:
-        elements = jsontext.elements(payload)
+        elements = jsontext.elements(payload, context.ingest)
     except Refused as refused:
         return [], [refused.refusal(payload, context.device_id)]
     for text, element in elements:
@@ -126,8 +127,8 @@ def decode_slowly(payload: bytes, context: Context) -> Decoded:
             points.append(element_point(element, context))
         except Refused as refused:
             device = fields.device_of(element, context.compiled.device, context)
-            refusals.append(refused.refusal(text, device))
-    return points, refusals
+            refusals.add(refused, text, device)
+    return points, refusals.all()
 
 
 def bare_point(reading: Reading, context: Context) -> Point:

@@ -5,16 +5,17 @@ refused where it matters, passed over where it does not.
 Pure but for the context's places and its route's counts.
 """
 
+from collections.abc import Iterable, Sequence
 from typing import Any, Final, cast
 
 import msgspec
 import numpy as np
 
-from common.config import Subscription
+from common.config import Ingest, Subscription
 from workers.bridge.columns import Columns
 from workers.bridge.context import Context
 from workers.bridge.formats import fields, metrics, objects
-from workers.bridge.payload import EMPTY, NO_REFUSALS, SHAPE, SYNTAX, Decoded, Point, Refusal, Refused, kind
+from workers.bridge.payload import EMPTY, NO_REFUSALS, SHAPE, SYNTAX, Decoded, Point, Refusals, Refused, kind, want_few
 
 BROKEN: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 _ARRAYS: Final = frozenset([*range(0x90, 0xA0), 0xDC, 0xDD])  # first bytes
@@ -47,17 +48,16 @@ def decode(payload: bytes, context: Context) -> Decoded:
 def decode_metrics(payload: bytes, context: Context) -> Decoded:
     """Format `msgpack-metrics`: the points of a payload, and what of it is refused."""
     try:
-        found = elements(payload)
+        return metrics.of_elements(elements(payload, context.ingest), _join, context)
     except Refused as refused:
         return [], [refused.refusal(payload, context.device_id)]
-    return metrics.of_elements(found, context)
 
 
 def _decode_slowly(payload: bytes, context: Context) -> Decoded:
     points: list[Point] = []
-    refusals: list[Refusal] = []
+    refusals = Refusals(_join)
     try:
-        found = elements(payload)
+        found = elements(payload, context.ingest)
     except Refused as refused:
         return [], [refused.refusal(payload, context.device_id)]
     for packed, element in found:
@@ -65,18 +65,24 @@ def _decode_slowly(payload: bytes, context: Context) -> Decoded:
             points.append(objects.element_point(element, context))
         except Refused as refused:
             device = fields.device_of(element, context.compiled.device, context)
-            refusals.append(refused.refusal(packed, device))
-    return points, refusals
+            refusals.add(refused, packed, device)
+    return points, refusals.all()
 
 
-def elements(payload: bytes) -> list[tuple[bytes, Any]]:
+def elements(payload: bytes, ingest: Ingest) -> Iterable[tuple[bytes, Any]]:
     """The elements of an array, or the one map, each with its bytes. Raises Refused for the payload whole."""
     found = unpack(payload)
     if payload[0] in _ARRAYS:
-        return [(bytes(packed), element) for packed, element in zip(_split(payload), found, strict=True)]
+        want_few(len(found), ingest)
+        return ((bytes(packed), element) for packed, element in zip(_split(payload), found, strict=True))
     if not isinstance(found, dict):
         raise Refused(SHAPE, f"payload is {kind(found)}, want a map or an array of maps")
     return [(payload, found)]
+
+
+def _join(parts: Sequence[bytes]) -> bytes:
+    """An array of elements."""
+    return b"\xdd" + len(parts).to_bytes(4, "big") + b"".join(parts)
 
 
 def unpack(payload: bytes) -> Any:

@@ -4,8 +4,9 @@ import re
 from collections.abc import Iterator
 from typing import Final
 
+from common.config import Ingest
 from workers.bridge.formats import fields
-from workers.bridge.payload import EMPTY, SYNTAX, VALUE, Refused, shown
+from workers.bridge.payload import EMPTY, SYNTAX, VALUE, Refused, shown, want_few
 from workers.bridge.times import Time
 
 _NUMBER: Final = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
@@ -14,10 +15,11 @@ _BOOLEANS: Final = {"true": 1.0, "false": 0.0}
 SPACE: Final = " \t\r\n"
 
 
-def lines(payload: bytes) -> Iterator[bytes]:
-    """The lines of a payload that are not blank, without their ends. Raises Refused where there is none."""
+def lines(payload: bytes, ingest: Ingest) -> Iterator[bytes]:
+    """The lines of a payload that are not blank, without their ends. Raises Refused for none, and for too many."""
     if not payload.strip():
         raise Refused(EMPTY, "empty payload")
+    want_few(payload.count(b"\n"), ingest)
     for line in payload.split(b"\n"):
         if line.strip():
             yield line.removesuffix(b"\r")
