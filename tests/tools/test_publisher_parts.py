@@ -140,6 +140,11 @@ def test_history_runs_by_the_step_in_every_series() -> None:
     assert times == ["1700000000.000000", "1700000000.500000", "1700000001.000000"]
 
 
+def test_history_may_begin_with_the_epoch() -> None:
+    points = readings(simulated(replace(PLAN, devices=1, metrics=1, count=3, start_us=0)))
+    assert [point["timestamp"] for point in points] == ["0.000000", "0.500000", "1.000000"]
+
+
 def test_a_message_holds_points_of_one_series_under_its_topic() -> None:
     for each in simulated(replace(PLAN, per_message=10, count=95)):
         names = {(point["device_id"], point["metric_name"]) for point in readings([each])}

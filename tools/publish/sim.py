@@ -133,10 +133,11 @@ class Simulation:
         return found
 
     def _points(self, which: Longs, times: Longs, values: Doubles) -> list[str]:
-        columns = which.tolist(), times.tolist(), values.tolist()
+        digits = [f"{time:07d}" for time in times.tolist()]  # cut, not divided: half of the work was formatting times
+        columns = which.tolist(), digits, values.tolist()
         prefixes = [each.prefix for each in self._series]
         return [
-            f'{prefixes[at]}{time // US_PER_S}.{time % US_PER_S:06d},"value":{value}}}'
+            f'{prefixes[at]}{time[:-6]}.{time[-6:]},"value":{value!r}}}'
             for at, time, value in zip(*columns, strict=True)
         ]
 
