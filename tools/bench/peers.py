@@ -14,6 +14,7 @@ import subprocess
 import tempfile
 import time
 import urllib.parse
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -36,7 +37,7 @@ STOP_S: Final = 30.0
 Buckets = dict[tuple[tuple[str, str], ...], list[float]]
 
 
-class Peer:
+class Peer(ABC):
     """A running database. Made by `running`; owned by one thread."""
 
     name = ""
@@ -63,13 +64,13 @@ class Peer:
         return done.stdout or "unknown"
 
     @classmethod
+    @abstractmethod
     def package(cls) -> str:
         """The Debian package that installs it."""
-        raise NotImplementedError
 
+    @abstractmethod
     def arguments(self) -> list[str]:
         """Its command line."""
-        raise NotImplementedError
 
     def wait_until_ready(self) -> None:
         """Wait for its first answer. Raises ClickException when there is none."""
@@ -99,33 +100,33 @@ class Peer:
         for rows in points.parts(BATCH_LINES):
             self.request("POST", self.write_path(), lines(prefixes, rows))
 
+    @abstractmethod
     def write_path(self) -> str:
         """Where lines with times in milliseconds go."""
-        raise NotImplementedError
 
+    @abstractmethod
     def flush(self) -> None:
         """Get everything written to its files, and wait until it rests."""
-        raise NotImplementedError
 
+    @abstractmethod
     def merge(self) -> None:
         """Make its files as small as it can, and wait until it rests."""
-        raise NotImplementedError
 
+    @abstractmethod
     def bytes_at_rest(self) -> int:
         """Lengths of its files of data and index."""
-        raise NotImplementedError
 
+    @abstractmethod
     def average_path(self, points: Dataset, series: Series) -> str:
         """The request for the mean of one series over all time."""
-        raise NotImplementedError
 
+    @abstractmethod
     def hourly_path(self, points: Dataset) -> str:
         """The request for the mean temperature of each series in each hour."""
-        raise NotImplementedError
 
+    @abstractmethod
     def buckets(self, answer: bytes) -> Buckets:
         """The means in an answer to `hourly_path`, by the series' labels."""
-        raise NotImplementedError
 
     def cpu_s(self) -> float:
         """User and system time so far."""

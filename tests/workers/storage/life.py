@@ -4,6 +4,7 @@ Every act has its effect on the oracle. A life that ends after so many acked act
 them, or behind a part of the next act that may be there as a whole: a prefix of the batches of one group, a delete.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,12 +66,12 @@ class Life:
         return self.store
 
 
-class Act:
+class Act(ABC):
     """One thing that is done with a store."""
 
+    @abstractmethod
     def do(self, life: Life) -> None:
         """Do it. When this returns it is acked."""
-        raise NotImplementedError
 
     def states(self, oracle: naive.PointSet) -> list[naive.PointSet]:
         """What may be there when it is cut short, from nothing done to all done. The oracle is not changed."""
