@@ -44,7 +44,7 @@ status:  ## what runs, and the ring
 	@tools/ringctl status
 
 test: env lint  ## lint, then all tests, two at a time: most of them wait for processes
-	$(BIN)/pytest -n 2 --dist worksteal
+	$(BIN)/pytest -n 2 --dist worksteal --durations=40
 
 fuzz: env  ## random lives of a store beside the oracle, other and more ones than in `test`; some minutes
 	$(BIN)/pytest -p no:cacheprovider --hypothesis-profile=fuzz --hypothesis-show-statistics tests/workers/storage/test_stateful.py

@@ -1,7 +1,10 @@
 """Fixtures for all tests. Helpers that are plain functions are in tests/support.py."""
 
+import contextlib
+import fcntl
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import hypothesis
 import pytest
@@ -21,6 +24,24 @@ def _plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in os.environ:
         if name.startswith("MINITRUE_") and name != "MINITRUE_CI":
             monkeypatch.delenv(name)
+
+
+@pytest.fixture(autouse=True)
+def _no_descriptors_of_ended_writers() -> Iterator[None]:
+    """Tests leave writers of record files as a killed process would; their descriptors end with the test here.
+
+    Else some thousand tests of one process take all numbers below 1024, and paho's select wants such a one.
+    """
+    yield
+    for link in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # the listing's own
+            to = str(link.readlink()).removesuffix(" (deleted)")
+            if to.endswith((".spool", ".dead", ".x")) and _is_written(int(link.name)):
+                os.close(int(link.name))
+
+
+def _is_written(descriptor: int) -> bool:
+    return fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_ACCMODE == os.O_WRONLY
 
 
 @pytest.fixture

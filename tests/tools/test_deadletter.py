@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from common import clock
 from common.files import DirectoryLock
 from common.timestamps import NS_PER_S
 from tests.support import ROOT
@@ -68,6 +69,7 @@ class Bench:
         self._capture.readouterr()
         with self._patch.context() as patch:
             patch.setattr("sys.stdin", io.StringIO(answer))
+            patch.setattr(clock, "wall_ns", lambda: (NOW + 1) * NS_PER_S)
             for name, value in settings.items():
                 patch.setenv(f"MINITRUE__{name.upper()}", value)
             with pytest.raises(SystemExit) as ended:

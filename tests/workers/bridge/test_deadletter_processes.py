@@ -184,8 +184,8 @@ def test_refused_for_its_configuration_then_mended_restarted_and_replayed_it_is_
     assert place.dead() == before, "what was refused again stays as it was, and so do the others"
     assert tool(place, "replay", "--topic", "sensors/room3/+")["points"] == 1
     assert place.count() == 20
-    status = place.status()["replay"]
-    assert (status["records"], status["points"], status["error"]) == (22, 21, "")
+    status = wait_until(lambda: (told := place.status()["replay"])["records"] == 22 and told, what="it to tell of both")
+    assert (status["points"], status["error"]) == (21, "")
 
 
 def test_rows_that_a_node_refused_are_stored_by_a_replay_as_they_were(make_place: MakePlace) -> None:
