@@ -75,6 +75,14 @@ class Worker:
         assert self.process is not None and self.process.poll() is None, self._cluster.blame(self.name)
         os.kill(self.process.pid, number)
 
+    def revive(self) -> None:
+        """Start it again, as supervisord does, if libzmq has aborted it: connections that are reset at the wrong moment
+        make it do so now and then (an assertion in its stream engine), and nothing acknowledged may be lost by that.
+        """
+        aborted = self.process is not None and self.process.poll() == -signal.SIGABRT
+        if aborted and "Assertion failed: !_io_error" in self._cluster.blame(self.name):
+            self.start()
+
     def kill(self) -> None:
         """kill -9, and wait for its end."""
         self.signal(signal.SIGKILL)

@@ -79,6 +79,7 @@ class Chaos:
         wait_until(lambda: self._let_publishers_in() or not self._is_shut_out, 30, "a bridge to subscribe")
 
     def _begin(self, fault: Fault) -> None:
+        self.revive()
         if fault.victim == "broker":
             self._hurt_broker(fault.what)
         elif fault.victim in self.legs:
@@ -86,6 +87,11 @@ class Chaos:
         else:
             worker = self.processes[fault.victim]
             {"killed": worker.kill, "frozen": worker.freeze, "stopped": lambda: stop(worker)}[fault.what]()
+
+    def revive(self) -> None:
+        """Start again what libzmq has aborted."""
+        for worker in self.processes.values():
+            worker.revive()
 
     def _end(self, fault: Fault) -> None:
         if fault.victim == "broker":
@@ -172,6 +178,7 @@ def carry_out(cluster: Cluster, flow: Flow, seed: int) -> None:
     print(*script, sep="\n")
     flow.start(RATE)
     chaos.run(script, LENGTH_S)
+    chaos.revive()
     flow.stop()
     flow.wait_acked(SETTLE_S)
     print(f"{flow.messages} messages, {sum(map(len, flow.points.values()))} points, {len(flow.bad)} refused")

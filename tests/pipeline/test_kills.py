@@ -39,10 +39,12 @@ class Flow:
 
 
 def _stored(http: str) -> int:
-    """Points in all series, asked one series after the other."""
+    """Points in all series, asked one series after the other; -1 while a node is behind, and so not asked."""
     total, cursor = 0, ""
     while True:
         status, page = client.get(f"{http}/api/v1/series?limit=1000&cursor={cursor}")
+        if status == 503:
+            return -1
         assert status == 200, page
         series = [(entry["device_id"], entry["metric_name"]) for entry in page["series"]]
         total += sum(client.counts(http, series).values())
