@@ -14,6 +14,7 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
+import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -81,6 +82,7 @@ class Worker:
         """
         aborted = self.process is not None and self.process.poll() == -signal.SIGABRT
         if aborted and "Assertion failed: !_io_error" in self._cluster.blame(self.name):
+            warnings.warn(f"libzmq aborted {self.name}, started again", stacklevel=2)
             self.start()
 
     def kill(self) -> None:
