@@ -14,6 +14,7 @@ from typing import Any, Final, NamedTuple, TypeVar
 import msgspec
 
 from common.errors import MSGSPEC_ERRORS, ProtocolError
+from common.match import Match
 from common.selector import Selector
 
 VERSION: Final = 1
@@ -25,7 +26,14 @@ BEAT: Final = b"beat"  # bridge -> storage: Beat, "I am here, are you?"
 BEAT_ACK: Final = b"beat-ack"  # storage -> bridge: empty map; the header carries the node's incarnation
 AGGREGATE: Final = b"aggregate"  # AggregateRequest -> AggregateReply
 AGGREGATES: Final = b"aggregates"  # AggregatesRequest -> AggregatesReply: several at once, under load
+GROUPS: Final = b"groups"  # GroupsRequest -> GroupsReply: any selection, by group and bucket
 SERIES: Final = b"series"  # SeriesRequest -> SeriesReply
+DESCRIBE: Final = b"describe"  # DescribeRequest -> DescribeReply: what series hold
+TAGS: Final = b"tags"  # TagsRequest -> TagsReply: the names of tags
+SAMPLES: Final = b"samples"  # SamplesRequest -> SamplesReply: points, a page at a time
+GAPS: Final = b"gaps"  # GapsRequest -> GapsReply: silences
+CANCEL: Final = b"cancel"  # no body, no reply: nobody waits for the answer to `re` any more
+LIVE: Final = b"live"  # storage -> query, published: a PointBatch that is durable
 DELETE: Final = b"delete"  # DeleteRequest -> DeleteReply
 STATUS: Final = b"status"  # empty map -> a map for people, see docs
 METRICS: Final = b"metrics"  # empty map -> MetricsReply
@@ -33,8 +41,11 @@ REPLY: Final = b"reply"  # body by the request's kind
 ERROR: Final = b"error"  # ErrorReply
 
 KINDS: Final = frozenset(
-    (BATCH, ACK, BEAT, BEAT_ACK, AGGREGATE, AGGREGATES, SERIES, DELETE, STATUS, METRICS, REPLY, ERROR)
-)
+    (
+        BATCH, ACK, BEAT, BEAT_ACK, AGGREGATE, AGGREGATES, GROUPS, SERIES, DESCRIBE, TAGS, SAMPLES, GAPS, CANCEL, LIVE,
+        DELETE, STATUS, METRICS, REPLY, ERROR,
+    )
+)  # fmt: skip
 
 ANY: Final = ""  # as destination or cluster of a status request: a caller that does not know the names yet
 
@@ -84,6 +95,7 @@ ERR_BAD_BATCH: Final = "bad-batch"  # the body cannot be decoded; resending will
 ERR_DISK: Final = "disk"  # the disk fails, nothing can be written now: back off, resend
 ERR_DISK_FLOOR: Final = "disk-floor"  # the disk is nearly full, no points are taken: back off, resend
 ERR_BAD_REQUEST: Final = "bad-request"  # a request that cannot be understood
+ERR_LIMIT: Final = "limit"  # a question that would need more than a limit allows
 ERR_INTERNAL: Final = "internal"  # a bug; the text says more
 
 
@@ -150,10 +162,14 @@ class AggregateReply(msgspec.Struct, frozen=True):
 
 
 class ErrorReply(msgspec.Struct, frozen=True):
-    """A request that failed. error: one of the ERR_ codes; message: in words, with limit and value."""
+    """A request that failed. error: one of the ERR_ codes; message: in words, with limit and value.
+
+    setting: of a limit, such as "query.max_points"; "" for what has none.
+    """
 
     error: str
     message: str
+    setting: str = ""
 
 
 class AggregatesRequest(msgspec.Struct, frozen=True):
@@ -194,6 +210,180 @@ class SeriesReply(msgspec.Struct, frozen=True):
     partitions: bytes
     keys: list[bytes]
     more: bool
+
+
+class Stretch(msgspec.Struct, frozen=True, array_like=True):
+    """A part of a range, start_ns <= time <= end_ns, and the buckets in it, ns.
+
+    A time t lies in the bucket that starts at offset_ns + interval_ns * floor((t - offset_ns) / interval_ns).
+    interval_ns 0: one bucket, which starts at offset_ns.
+    """
+
+    start_ns: int
+    end_ns: int
+    interval_ns: int
+    offset_ns: int
+
+
+class Limits(msgspec.Struct, frozen=True, array_like=True):
+    """What one node may spend on a question.
+
+    series: matched. points: decoded. rows: of the answer, empty buckets between the first and the last of a group
+    counted. values: distinct ones, where all are asked for.
+    """
+
+    series: int
+    points: int
+    rows: int
+    values: int
+
+
+class Cost(msgspec.Struct, frozen=True, array_like=True):
+    """What an answer took in one node. bytes: of the blocks decoded, as they are stored. spent_ns: of wall time."""
+
+    blocks_summarized: int = 0
+    windows_read: int = 0
+    blocks_decoded: int = 0
+    rows_decoded: int = 0
+    bytes: int = 0
+    spent_ns: int = 0
+
+
+class GroupsRequest(msgspec.Struct, frozen=True):
+    """Aggregate every series that matches, by group and bucket.
+
+    start_ns, end_ns: inclusive, None is open. stretches: ascending, disjoint, within the range; empty: one bucket, the
+    whole range, its start is start_ns (0 where open). group_by: of "device_id", "metric_name", "tags.NAME", or the
+    single "series"; empty: all series together. wants: of common.figures.WANTS.
+    """
+
+    partitions: bytes
+    match: Match
+    start_ns: int | None
+    end_ns: int | None
+    stretches: list[Stretch]
+    group_by: list[str]
+    wants: list[str]
+    limits: Limits
+
+
+class GroupsReply(msgspec.Struct, frozen=True):
+    """Partial aggregates over what one node covered, one row by group and bucket that has points.
+
+    groups: the values of group_by, in its order, None for a tag that the series do not have; for "series" the single
+    series key. group_series: how many series each has, with points in the range or not. columns: common.figures.
+    """
+
+    partitions: bytes
+    delete_number: int
+    series: int
+    groups: list[list[str | bytes | None]]
+    group_series: list[int]
+    columns: dict[str, bytes]
+    cost: Cost
+
+
+class DescribeRequest(msgspec.Struct, frozen=True):
+    """Tell of each series that matches, with keys above `after`, at most `limit` of them, what it holds in the range.
+
+    intervals: whether to tell the usual interval too, which takes decoding.
+    """
+
+    partitions: bytes
+    match: Match
+    start_ns: int | None
+    end_ns: int | None
+    after: bytes
+    limit: int
+    intervals: bool
+
+
+class DescribeReply(msgspec.Struct, frozen=True):
+    """keys: ascending, with points in the range or not; more: whether further keys follow.
+
+    columns (common.figures), a row for each key: count, first_time, first, last_time, last (0 without points);
+    usual_ns: the usual interval, 0 where it is not known or not asked.
+    """
+
+    partitions: bytes
+    delete_number: int
+    keys: list[bytes]
+    columns: dict[str, bytes]
+    more: bool
+    cost: Cost
+
+
+class TagsRequest(msgspec.Struct, frozen=True):
+    """The tags of all series that match."""
+
+    partitions: bytes
+    match: Match
+    limits: Limits
+
+
+class TagsReply(msgspec.Struct, frozen=True):
+    """tags: name to value to the number of series that have it."""
+
+    partitions: bytes
+    delete_number: int
+    tags: dict[str, dict[str, int]]
+
+
+class SamplesRequest(msgspec.Struct, frozen=True):
+    """Points of every series that matches, in order of series key and then time: at most `limit` of them.
+
+    after_key, after_ns: those behind this place only; after_key b"" begins.
+    """
+
+    partitions: bytes
+    match: Match
+    start_ns: int | None
+    end_ns: int | None
+    after_key: bytes
+    after_ns: int
+    limit: int
+
+
+class SamplesReply(msgspec.Struct, frozen=True):
+    """batch: an encoded PointBatch, its rows ordered by key and time; more: whether further points follow."""
+
+    partitions: bytes
+    delete_number: int
+    batch: bytes
+    more: bool
+    cost: Cost
+
+
+class GapsRequest(msgspec.Struct, frozen=True):
+    """Silences of each series that matches, with keys above `after`, at most `limit` series.
+
+    A silence is a time between two samples in the range that is longer than factor times the series' usual interval,
+    and than least_ns. end_ns: not open; the time from the last sample to it counts too.
+    """
+
+    partitions: bytes
+    match: Match
+    start_ns: int | None
+    end_ns: int
+    factor: float
+    least_ns: int
+    after: bytes
+    limit: int
+    limits: Limits
+
+
+class GapsReply(msgspec.Struct, frozen=True):
+    """keys: of the series looked at, ascending; more: whether further ones follow.
+
+    columns (common.figures): group (index into keys), start, end (ns; end_ns where the silence goes on), usual_ns.
+    """
+
+    partitions: bytes
+    delete_number: int
+    keys: list[bytes]
+    columns: dict[str, bytes]
+    more: bool
+    cost: Cost
 
 
 class DeleteRequest(msgspec.Struct, frozen=True):
