@@ -7,8 +7,7 @@ Pure: no I/O, no state.
 
 import base64
 import binascii
-import difflib
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import Annotated, Any, Final, Literal, NoReturn, get_args
 from urllib.parse import parse_qsl
 
@@ -16,26 +15,18 @@ import msgspec
 from msgspec import Meta
 
 from common import config, timestamps
-from common.errors import ProtocolError, QueryError
+from common.errors import ProtocolError
 from common.series import parse_key
+from workers.query.refusal import JSON_TYPES, bad, check_known
+from workers.query.refusal import Refusal as Refusal
+from workers.query.refusal import shown as shown
 
 Operation = Literal["avg", "sum", "max", "min", "count", "first", "last"]
 OPERATIONS: Final = get_args(Operation)
 Time = int | float | str | None
 
-SHOWN_CHARS: Final = 100  # of a hostile value, in errors
-
 _MAX_S: Final = timestamps.MAX_NS // timestamps.NS_PER_S
 _TIME_ALLOWED: Final = f"Unix seconds from -{_MAX_S} to {_MAX_S}, RFC 3339 text, or 0 or no value for an open end"
-
-
-class Refusal(QueryError):
-    """A request that is answered with an error. status: of HTTP; error: one word for programs."""
-
-    def __init__(self, status: int, error: str, message: str, field: str | None = None) -> None:
-        super().__init__(message, field)
-        self.status = status
-        self.error = error
 
 
 class QueryBody(msgspec.Struct, forbid_unknown_fields=True):
@@ -68,16 +59,6 @@ class SeriesQuery(msgspec.Struct, frozen=True):
 
 _decoder: Final = msgspec.json.Decoder(QueryBody)
 _FIELDS: Final = QueryBody.__struct_fields__
-_JSON_TYPES: Final = {
-    dict: "an object",
-    list: "an array",
-    str: "text",
-    bool: "a boolean",
-    int: "a number",
-    float: "a number",
-    type(None): "null",
-}
-
 
 def parse_query(data: bytes, limits: config.Ingest) -> Query:
     """The query in a request body. limits: those of ids and tags. Raises Refusal."""
@@ -92,7 +73,7 @@ def parse_query(data: bytes, limits: config.Ingest) -> Query:
     start_ns = _time_ns("start_time", body.start_time)
     end_ns = _time_ns("end_time", body.end_time)
     if start_ns is not None and end_ns is not None and start_ns > end_ns:
-        raise _bad(
+        raise bad(
             "start_time",
             f"start_time {shown(body.start_time)} is after end_time {shown(body.end_time)}; "
             "the range includes both ends, and 0 or no value leaves an end open",
@@ -102,7 +83,7 @@ def parse_query(data: bytes, limits: config.Ingest) -> Query:
 
 def parse_series(parameters: Mapping[str, str], limits: config.Ingest, page_limit: int) -> SeriesQuery:
     """The listing that the parameters of GET /api/v1/series ask for. Raises Refusal."""
-    _check_known(parameters, ("limit", "cursor", "device_id", "metric_name"), "parameter")
+    check_known(parameters, ("limit", "cursor", "device_id", "metric_name"), "parameter")
     for name in ("device_id", "metric_name"):
         if name in parameters:
             _check_id(name, parameters[name], limits.max_id_bytes)
@@ -128,7 +109,7 @@ def read_cursor(cursor: str) -> bytes:
         parse_key(key)
     except (binascii.Error, ValueError, ProtocolError) as error:
         wanted = "want next_cursor of an earlier page, unchanged"
-        raise _bad("cursor", f"cursor {shown(cursor)} is not one of ours; {wanted}") from error
+        raise bad("cursor", f"cursor {shown(cursor)} is not one of ours; {wanted}") from error
     return key
 
 
@@ -137,14 +118,14 @@ def parse_parameters(query_string: str) -> dict[str, str]:
     try:
         return dict(parse_qsl(query_string, keep_blank_values=True, errors="strict"))
     except ValueError as error:
-        raise _bad(None, f"the parameters of this URL cannot be read: {error}") from error
+        raise bad(None, f"the parameters of this URL cannot be read: {error}") from error
 
 
 def _limit(text: str | None, page_limit: int) -> int:
     if text is None:
         return min(1000, page_limit)
     if not (text.isascii() and text.isdigit() and len(text) < 10 and 1 <= int(text) <= page_limit):
-        raise _bad("limit", f"limit is {shown(text)}, want a whole number from 1 to {page_limit}")
+        raise bad("limit", f"limit is {shown(text)}, want a whole number from 1 to {page_limit}")
     return int(text)
 
 
@@ -154,15 +135,15 @@ def _limit(text: str | None, page_limit: int) -> int:
 def _check_id(field: str, value: str, limit: int) -> None:
     size = len(value) if value.isascii() else len(value.encode())
     if not 1 <= size <= limit:
-        raise _bad(field, f"{field} has {size} bytes, want 1 to {limit}")
+        raise bad(field, f"{field} has {size} bytes, want 1 to {limit}")
 
 
 def _check_tags(tags: Mapping[str, str], limits: config.Ingest) -> None:
     if len(tags) > limits.max_tags:
-        raise _bad("tags", f"tags has {len(tags)} entries, want at most {limits.max_tags}")
+        raise bad("tags", f"tags has {len(tags)} entries, want at most {limits.max_tags}")
     for part in (*tags, *tags.values()):
         if len(part.encode()) > limits.max_id_bytes:
-            raise _bad("tags", f"tags has text of {len(part.encode())} bytes, want at most {limits.max_id_bytes}")
+            raise bad("tags", f"tags has text of {len(part.encode())} bytes, want at most {limits.max_id_bytes}")
 
 
 def _time_ns(field: str, value: Time) -> int | None:
@@ -175,7 +156,7 @@ def _time_ns(field: str, value: Time) -> int | None:
 
 
 def _refuse_time(field: str, value: Any, reason: str) -> NoReturn:
-    raise _bad(field, f"{field} is {shown(value)}: {reason}; allowed: {_TIME_ALLOWED}")
+    raise bad(field, f"{field} is {shown(value)}: {reason}; allowed: {_TIME_ALLOWED}")
 
 
 # Why a body did not decode
@@ -189,63 +170,43 @@ def _explain(data: bytes, error: Exception) -> NoReturn:
         found = f"malformed JSON: {fault}" if data.strip() else "the body is empty"
         raise Refusal(400, "malformed_json", f"{found}; want a JSON object with {', '.join(_FIELDS)}") from error
     if not isinstance(body, dict):
-        text = f"the body is {_JSON_TYPES[type(body)]}, want a JSON object with {', '.join(_FIELDS)}"
-        raise _bad(None, text) from error
-    _check_known(body, _FIELDS, "field")
+        text = f"the body is {JSON_TYPES[type(body)]}, want a JSON object with {', '.join(_FIELDS)}"
+        raise bad(None, text) from error
+    check_known(body, _FIELDS, "field")
     for field in ("device_id", "metric_name"):
         _check_text(field, body)
     _check_operation(body)
     for field in ("start_time", "end_time"):
         value = body.get(field, 0)
         if isinstance(value, bool | dict | list):
-            _refuse_time(field, value, f"it is {_JSON_TYPES[type(value)]}")
+            _refuse_time(field, value, f"it is {JSON_TYPES[type(value)]}")
     _check_tag_types(body.get("tags"))
-    raise _bad(None, f"the body cannot be used: {error}") from error
-
-
-def _check_known(names: Collection[str], known: Collection[str], word: str) -> None:
-    for name in names:
-        if name not in known:
-            near = difflib.get_close_matches(name[:SHOWN_CHARS], known, n=1)
-            hint = f"; did you mean {near[0]}?" if near else ""
-            raise _bad(name[:SHOWN_CHARS], f"unknown {word} {shown(name)}, known are {', '.join(known)}{hint}")
+    raise bad(None, f"the body cannot be used: {error}") from error
 
 
 def _check_text(field: str, body: Mapping[str, Any]) -> None:
     if field not in body:
-        raise _bad(field, f"{field} is missing, want text")
+        raise bad(field, f"{field} is missing, want text")
     value = body[field]
     if not isinstance(value, str):
-        raise _bad(field, f"{field} is {shown(value)}, {_JSON_TYPES[type(value)]}; want text")
+        raise bad(field, f"{field} is {shown(value)}, {JSON_TYPES[type(value)]}; want text")
     if not value:
-        raise _bad(field, f"{field} is empty, want text")
+        raise bad(field, f"{field} is empty, want text")
 
 
 def _check_operation(body: Mapping[str, Any]) -> None:
     allowed = ", ".join(OPERATIONS)
     if "operation" not in body:
-        raise _bad("operation", f"operation is missing, want one of {allowed}")
+        raise bad("operation", f"operation is missing, want one of {allowed}")
     if body["operation"] not in OPERATIONS:
-        raise _bad("operation", f"unknown operation {shown(body['operation'])}, want one of {allowed}")
+        raise bad("operation", f"unknown operation {shown(body['operation'])}, want one of {allowed}")
 
 
 def _check_tag_types(tags: Any) -> None:
     if tags is None:
         return
     if not isinstance(tags, dict):
-        raise _bad("tags", f"tags is {_JSON_TYPES[type(tags)]}, want an object of texts")
+        raise bad("tags", f"tags is {JSON_TYPES[type(tags)]}, want an object of texts")
     for name, value in tags.items():
         if not isinstance(value, str):
-            raise _bad("tags", f"tag {shown(name)} is {_JSON_TYPES[type(value)]}, want text")
-
-
-def _bad(field: str | None, message: str) -> Refusal:
-    return Refusal(400, "bad_request", message, field)
-
-
-def shown(value: Any) -> str:
-    """A value as JSON, cut short."""
-    if isinstance(value, int) and value.bit_length() > 256:
-        return f"a number of {value.bit_length()} bits"
-    text = msgspec.json.encode(value).decode()
-    return text if len(text) <= SHOWN_CHARS else f"{text[:SHOWN_CHARS]}..."
+            raise bad("tags", f"tag {shown(name)} is {JSON_TYPES[type(value)]}, want text")
