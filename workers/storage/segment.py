@@ -260,6 +260,11 @@ class Segment:
             if begin < end:
                 self._decode_of_page(int(numbers[begin]), blocks[begin:end], rows[begin:end], times, values)
 
+    def block_bytes(self, block: int) -> int:
+        """How long a block is, encoded. Raises DamagedError."""
+        page, at = self._place(block)
+        return int(page.times_bytes[at]) + int(page.values_bytes[at])
+
     def raw(self, block: int) -> memoryview:
         """The encoded timestamps and values of a block, their CRC checked. Raises DamagedError."""
         return self._raw(block, *self._place(block))
