@@ -17,7 +17,7 @@ from urllib.parse import SplitResult, urlsplit
 
 import msgspec
 from msgspec import Meta, Struct, field
-from msgspec.inspect import FloatType, IntType, LiteralType, StrType, type_info
+from msgspec.inspect import BoolType, FloatType, IntType, LiteralType, StrType, type_info
 
 from common import subscriptions
 from common.errors import ConfigError
@@ -103,13 +103,19 @@ class Query(Struct, frozen=True, forbid_unknown_fields=True):
     host: str = "127.0.0.1"
     port: Port = 8080
     threads: Annotated[int, Meta(ge=1, le=1024)] = 16
+    queue: Annotated[int, Meta(ge=0, le=4096)] = 64
     timeout_s: Seconds = 10.0
     max_body_bytes: Annotated[int, Meta(ge=1024)] = 1 << 20
     page_limit: Annotated[int, Meta(ge=1, le=1_000_000)] = 10_000
+    tokens_file: str = ""
+    cert_file: str = ""
+    key_file: str = ""
+    plain_http: bool = False
 
 
 class Bus(Struct, frozen=True, forbid_unknown_fields=True):
     heartbeat_s: Seconds = 1.0
+    key_file: str = ""
 
 
 class Log(Struct, frozen=True, forbid_unknown_fields=True):
@@ -173,12 +179,17 @@ def require_loopback(endpoint: str, what: str) -> None:
     """
     host = urlsplit(endpoint).hostname if "://" in endpoint else endpoint
     if not is_loopback(host or ""):
-        raise ConfigError(f"{what} = {endpoint!r}: {_ONLY_LOOPBACK}")
+        raise ConfigError(f"{what} = {endpoint!r}: {_LOOPBACK_OR_KEY}")
 
 
-_ONLY_LOOPBACK = (
-    "want a loopback address (127.0.0.1, ::1, localhost): this version has neither keys for the bus nor tokens "
-    "for HTTP, so it does not speak on other interfaces"
+_LOOPBACK = "want a loopback address (127.0.0.1, ::1, localhost)"
+_LOOPBACK_OR_KEY = f"{_LOOPBACK}, or a key for the bus: name a bus.key_file, make it with tools/ringctl keys"
+_LOOPBACK_OR_TOKENS = (
+    f"{_LOOPBACK}, or tokens that requests have to bear: name a query.tokens_file, make it with tools/tokens add"
+)
+_LOOPBACK_OR_TLS = (
+    f"{_LOOPBACK}, or TLS: query.cert_file and query.key_file; or query.plain_http = true, and then anybody on the "
+    "network can read tokens and answers"
 )
 # What a storage worker takes, measured: the process with its kernels and buffers (80 MB idle); one head that is filled,
 # two that wait to be sealed, and what sealing sorts them with; a series in the catalog (160 to 290) and in segments.
@@ -316,6 +327,8 @@ def _wanted(type_: Any) -> str:
         return "one of " + ", ".join(get_args(type_))
     if isinstance(info, IntType):
         return "an integer" + _bounds(info)
+    if isinstance(info, BoolType):
+        return "true or false"
     if isinstance(info, FloatType):
         return "a number" + _bounds(info)
     if isinstance(info, StrType):
@@ -341,10 +354,21 @@ def _contradictions(settings: Settings) -> Iterator[tuple[Place, str]]:
         yield ("mqtt", "subscriptions", *place), problem
     if not settings.cluster.ring_store.startswith("file:"):
         yield ("cluster", "ring_store"), "want file:PATH"
-    if not is_loopback(settings.query.host):
-        yield ("query", "host"), _ONLY_LOOPBACK
-    yield from _ack_endpoint_contradictions(settings.bridge)
+    yield from _query_contradictions(settings.query)
+    yield from _ack_endpoint_contradictions(settings.bridge, bool(settings.bus.key_file))
     yield from _storage_contradictions(settings.storage)
+
+
+def _query_contradictions(query: Query) -> Iterator[tuple[tuple[str, str], str]]:
+    """Off loopback HTTP has tokens, and TLS or the word that it may go without."""
+    if bool(query.cert_file) != bool(query.key_file):
+        yield ("query", "cert_file"), f"belongs together with query.key_file = {query.key_file!r}; want both or neither"
+    if is_loopback(query.host):
+        return
+    if not query.tokens_file:
+        yield ("query", "host"), _LOOPBACK_OR_TOKENS
+    if not query.cert_file and not query.plain_http:
+        yield ("query", "host"), _LOOPBACK_OR_TLS
 
 
 def _storage_contradictions(storage: Storage) -> Iterator[tuple[tuple[str, str], str]]:
@@ -378,22 +402,24 @@ def _mqtt_contradictions(mqtt: Mqtt) -> Iterator[tuple[tuple[str, str], str]]:
         yield ("mqtt", "share_group"), 'the embedded broker shares nothing; want another mqtt.broker, or one bridge'
 
 
-def _ack_endpoint_contradictions(bridge: Bridge) -> Iterator[tuple[tuple[str, str], str]]:
+def _ack_endpoint_contradictions(bridge: Bridge, has_key: bool) -> Iterator[tuple[tuple[str, str], str]]:
     any_port = "want tcp://127.0.0.1:PORT, or * as PORT for any free one"
-    yield from _endpoint_contradictions("ack_endpoint", bridge.ack_endpoint, any_port, wildcard=True)
+    yield from _endpoint_contradictions("ack_endpoint", bridge.ack_endpoint, any_port, True, has_key)
     if bridge.ack_advertised:
         one_port = "want tcp://127.0.0.1:PORT, or nothing for ack_endpoint itself"
-        yield from _endpoint_contradictions("ack_advertised", bridge.ack_advertised, one_port, wildcard=False)
+        yield from _endpoint_contradictions("ack_advertised", bridge.ack_advertised, one_port, False, has_key)
+    elif bridge.ack_endpoint.startswith(("tcp://*:", "tcp://0.0.0.0:")):
+        yield ("bridge", "ack_endpoint"), "is on all interfaces: bridge.ack_advertised must say which one nodes reach"
 
 
 def _endpoint_contradictions(
-    key: str, endpoint: str, want: str, wildcard: bool
+    key: str, endpoint: str, want: str, wildcard: bool, has_key: bool
 ) -> Iterator[tuple[tuple[str, str], str]]:
     host, colon, port = endpoint.removeprefix("tcp://").rpartition(":")
     if not endpoint.startswith("tcp://") or not colon or not (_is_port(port) or (wildcard and port == "*")):
         yield ("bridge", key), want
-    elif not is_loopback(host.strip("[]")):
-        yield ("bridge", key), _ONLY_LOOPBACK
+    elif not has_key and not is_loopback(host.strip("[]")):
+        yield ("bridge", key), _LOOPBACK_OR_KEY
 
 
 def _split_url(url: str) -> SplitResult | None:

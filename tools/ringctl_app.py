@@ -17,8 +17,8 @@ import numpy as np
 from rich.markup import escape
 from rich.table import Table
 
-from common import config, series
-from common.errors import MinitrueError, RingStoreError
+from common import bus, config, series
+from common.errors import ConfigError, MinitrueError, RingStoreError
 from common.ring import NOBODY, Ring
 from common.ringbuild import ideal_counts
 from common.ringstore import RingStore, open_store
@@ -81,7 +81,7 @@ def init(
     file = nodes_file or settings.path(settings.cluster.initial_ring)
     stored = store.load()
     if stored is None:
-        ring = ringctl_nodes.new_ring(file, secrets.token_hex(8))
+        ring = ringctl_nodes.new_ring(file, secrets.token_hex(8), bool(settings.bus.key_file))
         output.say(f"A new cluster: the nodes of {file}, the ring in {store.url}")
         stored = _save_first(store, ring)
         if stored is None:
@@ -108,6 +108,24 @@ def _save_first(store: RingStore, ring: Ring) -> Ring | None:
 
 
 @command
+def keys(settings: config.Settings, _: RingStore, output: Output) -> int:
+    """Make the key of the bus.
+
+    Writes a new key to the file that bus.key_file names, readable by its owner alone. Every machine of the cluster
+    needs the same file; with it the bus is encrypted, and nobody else can connect. A file that is there is never
+    overwritten. Off loopback the bus needs a key.
+    """
+    if not settings.bus.key_file:
+        raise ConfigError(f'{settings.file}: bus.key_file = "": want the name of a file, such as bus.key')
+    path = settings.path(settings.bus.key_file)
+    made = bus.make_key(path)
+    output.say(escape(f"A new key is in {path}, mode 0600. Its public half: {made.public.decode()}"))
+    output.say("next: copy the file to every machine of the cluster, then restart all workers")
+    output.result({"file": str(path), "public": made.public.decode()})
+    return 0
+
+
+@command
 def status(settings: config.Settings, store: RingStore, output: Output) -> int:
     """Ask every storage node how it is.
 
@@ -118,7 +136,7 @@ def status(settings: config.Settings, store: RingStore, output: Output) -> int:
     """
     ring = _load(store)
     marks = store.marks()
-    nodes = ringctl_status.ask_all(ring, marks)
+    nodes = ringctl_status.ask_all(ring, marks, bus.load_key(settings))
     amiss = [node for node in nodes if node.fault]
     bridges = ringctl_bridges.heard(nodes)
     gone = ringctl_bridges.late(bridges, settings.bridge_late_s)

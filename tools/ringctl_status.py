@@ -31,16 +31,16 @@ class NodeStatus(msgspec.Struct, frozen=True):
     answer: dict[str, Any]
 
 
-def ask_all(ring: Ring, marks: Collection[Mark]) -> list[NodeStatus]:
+def ask_all(ring: Ring, marks: Collection[Mark], key: bus.Key | None) -> list[NodeStatus]:
     """The status of every node, in the ring's order. A node that bears a mark has that as its fault, if no other."""
     with ThreadPoolExecutor(ASKED_AT_ONCE) as pool:
-        found = list(pool.map(lambda node: _ask(ring, node), ring.nodes))
+        found = list(pool.map(lambda node: _ask(ring, node, key), ring.nodes))
     return [msgspec.structs.replace(node, fault=node.fault or _behind(node.id, marks)) for node in found]
 
 
-def _ask(ring: Ring, node: Node) -> NodeStatus:
+def _ask(ring: Ring, node: Node, key: bus.Key | None) -> NodeStatus:
     try:
-        answer = _answer(ring, node)
+        answer = _answer(ring, node, key)
     except MinitrueError as error:
         return NodeStatus(node.id, node.endpoint, node.zone, False, str(error), {})
     return NodeStatus(node.id, node.endpoint, node.zone, True, _fault(ring, answer), answer)
@@ -51,14 +51,14 @@ def _behind(node: str, marks: Collection[Mark]) -> str:
     return f"is behind: points for it are in the spool of {', '.join(holders)}" if holders else ""
 
 
-def _answer(ring: Ring, node: Node) -> dict[str, Any]:
+def _answer(ring: Ring, node: Node, key: bus.Key | None) -> dict[str, Any]:
     """The body of the node's reply. Raises MinitrueError where none comes, or somebody else's."""
     incarnation = secrets.randbelow((1 << 63) - 1) + 1
     # Whoever listens there is asked, not just this node: "ing2 answers there" says more than silence.
     header = protocol.Header(
         protocol.VERSION, protocol.ANY, protocol.ANY, "ringctl", incarnation, 1, ring.epoch, ring.hash
     )
-    message = bus.request(node.request_endpoint, protocol.STATUS, header, {}, ANSWER_WITHIN_S)
+    message = bus.request(node.request_endpoint, protocol.STATUS, header, {}, ANSWER_WITHIN_S, key)
     if message.kind == protocol.ERROR:
         refusal = protocol.decode_body(message.body, protocol.ErrorReply)
         raise ProtocolError(f"{node.request_endpoint} answers {refusal.error}: {refusal.message}")

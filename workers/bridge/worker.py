@@ -115,7 +115,7 @@ class Bridge:
         self._reading = True
         self._beat_body = b""
         self._beat_made_s = float("-inf")
-        self._bus = bus.Bus()
+        self._bus = bus.Bus(bus.load_key(settings))
         self._acks, reply_to = self._bus.pull(settings.bridge.ack_endpoint)
         self._delivery = Delivery(
             settings,
@@ -401,6 +401,7 @@ class Bridge:
         metrics.gauge_from("minitrue_bridge_pending_messages", "Messages without their PUBACK.", lambda: link.pending)
         metrics.counter_from("minitrue_bridge_sessions_lost_total", "Sessions lost.", lambda: link.sessions_lost)
         metrics.counter_from("minitrue_bridge_taken_over_total", "Sessions taken over.", lambda: link.taken_over)
+        metrics.counter_from(*bus.HANDSHAKES_METRIC, lambda: self._bus.handshakes_failed)
         self._watchdog.export()
         self._skew.export()
         self._export_dead_letter()

@@ -78,7 +78,7 @@ class Scatter:
     counts: ignored frames and other events by name, written by the scatter thread, read by any.
     """
 
-    def __init__(self, name: str, store: RingStore, poll_s: float) -> None:
+    def __init__(self, name: str, store: RingStore, poll_s: float, key: bus.Key | None = None) -> None:
         """Makes its ZeroMQ context here: call it in the process that uses it. name: our id on the bus."""
         self.name = name
         self.plan: Plan | None = None
@@ -91,7 +91,7 @@ class Scatter:
         self._view: RingView | None = None
         self._behind = Behind(store)
         self._next_load_s = NEVER_S
-        self._bus = bus.Bus()
+        self._bus = bus.Bus(key)
         self._poller = bus.Poller()
         self._wake = _Wake()
         self._poller.register(self._wake)
@@ -105,6 +105,11 @@ class Scatter:
         self._next_tick_s = 0.0
 
     # Any thread
+
+    @property
+    def handshakes_failed(self) -> int:
+        """Connections to nodes that failed for the key of the bus."""
+        return self._bus.handshakes_failed
 
     def ask(self, question: Question) -> None:
         """Have a question answered; returns when it has ended, complete or not. Raises ScatterError."""
@@ -247,7 +252,8 @@ class Scatter:
         self.counts["not_sent"] += len(asks)
         reason, until_s = "takes no requests: its queue is full", NEVER_S
         if not link.watch(now_s):
-            reason, until_s = f"not connected ({link.endpoint})", link.grace_until_s()
+            why = f": {bus.HANDSHAKE_FAILED}" if link.socket.handshakes.failing else ""
+            reason, until_s = f"not connected ({link.endpoint}){why}", link.grace_until_s()
         self._give_up(asks, reason, until_s, now_s)
 
     def _header(self, ring: Ring, node: str, sequence: int) -> Header:

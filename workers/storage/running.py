@@ -95,4 +95,5 @@ def _export(node: Node, ingest: Ingest, server: Server, store: Store) -> None:
         lambda: {(reason,): count for reason, count in node.ignored.items()},
         labels=("reason",),
     )
+    metrics.counter_from(*bus.HANDSHAKES_METRIC, lambda: ingest.sockets.handshakes_failed)
     store.export_metrics()

@@ -43,7 +43,7 @@ def _serve(settings: config.Settings, stop: process.Stop, node_id: str, data_dir
         return
     place = _place(view.ring, node_id, port)
     directory = Path(data_dir).resolve() if data_dir else settings.data_dir / "storage" / node_id
-    node_bus = bus.Bus()
+    node_bus = bus.Bus(bus.load_key(settings))
     pull, _ = node_bus.pull(place.ingest_endpoint)
     router = node_bus.router(place.request_endpoint)
     logger.info("listening", endpoint=place.endpoint)
