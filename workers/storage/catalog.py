@@ -156,14 +156,23 @@ def _ranges(ordered: list[bytes], device: str | None, metric: str | None) -> Ite
         low = _end_of(ordered, header)
 
 
-def _device_and_metric(key: bytes) -> bytes:
-    """The part of a key with tags that holds the first two strings."""
+def parts_of_key(key: bytes) -> tuple[bytes, bytes, bytes]:
+    """Device, metric and tags of a canonical key, each as it is packed there, without the array's header."""
     if key[0] < 0xDC and key[1] <= 0xBF:  # most keys: an opening store asks for every one
         metric = 2 + (key[1] & 0x1F)
         if key[metric] <= 0xBF:
-            return key[1 : metric + 1 + (key[metric] & 0x1F)]
+            tags = metric + 1 + (key[metric] & 0x1F)
+            return key[1:metric], key[metric:tags], key[tags:]
     begin = len(_array_header(key))
-    return key[begin : _behind_text(key, _behind_text(key, begin))]
+    metric = _behind_text(key, begin)
+    tags = _behind_text(key, metric)
+    return key[begin:metric], key[metric:tags], key[tags:]
+
+
+def _device_and_metric(key: bytes) -> bytes:
+    """The part of a key with tags that holds the first two strings."""
+    device, metric, _ = parts_of_key(key)
+    return device + metric
 
 
 def _behind_text(key: bytes, at: int) -> int:

@@ -12,15 +12,17 @@ import numpy.typing as npt
 
 from common import protocol
 from common.errors import ProtocolError
+from common.match import Match
 from common.selector import Selector
 from common.timestamps import MIN_NS
 from workers.storage import aggregate as aggregates
-from workers.storage.aggregate import AggregatePlan, Rows, Selection
+from workers.storage.aggregate import AggregatePlan, Rows, Selection, View
 from workers.storage.catalog import Catalog
 from workers.storage.layout import DamagedError
 from workers.storage.maintenance import Maintenance
 from workers.storage.readers import Readers
 from workers.storage.retention import Retention
+from workers.storage.selections import Grouped, Selections
 from workers.storage.view import CurrentView
 
 
@@ -30,9 +32,31 @@ class Reading:
     pool: Readers
     _partitions: int
     _catalog: Catalog
+    _selections: Selections
     _current: CurrentView
     _retention: Retention
     _maintenance: Maintenance
+
+    def select(self, match: Match, partitions: bytes) -> Selection:
+        """The series that match and lie in the partitions of a bitmap, ascending by id.
+
+        Raises ProtocolError for a bitmap of another size and for an expression that cannot be used.
+        """
+        self._check_bitmap(partitions)
+        return self._selections.select(match, partitions, lambda hashes: self._are_in(hashes, partitions))
+
+    def grouped(self, match: Match, partitions: bytes, by: Sequence[str]) -> Grouped:
+        """The same series by what they have in common; more in selections.py. Errors as of `select`."""
+        self._check_bitmap(partitions)
+        return self._selections.grouped(match, partitions, by, lambda hashes: self._are_in(hashes, partitions))
+
+    def labels(self, grouped: Grouped, by: Sequence[str]) -> list[list[str | bytes | None]]:
+        """The values of `by` for each group, in order."""
+        return self._selections.labels(grouped, by)
+
+    def count_tags(self, series: Selection) -> dict[str, dict[str, int]]:
+        """By the name of a tag and its value, how many of some series have it."""
+        return self._selections.count_tags(series)
 
     def plan(
         self,
@@ -50,7 +74,7 @@ class Reading:
         """
         chosen = self._select(Selector(device, metric, None if tags is None else dict(tags)), partitions)
         with self.watching_damage():
-            return AggregatePlan(self._current.now, chosen, partitions, self._first_kept(start), end)
+            return AggregatePlan(self._current.now, chosen, partitions, self.first_kept(start), end)
 
     def aggregate(
         self,
@@ -69,7 +93,7 @@ class Reading:
         """Aggregates of each series that matches; arguments and errors as of `plan`, and StorageError for damage."""
         chosen = self._select(selector, partitions)
         with self.watching_damage():
-            return aggregates.by_series(self._current.now, chosen, self._first_kept(start), end, self.pool)
+            return aggregates.by_series(self._current.now, chosen, self.first_kept(start), end, self.pool)
 
     def by_interval(
         self,
@@ -86,7 +110,7 @@ class Reading:
         chosen = self._select(selector, partitions)
         with self.watching_damage():
             return aggregates.by_interval(
-                self._current.now, chosen, self._first_kept(start), end, interval, offset, wants, max_rows, self.pool
+                self._current.now, chosen, self.first_kept(start), end, interval, offset, wants, max_rows, self.pool
             )
 
     def samples(
@@ -95,8 +119,23 @@ class Reading:
         """The points of each series that matches, in pieces in order of time: key, times (ns), values."""
         chosen = self._select(selector, partitions)
         with self.watching_damage():
-            for local_id, times, values in aggregates.samples(self._current.now, chosen, self._first_kept(start), end):
+            for local_id, times, values in aggregates.samples(self._current.now, chosen, self.first_kept(start), end):
                 yield self._catalog.key(local_id), times, values
+
+    @property
+    def view(self) -> View:
+        """All that there is to read at this moment."""
+        return self._current.now
+
+    @property
+    def series_known(self) -> int:
+        """How many series there are; what a question selects changes with this number alone."""
+        return len(self._catalog)
+
+    def first_kept(self, start: int | None) -> int | None:
+        """The start of a range that holds nothing behind the retention's cutoff."""
+        cutoff = self._retention.cutoff
+        return start if cutoff == MIN_NS else max(cutoff, MIN_NS if start is None else start)
 
     @contextlib.contextmanager
     def watching_damage(self) -> Iterator[None]:
@@ -133,14 +172,13 @@ class Reading:
         self._check_bitmap(partitions)
         ids = self._catalog.matching(selector)
         hashes = self._catalog.hashes(ids)
-        places = self._partitions_of(hashes)
-        inside = np.frombuffer(partitions, np.uint8)[places >> 3] >> (places & 7) & 1 != 0
+        inside = self._are_in(hashes, partitions)
         return Selection(ids[inside], hashes[inside], self._catalog.key)
 
-    def _first_kept(self, start: int | None) -> int | None:
-        """The start of a range that holds nothing behind the retention's cutoff."""
-        cutoff = self._retention.cutoff
-        return start if cutoff == MIN_NS else max(cutoff, MIN_NS if start is None else start)
+    def _are_in(self, hashes: npt.NDArray[np.uint64], partitions: bytes) -> npt.NDArray[np.bool_]:
+        places = self._partitions_of(hashes)
+        found: npt.NDArray[np.bool_] = np.frombuffer(partitions, np.uint8)[places >> 3] >> (places & 7) & 1 != 0
+        return found
 
     def _check_bitmap(self, partitions: bytes) -> None:
         want = (self._partitions + 7) // 8

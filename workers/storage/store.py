@@ -2,7 +2,7 @@
 
 Owns the data directory, the catalog, the heads and the segments. Never opens a socket.
 
-Threads: `append`, `delete`, `tick`, `seal`, `compact` and `close` belong to the writer thread; everything else to any.
+Threads: `append`, `delete`, `adopt`, `tick`, `seal`, `compact` and `close` belong to the writer thread; everything else to any.
 Readers take the view once (view.py) and read nothing else that changes. Order in every step that could be cut short:
 rows are in the WAL before the head, in a renamed segment before the WAL file goes, in the new view before the old
 one is dropped; a delete record is durable before the first answer that knows of it, and in a WAL file behind a
@@ -37,6 +37,7 @@ from workers.storage.recovery import Recovery, Replayed
 from workers.storage.retention import Retention
 from workers.storage.sealer import Frozen, Sealer
 from workers.storage.sealing import Sealing
+from workers.storage.selections import Selections
 from workers.storage.view import CurrentView
 
 __all__ = ["AggregatePlan", "DeleteRecord", "LoggedBatch", "OpeningStopped", "Store"]
@@ -54,6 +55,7 @@ class Store(Reading):
         self._settings = settings
         self._catalog = Catalog()
         self._cache = PageCache(settings.cache_bytes)
+        self._selections = Selections(self._catalog, self._cache)
         self.pool = Readers(settings.read_threads)
         self._retention = Retention(settings.retention_days)
         self._floor = limits.DiskFloor(place.directory, settings.disk_floor_bytes)
@@ -127,6 +129,23 @@ class Store(Reading):
         self._maintainer.wake()
         logger.info("delete in force", number=record.number, device=record.selector.device_id)
         return True
+
+    @property
+    def delete_number(self) -> int:
+        """The highest delete in force, 0 before the first. Any thread."""
+        return self._current.now.deletes.number
+
+    def adopt(self, records: Sequence[DeleteRecord]) -> None:
+        """Apply the deletes of a ring, ascending by number, as far as they are not in force yet.
+
+        One that was in force, and was lost with its file, is brought back: what it hid and no compaction has merged since
+        is hidden again. Raises as `delete` does; then those before the one that failed are in force.
+        """
+        for record in records:
+            if self._current.now.deletes.lacks(record):
+                self._bring_back(record)
+            else:
+                self.delete(record)
 
     def tick(self) -> None:
         """Look at the clocks: the retention's cutoff, the age of the head. To be called now and then."""
@@ -343,6 +362,14 @@ class Store(Reading):
 
     def _new_head(self, rows: int, number: int) -> Head:
         return Head(max(rows, self._settings.head_rows), number)
+
+    def _bring_back(self, record: DeleteRecord) -> None:
+        """Let a record be in force again that was lost. It hides rows of lower numbers only, all written before it."""
+        record.check()
+        self._save(record)
+        self._current.put_deletes(self._current.now.deletes.after(record))
+        self._maintainer.wake()
+        logger.warning("delete brought back from the ring", number=record.number, device=record.selector.device_id)
 
     def _save(self, record: DeleteRecord) -> None:
         self._withdraw_failed()
