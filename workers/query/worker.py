@@ -17,16 +17,18 @@ from granian.constants import Interfaces
 from granian.log import LogLevels
 from granian.server.mp import MPServer
 
-from common import config, log, metrics, process
+from common import bus, config, log, metrics, process
 from common.errors import MinitrueError
 from common.ringstore import RingStore, open_store
 from workers.query import http
+from workers.query.frame import Context
 from workers.query.scatter import Scatter
 
 PORT_WAIT_S: Final = 3.0  # a killed predecessor's child is gone within one
 PORT_RETRY_S: Final = 0.05
 STOP_WAIT_S: Final = 3  # for requests that are being answered when the worker is stopped
 BACKLOG: Final = 1024  # connections that wait to be accepted
+SPARE_THREADS: Final = 8  # for health and for refusals, beside the requests that are answered and those that wait
 
 logger = log.get("query")
 
@@ -55,6 +57,7 @@ def run(settings: config.Settings, stop: process.Stop) -> None:
     """Serve until stopped. Raises MinitrueError when that cannot begin or ends by itself."""
     store = open_store(settings.cluster.ring_store, settings)
     store.load()  # an invalid ring is told now, in one line; a missing one may still come
+    key = bus.load_key(settings)
     if not _wait_for_port(settings.query.host, settings.query.port, stop):
         return
     server = _server(settings.query)
@@ -64,7 +67,7 @@ def run(settings: config.Settings, stop: process.Stop) -> None:
 
     def load(*_: Any) -> http.App:
         _end_with_parent(reader, writer, parent)
-        return _application(store, settings)
+        return _application(store, settings, key)
 
     try:
         server.serve(target_loader=load, wrap_loader=False)
@@ -81,7 +84,7 @@ def _server(query: config.Query) -> MPServer:
         port=query.port,
         interface=Interfaces.WSGI,
         workers=1,
-        blocking_threads=query.threads,
+        blocking_threads=query.threads + query.queue + SPARE_THREADS,
         backlog=BACKLOG,
         log_level=LogLevels.error,
         log_dictconfig={"loggers": {}},  # its records go where ours go
@@ -138,12 +141,12 @@ def _end_with_parent(reader: int, writer: int, parent: int) -> None:
         os._exit(1)
 
 
-def _application(store: RingStore, settings: config.Settings) -> http.App:
-    scatter = Scatter(f"query-{settings.query.port}", store, settings.cluster.ring_poll_s)
+def _application(store: RingStore, settings: config.Settings, key: bus.Key | None) -> http.App:
+    scatter = Scatter(f"query-{settings.query.port}", store, settings.cluster.ring_poll_s, key)
     scatter.start()
     _export(scatter)
     logger.info("answering", host=settings.query.host, port=settings.query.port)
-    return http.make_app(http.Service(scatter, settings))
+    return http.make_app(Context(scatter, settings))
 
 
 def _export(scatter: Scatter) -> None:
@@ -154,6 +157,7 @@ def _export(scatter: Scatter) -> None:
         lambda: {(reason,): count for reason, count in list(scatter.ignored.items())},
         labels=("reason",),
     )
+    metrics.counter_from(*bus.HANDSHAKES_METRIC, lambda: scatter.handshakes_failed)
     metrics.counters_from(
         "minitrue_query_asks",
         {

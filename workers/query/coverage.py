@@ -1,0 +1,108 @@
+"""What an answer speaks of: which partitions were asked and answered, who answered, who did not and why.
+
+An answer that lacks anything is an error unless the client allows it; see docs/http-api.md. Pure: no I/O, no state.
+"""
+
+from typing import Any, NoReturn
+
+from msgspec import Struct
+
+from common import protocol
+from workers.query.gather import Gather
+from workers.query.refusal import OverLimit, Refusal
+
+
+class Missing(Struct):
+    """Partitions that nobody answered for. node: who should have, partitions: how many, reason: why it did not."""
+
+    node: str
+    partitions: int
+    reason: str
+
+
+class Coverage(Struct):
+    """What an answer speaks of; see docs/http-api.md."""
+
+    partitions_asked: int
+    partitions_answered: int
+    complete: bool
+    epoch: int
+    delete_number: int
+    nodes: list[str]
+    missing: list[Missing]
+
+
+class Incomplete(Refusal):
+    """An answer that lacks something, and so is none."""
+
+    def __init__(self, error: str, message: str, coverage: Coverage) -> None:
+        super().__init__(503, error, message)
+        self.coverage = coverage
+
+
+def judge(gather: Gather[Any], ring_fault: str, allow_partial: bool) -> Coverage:
+    """The coverage of a question that has ended. Raises Incomplete, or the Refusal that a node's error means.
+
+    ring_fault: why there is no ring, if there is none.
+    """
+    if gather.error is not None:
+        _raise_error(gather.error)
+    found = of(gather)
+    if not found.complete and not (allow_partial and gather.epoch):
+        raise _incomplete(gather, found, ring_fault)
+    return found
+
+
+def of(gather: Gather[Any]) -> Coverage:
+    """The coverage of a question, complete or not."""
+    complete = gather.complete()
+    return Coverage(
+        gather.wanted.bit_count(),
+        gather.covered.bit_count(),
+        complete,
+        gather.epoch,
+        min((getattr(reply, "delete_number", 0) for reply in gather.replies), default=0),
+        sorted(gather.nodes),
+        [] if complete else _missing(gather),
+    )
+
+
+def merged(first: Coverage, *others: Coverage) -> Coverage:
+    """What several questions for one answer speak of together: no more than each of them."""
+    worst = first
+    for other in others:
+        if (other.complete, other.partitions_answered) < (worst.complete, worst.partitions_answered):
+            worst = other
+    return Coverage(
+        worst.partitions_asked,
+        worst.partitions_answered,
+        worst.complete,
+        worst.epoch,
+        min(each.delete_number for each in (first, *others)),
+        sorted({node for each in (first, *others) for node in each.nodes}),
+        worst.missing,
+    )
+
+
+def _missing(gather: Gather[Any]) -> list[Missing]:
+    missing = gather.wanted & ~gather.covered
+    return [
+        Missing(node, lacking.bit_count(), trouble.reason)
+        for node, trouble in sorted(gather.trouble.items())
+        if gather.plan is not None and (lacking := missing & gather.plan.owned(node))
+    ]
+
+
+def _incomplete(gather: Gather[Any], coverage: Coverage, ring_fault: str) -> Incomplete:
+    if not gather.epoch:
+        return Incomplete("not_ready", ring_fault, coverage)
+    reasons = "; ".join(f"{one.node}: {one.reason}" for one in coverage.missing)
+    lacking = coverage.partitions_asked - coverage.partitions_answered
+    text = f"{lacking} of {coverage.partitions_asked} partitions did not answer: {reasons}"
+    return Incomplete("incomplete", text, coverage)
+
+
+def _raise_error(error: protocol.ErrorReply) -> NoReturn:
+    if error.error == protocol.ERR_LIMIT:
+        raise OverLimit(error.setting, 0, None, error.message)
+    raise Refusal(500, "internal", f"BUG: a storage node refused our request: {error.message}")
