@@ -44,7 +44,7 @@ def latency(scale: float, nodes: int) -> Iterator[Finding]:
     probes = max(20, round(PROBES * scale))
     with (
         Sandbox(nodes=nodes, broker="mosquitto") as cluster,
-        _publisher(cluster, "--rate", RATE),
+        publisher(cluster, "--rate", RATE),
         _Probe(cluster) as probe,
     ):
         taken_ms = sorted(probe.measure() for _ in range(probes))
@@ -82,25 +82,26 @@ def _hold(cluster: Sandbox, messages: int) -> list[float]:
     held_mb: list[float] = []
     pid = cluster.pid("bridge")
     deadline = time.monotonic() + PATIENCE_S + PATIENCE * messages / FAST
-    with _publisher(cluster, "--rate", FAST, "--count", messages) as publisher:
-        while publisher.poll() is None or _acknowledged(cluster) < messages:
+    with publisher(cluster, "--rate", FAST, "--count", messages) as sender:
+        while sender.poll() is None or acknowledged(cluster) < messages:
             if time.monotonic() > deadline:
-                raise click.ClickException(f"{_acknowledged(cluster)} of {messages} messages acknowledged in time")
+                raise click.ClickException(f"{acknowledged(cluster)} of {messages} messages acknowledged in time")
             held_mb.append(alone.resident_mb(pid))
             time.sleep(SAMPLE_S)
-    if publisher.returncode:
-        raise click.ClickException(f"the publisher ended with {publisher.returncode}")
+    if sender.returncode:
+        raise click.ClickException(f"the publisher ended with {sender.returncode}")
     return held_mb
 
 
-def _acknowledged(cluster: Sandbox) -> int:
+def acknowledged(cluster: Sandbox) -> int:
+    """Messages that the bridge has acknowledged so far."""
     with urllib.request.urlopen(cluster.http + "/metrics", timeout=ANSWER_S) as answer:
         found = re.findall(rb"^minitrue_bridge_pubacks_total\S* (\S+)$", answer.read(), re.MULTILINE)
     return int(sum(map(float, found)))
 
 
 @contextmanager
-def _publisher(cluster: Sandbox, *options: object) -> Iterator["subprocess.Popen[bytes]"]:
+def publisher(cluster: Sandbox, *options: object) -> Iterator["subprocess.Popen[bytes]"]:
     """The simulator, running; ended with the block if it has not ended before."""
     command = [str(each) for each in (PUBLISHER, "--sim", "--url", cluster.mqtt, "--json", *options)]
     quiet = subprocess.DEVNULL

@@ -31,14 +31,14 @@ def client_name() -> str:
 
 
 def load(port: int, path: str, body: str, connections: int, seconds: float) -> Measured:
-    """POST the body again and again over some connections."""
+    """POST the body again and again over some connections; GET where it is empty."""
     run = _wrk if shutil.which("wrk") else _python
     return run(port, path, body, connections, seconds)
 
 
 def _wrk(port: int, path: str, body: str, connections: int, seconds: float) -> Measured:
     with tempfile.NamedTemporaryFile("w", suffix=".lua") as script:
-        script.write(f"wrk.method = 'POST'\nwrk.body = [[{body}]]\n")
+        script.write(f"wrk.method = 'POST'\nwrk.body = [[{body}]]\n" if body else "")
         script.flush()
         command = ["wrk", "-t1", f"-c{connections}", f"-d{max(1, round(seconds))}s", "--latency", "-s", script.name]
         done = subprocess.run([*command, f"http://127.0.0.1:{port}{path}"], capture_output=True, text=True, check=True)
@@ -66,7 +66,7 @@ def _python(port: int, path: str, body: str, connections: int, seconds: float) -
     def client() -> None:
         connection = http.client.HTTPConnection("127.0.0.1", port)
         while (begun := time.perf_counter()) < deadline:
-            connection.request("POST", path, body)
+            connection.request("POST" if body else "GET", path, body or None)
             response = connection.getresponse()
             response.read()
             taken.append(time.perf_counter() - begun)
