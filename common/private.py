@@ -14,15 +14,15 @@ from common.errors import ConfigError
 MODE: Final = 0o600  # what such files are written with
 
 
-def read(path: Path, what: str) -> str:
-    """The text of a secret file. what: the setting that names it, for the texts.
+def read(path: Path, what: str, closed_to: int = 0o077) -> str:
+    """The text of a secret file. what: the setting that names it, for texts; closed_to: bits its mode must not have.
 
     Raises ConfigError when it cannot be read, is not UTF-8, or is open to others than its owner.
     """
     try:
         with path.open("rb") as file:
             mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
-            if mode & 0o077:
+            if mode & closed_to:
                 raise ConfigError(f"{what}: {path} has mode {mode:04o}, want 0600: chmod 600 {path}")
             return file.read().decode()
     except OSError as error:

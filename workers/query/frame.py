@@ -13,6 +13,7 @@ import msgspec
 from common import clock, config
 from common.errors import MSGSPEC_ERRORS
 from workers.query import coverage
+from workers.query.access import Access
 from workers.query.coverage import Coverage
 from workers.query.gate import Gate
 from workers.query.gather import Gather, Survey
@@ -48,6 +49,7 @@ class Request:
         self.environ = environ
         self.method: str = environ["REQUEST_METHOD"]
         self.path: str = environ["PATH_INFO"]
+        self.who = ""  # the name of its token; "" where none is needed
         self._max_body_bytes = max_body_bytes
 
     def header(self, name: str) -> str:
@@ -112,6 +114,7 @@ class Context:
         self.settings = settings
         self.now_ns = now_ns
         self.timings = Timings()
+        self.access = Access(settings)
         self.gate = Gate(settings.query.threads, settings.query.queue, settings.query.timeout_s)
 
     def timeout_s(self, parameters: Mapping[str, Any]) -> float:

@@ -12,6 +12,7 @@ import bottle
 
 from common import log
 from common.errors import MinitrueError
+from workers.query.access import Denied
 from workers.query.coverage import Incomplete
 from workers.query.frame import JSON, Context, Request, Response, Route, Scope, answer, encode
 from workers.query.gate import Busy
@@ -24,7 +25,14 @@ logger = log.get("query.http")
 
 
 def authorize(context: Context, asked: Request, scope: Scope) -> None:
-    """Whether the client may do what a route is for. Raises Refusal."""
+    """Whether the client may do what a route is for; notes who it is. Raises Refusal."""
+    try:
+        asked.who = context.access.check(asked.header("Authorization"), scope)
+    except Denied as denied:
+        if logger.limited("denied", 5.0):
+            client = asked.environ.get("REMOTE_ADDR", "")
+            logger.warning("access denied", client=client, path=asked.path, reason=str(denied))
+        raise
 
 
 def make_app(context: Context) -> "App":
@@ -174,4 +182,6 @@ def refused(refusal: Refusal) -> Response:
         if refusal.value is not None:
             told["value"] = refusal.value
     headers = {"Retry-After": str(refusal.retry_after_s)} if isinstance(refusal, Busy) else {}
+    if isinstance(refusal, Denied):
+        headers = {"WWW-Authenticate": refusal.challenge}
     return Response(encode(told), refusal.status, headers=headers)

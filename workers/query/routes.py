@@ -9,7 +9,7 @@ ROUTES: Final = (
     Route("/query", ("POST",), "read", handlers_query.query, "aggregate one device's metric over a range of time"),
     Route("/api/v1/series", ("GET",), "read", handlers_series.series, "devices and metrics, page by page"),
     Route("/healthz", ("GET",), "none", handlers_health.healthz, "whether this process is alive", limited=False),
-    Route("/readyz", ("GET",), "none", handlers_health.readyz, "whether every storage node answers", limited=False),
+    Route("/readyz", ("GET",), "read", handlers_health.readyz, "whether every storage node answers", limited=False),
     Route(
         "/metrics", ("GET",), "read", handlers_health.exposition, "Prometheus exposition of all workers", limited=False
     ),

@@ -8,19 +8,21 @@ or sockets is made in the child, after the fork.
 import os
 import signal
 import socket
+import ssl
 import threading
 from typing import Any, Final, NoReturn
 
 import click
 import msgspec
-from granian.constants import Interfaces
+from granian.constants import Interfaces, SSLProtocols
 from granian.log import LogLevels
 from granian.server.mp import MPServer
 
-from common import bus, config, log, metrics, process
-from common.errors import MinitrueError
+from common import bus, config, log, metrics, private, process
+from common.errors import ConfigError, MinitrueError
 from common.ringstore import RingStore, open_store
 from workers.query import http
+from workers.query.access import Access
 from workers.query.frame import Context
 from workers.query.scatter import Scatter
 
@@ -58,9 +60,11 @@ def run(settings: config.Settings, stop: process.Stop) -> None:
     store = open_store(settings.cluster.ring_store, settings)
     store.load()  # an invalid ring is told now, in one line; a missing one may still come
     key = bus.load_key(settings)
+    Access(settings)  # tokens that cannot be used are told now, too
+    _check_tls(settings)
     if not _wait_for_port(settings.query.host, settings.query.port, stop):
         return
-    server = _server(settings.query)
+    server = _server(settings)
     server.on_startup(lambda: signal.raise_signal(signal.SIGTERM) if stop.is_set() else None)
     reader, writer = os.pipe()  # the writer stays open here for as long as this process lives
     parent = os.getpid()
@@ -77,7 +81,8 @@ def run(settings: config.Settings, stop: process.Stop) -> None:
     logger.info("stopped")
 
 
-def _server(query: config.Query) -> MPServer:
+def _server(settings: config.Settings) -> MPServer:
+    query = settings.query
     return MPServer(
         "query",
         address=query.host,
@@ -89,7 +94,27 @@ def _server(query: config.Query) -> MPServer:
         log_level=LogLevels.error,
         log_dictconfig={"loggers": {}},  # its records go where ours go
         workers_kill_timeout=STOP_WAIT_S,
+        ssl_cert=settings.path(query.cert_file) if query.cert_file else None,
+        ssl_key=settings.path(query.key_file) if query.key_file else None,
+        ssl_protocol_min=SSLProtocols.tls12,
     )
+
+
+def _check_tls(settings: config.Settings) -> None:
+    """Raise ConfigError where certificate and key cannot be used; granian would say so in a traceback."""
+    query = settings.query
+    if not query.cert_file:
+        return
+    cert, key = settings.path(query.cert_file), settings.path(query.key_file)
+    private.read(key, "query.key_file", closed_to=0o007)  # a group may read it, as that of certificates does
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(cert, key, password=lambda: "")  # never asks for one
+    except (OSError, ValueError) as error:
+        reason = error.reason if isinstance(error, ssl.SSLError) and error.reason else error
+        raise ConfigError(
+            f"query.cert_file {cert}, query.key_file {key}: {reason}; want a certificate chain and its key, PEM, "
+            "not encrypted"
+        ) from error
 
 
 # The parent, before the fork
