@@ -107,6 +107,7 @@ class Query(Struct, frozen=True, forbid_unknown_fields=True):
     timeout_s: Seconds = 10.0
     max_body_bytes: Annotated[int, Meta(ge=1024)] = 1 << 20
     page_limit: Annotated[int, Meta(ge=1, le=1_000_000)] = 10_000
+    max_response_bytes: Annotated[int, Meta(ge=1 << 16)] = 1 << 30
     tokens_file: str = ""
     cert_file: str = ""
     key_file: str = ""
