@@ -15,7 +15,6 @@ import msgspec
 
 from common.errors import MSGSPEC_ERRORS, ProtocolError
 from common.match import Match
-from common.selector import Selector
 
 VERSION: Final = 1
 
@@ -34,7 +33,6 @@ SAMPLES: Final = b"samples"  # SamplesRequest -> SamplesReply: points, a page at
 GAPS: Final = b"gaps"  # GapsRequest -> GapsReply: silences
 CANCEL: Final = b"cancel"  # no body, no reply: nobody waits for the answer to `re` any more
 LIVE: Final = b"live"  # storage -> query, published: a PointBatch that is durable
-DELETE: Final = b"delete"  # DeleteRequest -> DeleteReply
 STATUS: Final = b"status"  # empty map -> a map for people, see docs
 METRICS: Final = b"metrics"  # empty map -> MetricsReply
 REPLY: Final = b"reply"  # body by the request's kind
@@ -43,7 +41,7 @@ ERROR: Final = b"error"  # ErrorReply
 KINDS: Final = frozenset(
     (
         BATCH, ACK, BEAT, BEAT_ACK, AGGREGATE, AGGREGATES, GROUPS, SERIES, DESCRIBE, TAGS, SAMPLES, GAPS, CANCEL, LIVE,
-        DELETE, STATUS, METRICS, REPLY, ERROR,
+        STATUS, METRICS, REPLY, ERROR,
     )
 )  # fmt: skip
 
@@ -89,7 +87,7 @@ class Ack(msgspec.Struct, frozen=True, omit_defaults=True):
     detail: str = ""
 
 
-ERR_STALE_EPOCH: Final = "stale-epoch"  # epoch older than `since` of a partition in the batch: reload, resend
+ERR_STALE_EPOCH: Final = "stale-epoch"  # epoch older than `since` of a partition, or newer than the node's: resend
 ERR_NOT_MINE: Final = "not-mine"  # this node owns no such partition: reload, resend
 ERR_BAD_BATCH: Final = "bad-batch"  # the body cannot be decoded; resending will not help
 ERR_DISK: Final = "disk"  # the disk fails, nothing can be written now: back off, resend
@@ -164,12 +162,15 @@ class AggregateReply(msgspec.Struct, frozen=True):
 class ErrorReply(msgspec.Struct, frozen=True):
     """A request that failed. error: one of the ERR_ codes; message: in words, with limit and value.
 
-    setting: of a limit, such as "query.max_points"; "" for what has none.
+    setting: of a limit, such as "query.max_points"; "" for what has none. limit: what it allows; value: what the
+    question would need, at least.
     """
 
     error: str
     message: str
     setting: str = ""
+    limit: int = 0
+    value: int = 0
 
 
 class AggregatesRequest(msgspec.Struct, frozen=True):
@@ -384,25 +385,6 @@ class GapsReply(msgspec.Struct, frozen=True):
     columns: dict[str, bytes]
     more: bool
     cost: Cost
-
-
-class DeleteRequest(msgspec.Struct, frozen=True):
-    """Delete the points of all series that match, start_ns <= time <= end_ns, that were taken in before.
-
-    number: the ring's epoch that commits it; above that of every delete before. None is open.
-    """
-
-    number: int
-    selector: Selector
-    start_ns: int | None = None
-    end_ns: int | None = None
-
-
-class DeleteReply(msgspec.Struct, frozen=True):
-    """It is durable and in force. applied: False when it was before: the same request again changes nothing."""
-
-    number: int
-    applied: bool
 
 
 class ProcessMetrics(msgspec.Struct, frozen=True):

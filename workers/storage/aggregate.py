@@ -37,7 +37,13 @@ _LOW_63: Final = 0x7FFF_FFFF_FFFF_FFFF
 
 
 class LimitError(StorageError):
-    """A question that would need more than its limit allows."""
+    """A question that would need more than its limit allows. setting: the limit's name; value: what it would need."""
+
+    def __init__(self, text: str, setting: str = "", limit: int = 0, value: int = 0) -> None:
+        super().__init__(text)
+        self.setting = setting
+        self.limit = limit
+        self.value = value
 
 
 class Rows(NamedTuple):
@@ -277,9 +283,9 @@ def _buckets(series: Selection, layout: Layout, grid: Grid, rows: Integers) -> t
 
 def _rows(found: list[tuple[Integers, Integers, Integers]], cost: Cost) -> Rows:
     if len(found) == 1:
-        return Rows(*found[0], *cost)
+        return Rows(*found[0], *cost[:4])
     ids, starts, rows = (np.concatenate(columns) for columns in zip(*found, strict=True))
-    return Rows(ids, starts, rows, *cost)
+    return Rows(ids, starts, rows, *cost[:4])
 
 
 def _from_ordered(keys: Integers) -> Values:

@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from workers.storage import aggregate_kernels, kernels
-from workers.storage.aggregate_kernels import FIELDS, JOINED, SEPARATE
+from workers.storage.aggregate_kernels import FIELDS, JOINED, SEPARATE, SUMMARIZED
 from workers.storage.head import Parts
 from workers.storage.join import settled_pieces
 from workers.storage.readers import Readers
@@ -29,6 +29,7 @@ from workers.storage.segment import Segment
 from workers.storage.table import Masks, Table, View, runs
 
 _TASK_ROWS: Final = 1 << 18  # decoding them takes a few milliseconds: many tasks in a second, few changes of thread
+_WAVE_ROWS: Final = 1 << 20  # summary rows that tasks may hold before they are added up: 112 MB
 _BATCH_ROWS: Final = 1 << 15  # decoded before they are folded; times and values take half a megabyte of cache
 
 
@@ -60,6 +61,12 @@ class Layout(NamedTuple):
         return cls(np.zeros(series, np.int64), np.zeros(series, np.int64), np.ones(series, np.int64), 1)
 
     @classmethod
+    def grouped(cls, groups: Integers) -> "Layout":
+        """One row for each group; series have ascending groups, none left out."""
+        base = groups - groups[0]
+        return cls(base, np.zeros(len(groups), np.int64), base + 1, int(base[-1]) + 1)
+
+    @classmethod
     def apart(cls, series: int) -> "Layout":
         """One row for each series."""
         return cls(np.arange(series), np.zeros(series, np.int64), np.arange(1, series + 1), series)
@@ -77,18 +84,19 @@ _NO_OFFSETS: Final = np.zeros(2, np.int64)
 
 
 class Cost(NamedTuple):
-    """What an answer cost."""
+    """What an answer cost. bytes: of the blocks decoded, as they are stored."""
 
     summarized: int = 0
     windows: int = 0
     decoded: int = 0
     rows: int = 0
+    bytes: int = 0
 
     def plus(self, other: "Cost") -> "Cost":
         """Both together."""
         return Cost(
             self.summarized + other.summarized, self.windows + other.windows, self.decoded + other.decoded,
-            self.rows + other.rows,
+            self.rows + other.rows, self.bytes + other.bytes,
         )  # fmt: skip
 
 
@@ -107,12 +115,14 @@ class Fold:
     """What a view holds of the series of one table, folded. What needs no decoding is folded at once.
 
     rows: int64[layout.rows, FIELDS], complete after `run`; rows_to_decode: at most; cost: so far. with_windows: whether
-    windows may be read, of which first, last and M2 cannot be told (M2 is NaN then).
+    windows may be read, of which first, last and M2 cannot be told (M2 is NaN then). with_summaries: False to decode
+    all that touches the range, for a subclass that looks at rows.
     """
 
     def __init__(
-        self, view: View, table: Table, recent: Recent, grid: Grid, layout: Layout, with_windows: bool = False
-    ) -> None:
+        self, view: View, table: Table, recent: Recent, grid: Grid, layout: Layout, with_windows: bool = False,
+        with_summaries: bool = True,
+    ) -> None:  # fmt: skip
         self.rows = np.zeros((layout.rows, FIELDS), np.int64)
         self.rows_to_decode = 0
         self.cost = Cost()
@@ -122,6 +132,7 @@ class Fold:
         self._grid = grid
         self._layout = layout
         self._with_windows = with_windows
+        self._with_summaries = with_summaries
         self._held = np.zeros(len(layout.base), np.uint8)
         self._fates = np.zeros(len(recent.places), np.uint8)
         self._tasks: list[Task] = []
@@ -132,10 +143,13 @@ class Fold:
     def run(self, pool: Readers | None = None) -> None:
         """Decode what is left. Raises StorageError for a damaged block."""
         tasks, self._tasks = self._tasks, []
-        parts = pool.run(tasks) if pool is not None and len(tasks) > 1 else [task() for task in tasks]
-        for part in parts:
-            aggregate_kernels.merge(part.rows, self.rows[part.shift : part.shift + len(part.rows)])
-            self.cost = self.cost.plus(part.cost)
+        at_once = max(2, _WAVE_ROWS // max(1, len(self.rows)))  # each may make as many rows as there are
+        for begin in range(0, len(tasks), at_once):
+            wave = tasks[begin : begin + at_once]
+            parts = pool.run(wave) if pool is not None and len(tasks) > 1 else [task() for task in wave]
+            for part in parts:
+                aggregate_kernels.merge(part.rows, self.rows[part.shift : part.shift + len(part.rows)])
+                self.cost = self.cost.plus(part.cost)
 
     def _fold_recent(self) -> None:
         """Take in the summaries of heads that stand for themselves; tasks for the others that touch the range."""
@@ -146,6 +160,8 @@ class Fold:
             recent.places, recent.summaries, recent.masked, table.earliest, table.latest, *self._grid, self._fates,
             self._held,
         )  # fmt: skip
+        if not self._with_summaries:
+            self._fates[self._fates == SUMMARIZED] = SEPARATE
         summarized = aggregate_kernels.fold_parts(
             recent.places, recent.summaries, self._fates, self._grid.interval, self._grid.offset, layout.base,
             layout.first, self.rows,
@@ -172,8 +188,9 @@ class Fold:
             return
         exposed = np.zeros(len(self._held), np.int64)
         table, recent = self._table, self._recent
+        alone = table.alone if self._with_summaries else np.zeros_like(table.alone)
         aggregate_kernels.count_exposed(
-            table.places, table.t_min, table.t_max, table.counts, table.alone, recent.places, recent.summaries,
+            table.places, table.t_min, table.t_max, table.counts, alone, recent.places, recent.summaries,
             self._fates, self._held, *self._grid, exposed,
         )  # fmt: skip
         self.rows_to_decode += int(exposed.sum())
@@ -220,6 +237,10 @@ class Fold:
     ) -> tuple[npt.NDArray[np.int32], Cost]:  # fmt: skip
         """Fold the summaries and windows of a span of the table where they stand; the blocks that are left."""
         table = self._table
+        if not self._with_summaries:
+            touched = (table.t_min[span] <= self._grid.end) & (table.t_max[span] >= self._grid.start)
+            asked = touched & (skipped[table.places[span]] == 0)
+            return (np.flatnonzero(asked) + span.start).astype(np.int32), Cost()
         undecided = np.empty(span.stop - span.start, np.int32)
         clean = np.empty(len(undecided), np.uint8)
         tally = np.zeros(1, np.int64)
@@ -406,7 +427,10 @@ class Fold:
         )
 
     def _cost_of(self, blocks: npt.NDArray[np.int32]) -> Cost:
-        return Cost(decoded=len(blocks), rows=int(self._table.counts[blocks].sum()))
+        table, segments = self._table, self._view.stored.segments
+        where = zip(table.segments[blocks].tolist(), table.blocks[blocks].tolist(), strict=True)
+        stored = sum(segments[segment].block_bytes(block) for segment, block in where)
+        return Cost(decoded=len(blocks), rows=int(table.counts[blocks].sum()), bytes=stored)
 
 
 def fold_summaries(view: View, ids: Integers, table: Table, grid: Grid) -> tuple[Integers, Cost] | None:
