@@ -7,10 +7,13 @@ The thread that asks works on its own tasks too, and helpers join it when they a
 several at once, and nobody waits for a thread that waits for him.
 """
 
+import copy
 import queue
 import threading
 from collections.abc import Callable, Sequence
 from typing import Generic, TypeVar
+
+from workers.storage.work import Cancel
 
 Result = TypeVar("Result")
 
@@ -18,10 +21,11 @@ Result = TypeVar("Result")
 class _Job(Generic[Result]):
     """Tasks in the order in which they are taken, and what became of them. `_lock` guards all fields."""
 
-    def __init__(self, tasks: Sequence[Callable[[], Result]]) -> None:
+    def __init__(self, tasks: Sequence[Callable[[], Result]], check: Callable[[], None]) -> None:
         self.results: list[Result | None] = [None] * len(tasks)
         self.error: BaseException | None = None
         self._tasks = tasks
+        self._check = check
         self._next = 0
         self._running = 0
         self._lock = threading.Lock()
@@ -31,6 +35,7 @@ class _Job(Generic[Result]):
         """Do tasks until none is left that nobody has taken."""
         while (at := self._take()) is not None:
             try:
+                self._check()
                 self.results[at] = self._tasks[at]()
             except BaseException as error:
                 self._fail(error)
@@ -68,6 +73,7 @@ class Readers:
 
     def __init__(self, threads: int) -> None:
         self._jobs: queue.SimpleQueue[_Job[object] | None] = queue.SimpleQueue()
+        self._check: Callable[[], None] = _go_on
         self._helpers = [
             threading.Thread(target=self._help, name=f"reader{number}", daemon=True) for number in range(1, threads)
         ]
@@ -76,7 +82,7 @@ class Readers:
 
     def run(self, tasks: Sequence[Callable[[], Result]]) -> list[Result]:
         """The tasks' results, in their order. The first error of a task is raised, when all that ran have ended."""
-        job: _Job[Result] = _Job(tasks)
+        job: _Job[Result] = _Job(tasks, self._check)
         for _ in range(min(len(self._helpers), len(tasks) - 1)):
             self._jobs.put(job)  # type: ignore[arg-type]
         job.work()
@@ -84,6 +90,12 @@ class Readers:
         if job.error is not None:
             raise job.error
         return job.results  # type: ignore[return-value]
+
+    def watching(self, cancel: Cancel) -> "Readers":
+        """The same threads, for work that may be given up: then `run` raises CancelledError before the next task."""
+        other = copy.copy(self)
+        other._check = cancel.check
+        return other
 
     def close(self) -> None:
         """End the helpers, once they have done what they are at."""
@@ -95,3 +107,7 @@ class Readers:
     def _help(self) -> None:
         while (job := self._jobs.get()) is not None:
             job.work()
+
+
+def _go_on() -> None:
+    """What nobody gives up."""

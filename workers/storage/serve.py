@@ -2,25 +2,30 @@
 
 Owns the ROUTER and the pool of readers; runs in the server thread. Short requests are answered there at once;
 one that has to decode much goes to the pool, so that it cannot keep the short ones waiting. Never changes the
-store: a request that does is handed to the writer thread, and answered when it was done. A request that is not for
-this process is counted and not answered: its caller has a deadline.
+store. A request that is not for this process is counted and not answered: its caller has a deadline.
 """
 
 import queue
 import threading
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from functools import partial
+from typing import Any, Final, NamedTuple
 
 from common import bus, clock, log, metrics, protocol
-from common.errors import MinitrueError, ProtocolError, StorageError
+from common.errors import MinitrueError, ProtocolError
 from common.protocol import ErrorReply, Header, Message
-from workers.storage import routed
-from workers.storage.aggregate import AggregatePlan
+from workers.storage import questions, routed
+from workers.storage.aggregate import AggregatePlan, LimitError
 from workers.storage.node import Node
 from workers.storage.store import Store
+from workers.storage.work import Cancel, CancelledError, Handler, Work, at_once
 
 INLINE_ROWS = 65_536  # decoding so many rows takes well under a millisecond: not worth a change of thread
 BRIDGE_SHOWN_S = 3600.0  # a bridge that has been silent for so long has gone, and nobody misses it
+
+Name = tuple[str, int, int]  # of a request: sender, incarnation, sequence
+
+_NEVER: Final = Cancel()  # of what is answered at once
 
 logger = log.get("storage")
 
@@ -32,6 +37,11 @@ class Ask(NamedTuple):
     header: Header
     kind: bytes
 
+    @property
+    def name(self) -> Name:
+        """What a cancel calls it."""
+        return self.header.sender, self.header.incarnation, self.header.sequence
+
 
 @dataclass
 class ServeCounts:
@@ -40,23 +50,24 @@ class ServeCounts:
     requests: int = 0
     errors: int = 0
     pooled: int = 0
+    cancelled: int = 0
 
 
 @dataclass
 class Server:
-    """The server thread's work. `run` returns when `stop` is set.
-
-    control: takes requests that change the store to the writer thread, and brings their replies (routed.py).
-    """
+    """The server thread's work. `run` returns when `stop` is set."""
 
     sockets: bus.Bus
     router: bus.Router
-    control: bus.Socket
     node: Node
     store: Store
     read_threads: int
     counts: ServeCounts = field(default_factory=ServeCounts)
-    _work: "queue.SimpleQueue[tuple[Ask, AggregatePlan] | None]" = field(default_factory=queue.SimpleQueue)
+    _work: "queue.SimpleQueue[tuple[Ask, Work, Cancel] | None]" = field(default_factory=queue.SimpleQueue)
+    _cancels: dict[Name, Cancel] = field(default_factory=dict)  # of what readers have to do; items go in any thread
+
+    def __post_init__(self) -> None:
+        self._table = self._handlers()
 
     def run(self, stop: bus.Pollable) -> None:
         """Serve until `stop` becomes readable."""
@@ -64,7 +75,7 @@ class Server:
         readers = [threading.Thread(target=self._read, args=(theirs,), daemon=True) for _, theirs in ends]
         for reader in readers:
             reader.start()
-        poller = bus.Poller([self.router, stop, self.control, *(ours for ours, _ in ends)])
+        poller = bus.Poller([self.router, stop, *(ours for ours, _ in ends)])
         while stop not in (ready := poller.poll(None)):
             for socket in ready:
                 if socket is self.router:
@@ -92,7 +103,11 @@ class Server:
         if reason is not None:
             self.node.ignore(reason)
             return
+        if message.kind == protocol.CANCEL:
+            self._cancel(message.header)
+            return
         self.counts.requests += 1
+        self.node.told_epoch = max(self.node.told_epoch, message.header.epoch)
         ask = Ask(route, message.header, message.kind)
         try:
             reply = self._answer(ask, message)
@@ -107,31 +122,36 @@ class Server:
             return None
         return protocol.mismatch(header, self.node.cluster, self.node.node_id, self.node.incarnation)
 
-    def _answer(self, ask: Ask, message: Message) -> list[bytes] | None:
-        """The reply's frames, or None when another thread will answer."""
-        if message.kind == protocol.AGGREGATE:
-            return self._aggregate(ask, protocol.decode_body(message.body, protocol.AggregateRequest))
-        if message.kind == protocol.AGGREGATES:
-            requests = protocol.decode_body(message.body, protocol.AggregatesRequest).requests
-            return self._reply(ask, protocol.AggregatesReply(self._outcomes(ask, requests)))
-        if message.kind == protocol.SERIES:
-            return self._reply(ask, self._series(protocol.decode_body(message.body, protocol.SeriesRequest)))
-        if message.kind == protocol.STATUS:
-            return self._reply(ask, self._status())
-        if message.kind == protocol.DELETE:
-            self._hand_on(ask, message)
-            return None
-        if message.kind == protocol.METRICS:
-            return self._reply(ask, self._metrics())
-        raise ProtocolError(
-            f"{ask.kind.decode()} on the request socket, want status, metrics, aggregate, aggregates, series or delete"
-        )
+    def _handlers(self) -> dict[bytes, Handler]:
+        return {
+            protocol.AGGREGATE: Handler(protocol.AggregateRequest, self._aggregate),
+            protocol.AGGREGATES: at_once(protocol.AggregatesRequest, self._aggregates),
+            protocol.SERIES: at_once(protocol.SeriesRequest, self._series),
+            protocol.STATUS: at_once(Any, lambda _: self._status()),
+            protocol.METRICS: at_once(Any, lambda _: self._metrics()),
+            **questions.handlers(self.store, lambda partitions: self.node.view.cover(partitions)),
+        }
 
-    def _hand_on(self, ask: Ask, message: Message) -> None:
-        """Give a request to the writer thread."""
-        frames = protocol.pack(message.kind, message.header, message.body)
-        if not self.control.send(routed.join(ask.route, frames)):
-            raise StorageError("too many changes wait for the writer, ask again")
+    def _answer(self, ask: Ask, message: Message) -> list[bytes] | None:
+        """The reply's frames, or None when a reader thread will answer."""
+        handler = self._table.get(ask.kind)
+        if handler is None:
+            kinds = ", ".join(sorted(kind.decode() for kind in self._table))
+            raise ProtocolError(f"{ask.kind.decode()} on the request socket, want one of {kinds}")
+        work = handler.begin(protocol.decode_body(message.body, handler.request))
+        if work.short:
+            return self._reply(ask, work.run(_NEVER))
+        self.counts.pooled += 1
+        cancel = self._cancels[ask.name] = Cancel()
+        self._work.put((ask, work, cancel))
+        return None
+
+    def _cancel(self, header: Header) -> None:
+        """Nobody waits for a request any more: what waits of it is dropped, what runs stops at its next piece."""
+        cancel = self._cancels.pop((header.sender, header.re_incarnation, header.re), None)
+        if cancel is not None:
+            self.counts.cancelled += 1
+            cancel.set()
 
     def _plan(self, request: protocol.AggregateRequest) -> AggregatePlan:
         covered = self.node.view.cover(request.partitions)
@@ -139,40 +159,47 @@ class Server:
             request.device_id, request.metric_name, request.tags, covered, request.start_ns, request.end_ns
         )
 
-    def _outcomes(self, ask: Ask, requests: list[protocol.AggregateRequest]) -> list[protocol.AggregateOutcome]:
+    def _aggregates(self, asked: protocol.AggregatesRequest) -> protocol.AggregatesReply:
         """The answers to requests that came together; none to those that would keep the others waiting."""
         outcomes, rows = [], 0
-        for request in requests:
+        for request in asked.requests:
             try:
                 plan = self._plan(request)
                 fits = rows + plan.rows_to_decode <= INLINE_ROWS
                 rows += plan.rows_to_decode if fits else 0
-                outcomes.append(protocol.AggregateOutcome(self._run(plan) if fits else None, None))
+                outcomes.append(protocol.AggregateOutcome(self._run(plan, _NEVER) if fits else None, None))
             except Exception as error:
-                outcomes.append(protocol.AggregateOutcome(None, self._error(ask, error)))
-        return outcomes
+                outcomes.append(protocol.AggregateOutcome(None, self._error(protocol.AGGREGATES, error)))
+        return protocol.AggregatesReply(outcomes)
 
-    def _aggregate(self, ask: Ask, request: protocol.AggregateRequest) -> list[bytes] | None:
+    def _aggregate(self, request: protocol.AggregateRequest) -> Work:
         plan = self._plan(request)
-        if plan.rows_to_decode <= INLINE_ROWS:
-            return self._reply(ask, self._run(plan))
-        self.counts.pooled += 1
-        self._work.put((ask, plan))
-        return None
+        return Work(partial(self._run, plan), plan.rows_to_decode <= INLINE_ROWS)
 
-    def _run(self, plan: AggregatePlan) -> protocol.AggregateReply:
+    def _run(self, plan: AggregatePlan, cancel: Cancel) -> protocol.AggregateReply:
         with self.store.watching_damage():
-            return plan.run(self.store.pool)
+            return plan.run(self.store.pool if cancel is _NEVER else self.store.pool.watching(cancel))
 
     def _read(self, socket: bus.Socket) -> None:
-        """A reader thread: runs plans, hands the frames to the server thread through its pair."""
-        while (work := self._work.get()) is not None:
-            ask, plan = work
-            try:
-                reply = self._reply(ask, self._run(plan))
-            except Exception as error:
-                reply = self._explain(ask, error)
-            socket.send(routed.join(ask.route, reply))
+        """A reader thread: does work, hands the frames to the server thread through its pair."""
+        while (queued := self._work.get()) is not None:
+            ask, work, cancel = queued
+            reply = self._work_on(ask, work, cancel)
+            if reply is not None:
+                socket.send(routed.join(ask.route, reply))
+
+    def _work_on(self, ask: Ask, work: Work, cancel: Cancel) -> list[bytes] | None:
+        """The reply's frames; None when nobody waits for them."""
+        try:
+            cancel.check()
+            return self._reply(ask, work.run(cancel))
+        except CancelledError:
+            return None
+        except Exception as error:
+            return self._explain(ask, error)
+        finally:
+            if self._cancels.get(ask.name) is cancel:
+                self._cancels.pop(ask.name, None)
 
     def _forward(self, socket: bus.Socket) -> None:
         while (frames := socket.receive()) is not None:
@@ -197,6 +224,7 @@ class Server:
             "uptime_s": clock.monotonic_s() - self.node.started_s,
             "epoch": ring.epoch,
             "ring_hash": ring.hash,
+            "not_adopted": self.node.not_adopted,
             "partitions": ring.partitions,
             "partitions_owned": int(self.node.view.owned.sum()),
             "bridges": bridges,
@@ -218,15 +246,17 @@ class Server:
 
     def _explain(self, ask: Ask, error: Exception) -> list[bytes]:
         """The error reply for a request that failed."""
-        return protocol.pack(protocol.ERROR, self.node.header(ask.header), self._error(ask, error))
+        return protocol.pack(protocol.ERROR, self.node.header(ask.header), self._error(ask.kind, error))
 
-    def _error(self, ask: Ask, error: Exception) -> ErrorReply:
+    def _error(self, kind: bytes, error: Exception) -> ErrorReply:
         """What to say of a request that failed; one bad request never ends the node."""
         self.counts.errors += 1
         if isinstance(error, ProtocolError):
             return ErrorReply(protocol.ERR_BAD_REQUEST, str(error))
+        if isinstance(error, LimitError):
+            return ErrorReply(protocol.ERR_LIMIT, str(error), error.setting)
         if isinstance(error, MinitrueError):
-            logger.error("request failed", kind=ask.kind.decode(), reason=str(error))
+            logger.error("request failed", kind=kind.decode(), reason=str(error))
         else:
-            logger.exception("request failed", kind=ask.kind.decode())
+            logger.exception("request failed", kind=kind.decode())
         return ErrorReply(protocol.ERR_INTERNAL, f"{type(error).__name__}: {error}")

@@ -1,0 +1,20 @@
+"""The questions about points and series that a node answers in its reader threads, by kind.
+
+Owns the table alone: each kind has a module of its own. A handler takes the request, the bitmap of the partitions that
+the node answers for, and a Cancel that it asks between two pieces of its work.
+"""
+
+from collections.abc import Callable
+
+from common import protocol
+from workers.storage.sampling import Sampling
+from workers.storage.store import Store
+from workers.storage.work import Handler, pooled
+
+
+def handlers(store: Store, cover: Callable[[bytes], bytes]) -> dict[bytes, Handler]:
+    """By kind. cover: which partitions of those asked the node answers for; raises ProtocolError."""
+    sampling = Sampling(store)
+    return {
+        protocol.SAMPLES: pooled(protocol.SamplesRequest, cover, sampling.answer),
+    }
