@@ -33,7 +33,11 @@ class RingError(MinitrueError):
 
 
 class RingStoreError(MinitrueError):
-    """The ring store cannot be read or written, or another writer was first."""
+    """The ring store cannot be read or written. After a save it may have the ring or not."""
+
+
+class RingConflictError(RingStoreError):
+    """Another writer was first: nothing was saved, look at the store again."""
 
 
 class CodecError(MinitrueError):

@@ -1,8 +1,8 @@
 """The ring: which nodes own which partition. A lookup table, immutable; see ringbuild.py for placement.
 
 The hash space is cut into a fixed number of equal partitions, and the ring is an explicit table from partition
-to ordered owners (strategy 3 of DeCandia et al., "Dynamo", SOSP 2007, section 6.2). Only ringctl changes it, by
-saving a document with a higher epoch.
+to ordered owners (strategy 3 of DeCandia et al., "Dynamo", SOSP 2007, section 6.2). It also holds the delete records,
+whose order its epochs are. Only ringctl and DELETE change it, by saving a document with a higher epoch.
 
 Document, format version 1, JSON with sorted keys, no spaces and a line feed at the end (same state, same bytes):
 
@@ -16,10 +16,11 @@ Document, format version 1, JSON with sorted keys, no spaces and a line feed at 
     since        per partition the epoch at which its owners last changed
     joining      nodes that take writes while a partition moves to them
     moves        partitions on their way
-    deletes      delete records
+    deletes      delete records [{number, device_id, metric_name, tags, start_ns, end_ns}], ascending by number
 
-This version moves and deletes nothing: joining, moves and deletes are empty lists, and a document in which they
-are not is refused, because a reader that ignored them would lose points.
+This version moves nothing: joining and moves are empty lists, and a document in which they are not is refused,
+because a reader that ignored them would lose points. A program that knew no deletes refuses a document with any for
+the same reason, so they did not need another version.
 
 Invariants: those of `Ring.validate`. Pure: no I/O, no state, any thread.
 """
@@ -39,6 +40,8 @@ from numpy.typing import NDArray
 
 from common import protocol
 from common.errors import RingError
+from common.selector import Selector
+from common.timestamps import MAX_NS, MIN_NS
 
 VERSION: Final = 1
 MAX_PARTITIONS: Final = 1 << 16  # 65 per node on the largest cluster: finer buys no balance, costs document size
@@ -47,6 +50,8 @@ MAX_NODES: Final = 1000  # what placement is tested with
 MIN_WEIGHT: Final = 0.001  # weights are meant as disk sizes or the like; beyond these bounds they are mistakes
 MAX_WEIGHT: Final = 1e6
 PORTS: Final = 3  # of a node: ingest, requests, live feed
+MAX_DELETES: Final = 10_000  # every worker reads them all: 1.5 MB of document, 30 ms
+MAX_DELETE_BYTES: Final = 4 << 20  # of ids and tags in all delete records, for the same reason
 HASH_BYTES: Final = 8
 ACTIVE: Final = "active"  # owns what the table gives it
 STATES: Final = (ACTIVE,)
@@ -90,6 +95,24 @@ class Node(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return f"{base}:{int(port) + offset}"
 
 
+class DeleteRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Points that are deleted: those of one device, one metric of it or all, any tags or exactly given ones, with
+    start_ns <= time <= end_ns (MIN_NS and MAX_NS where open), that were taken in before epoch `number`.
+    """
+
+    number: int
+    device_id: str
+    metric_name: str | None
+    tags: dict[str, str] | None
+    start_ns: int
+    end_ns: int
+
+    @property
+    def selector(self) -> Selector:
+        """The series meant."""
+        return Selector(self.device_id, self.metric_name, self.tags)
+
+
 class _Document(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The document as JSON has it; see the module's text."""
 
@@ -103,7 +126,7 @@ class _Document(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     since: list[int]
     joining: list[Any]
     moves: list[Any]
-    deletes: list[Any]
+    deletes: list[DeleteRecord]
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,7 +134,7 @@ class Ring:
     """One epoch of the ring. Constant after construction, its arrays are read-only; compare by `hash`.
 
     nodes: ascending by id. owner_table: int32 (partitions, replication), indexes into nodes, the first owner
-    first, NOBODY behind the last. since: int64 (partitions,), epochs.
+    first, NOBODY behind the last. since: int64 (partitions,), epochs. deletes: ascending by number.
     """
 
     cluster: str
@@ -121,6 +144,7 @@ class Ring:
     nodes: tuple[Node, ...]
     owner_table: NDArray[np.int32]
     since: NDArray[np.int64]
+    deletes: tuple[DeleteRecord, ...] = ()
 
     def __post_init__(self) -> None:
         """Raises RingError where an invariant is broken."""
@@ -148,6 +172,7 @@ class Ring:
             tuple(parsed.nodes),
             _table(parsed),
             _int64(parsed.since),
+            tuple(parsed.deletes),
         )
 
     @classmethod
@@ -172,7 +197,7 @@ class Ring:
             "since": self.since.tolist(),
             "joining": [],
             "moves": [],
-            "deletes": [],
+            "deletes": [msgspec.structs.asdict(record) for record in self.deletes],
         }
 
     def dumps(self) -> bytes:
@@ -183,6 +208,11 @@ class Ring:
     def hash(self) -> str:
         """blake2b (8 bytes, hex) of the canonical bytes: 16 characters that name this ring."""
         return hashlib.blake2b(self.dumps(), digest_size=HASH_BYTES).hexdigest()
+
+    @property
+    def delete_number(self) -> int:
+        """The highest delete in force, 0 where there is none."""
+        return self.deletes[-1].number if self.deletes else 0
 
     # Lookups
 
@@ -252,6 +282,7 @@ class Ring:
         yield from node_faults(self.nodes)
         yield from self._table_faults()
         yield from self._since_faults()
+        yield from _delete_faults(self.deletes, self.epoch)
 
     def _table_faults(self) -> Iterator[str]:
         table, nodes = self.owner_table, len(self.nodes)
@@ -309,7 +340,7 @@ def _check_version(document: Any) -> None:
         raise RingError(f"ring document has format version {version}, this program reads up to {VERSION}: upgrade it")
     if version != VERSION or isinstance(version, bool):
         raise RingError(f"ring document has format version {version!r}, want {VERSION}")
-    for key in ("joining", "moves", "deletes"):
+    for key in ("joining", "moves"):
         if document.get(key):
             raise RingError(f"ring document has {key}, which this version cannot act on: upgrade the program")
 
@@ -396,6 +427,29 @@ def _shared(nodes: Iterable[Node], what: str, of: Callable[[Node], list[str]]) -
             first = seen.setdefault(value, node.id)
             if first != node.id:
                 yield f"nodes {first} and {node.id} both take {what} {value}"
+
+
+def _delete_faults(deletes: Sequence[DeleteRecord], epoch: int) -> Iterator[str]:
+    if len(deletes) > MAX_DELETES:
+        yield f"deletes must number at most {MAX_DELETES} (were {len(deletes)})"
+    size = sum(map(_text_bytes, deletes))
+    if size > MAX_DELETE_BYTES:
+        yield f"ids and tags of deletes must have at most {MAX_DELETE_BYTES} bytes (had {size})"
+    before = 0
+    for record in deletes:
+        if not before < record.number <= epoch:
+            yield f"delete has number {record.number}, want {before + 1} to {epoch} (ascending, up to the epoch)"
+        if not record.device_id or record.metric_name == "":
+            yield f"delete {record.number} has an empty device_id or metric_name"
+        if not MIN_NS <= record.start_ns <= record.end_ns <= MAX_NS:
+            times = f"{record.start_ns} to {record.end_ns} ns"
+            yield f"delete {record.number} is from {times}, want int64 and in this order"
+        before = record.number
+
+
+def _text_bytes(record: DeleteRecord) -> int:
+    texts = [record.device_id, record.metric_name or "", *(record.tags or {}), *(record.tags or {}).values()]
+    return sum(len(text.encode()) for text in texts)
 
 
 def _where(broken: NDArray[np.bool_]) -> list[int]:

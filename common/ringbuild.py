@@ -1,4 +1,6 @@
-"""Placement: which nodes should own which partitions. The only code that decides it; workers never import this.
+"""How a ring becomes the next one: placement (which nodes should own which partitions), and deletes.
+
+The only code that decides placement; no worker uses more of this than `with_delete`.
 
 Two questions are answered. How many partitions each node should own: its share by weight, within one, as far as
 zones allow. And which: owners of a partition lie in as many zones as there can be (always on distinct nodes), and
@@ -13,6 +15,7 @@ Pure and deterministic: the same input and seed give the same table on every mac
 raw stream of PCG64 is used, which numpy promises never to change).
 """
 
+import dataclasses
 import itertools
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -22,7 +25,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.errors import RingError
-from common.ring import NOBODY, Node, Ring, node_faults, size_faults
+from common.ring import NOBODY, DeleteRecord, Node, Ring, node_faults, size_faults
+from common.selector import Selector
 
 DEFAULT_SEED: Final = 0  # the table is stored, so every cluster may use the same seed: same nodes, same table
 MIX_ROUNDS: Final = 8  # per owner: after that, co-owners of a node are spread evenly to within chance
@@ -79,6 +83,16 @@ def first_ring(
     nodes = by_id(nodes)
     table = place(nodes, partitions, replication, seed)
     return Ring(cluster, 1, partitions, replication, nodes, table, np.ones(partitions, dtype=np.int64))
+
+
+def with_delete(ring: Ring, selector: Selector, start_ns: int, end_ns: int) -> Ring:
+    """The next epoch of a ring, which commits a delete of that number. start_ns, end_ns: inclusive.
+
+    Raises RingError where the ring cannot hold it.
+    """
+    number = ring.epoch + 1
+    record = DeleteRecord(number, selector.device_id, selector.metric_name, selector.tags, start_ns, end_ns)
+    return dataclasses.replace(ring, epoch=number, deletes=(*ring.deletes, record))
 
 
 def place(nodes: Sequence[Node], partitions: int, replication: int, seed: int = DEFAULT_SEED) -> Table:

@@ -1,9 +1,9 @@
 """Where the ring document is kept, and how workers follow it.
 
 Owns the rules by which one ring follows another: an invalid or older ring never replaces a good one, equal epoch
-with another hash is refused with an alarm. Stores save by comparing the epoch, so two writers cannot both win.
-Workers only load and poll; saving is for ringctl. Marks are another matter: each is written and removed by the worker
-that it names, and says nothing about the ring.
+with another hash is refused with an alarm, and so is one that has lost a delete. Stores save by comparing the epoch,
+so two writers cannot both win. Workers only load and poll; saving is for ringctl, and for deletes. Marks are another
+matter: each is written and removed by the worker that it names, and says nothing about the ring.
 
 A RingView belongs to one thread. A store may be shared by threads and, being on disk, by processes.
 """
@@ -18,13 +18,13 @@ from pathlib import Path
 from typing import Final, NamedTuple, Protocol
 
 from common import clock, config, log, metrics
-from common.errors import ConfigError, RingError, RingStoreError
+from common.errors import ConfigError, RingConflictError, RingError, RingStoreError
 from common.files import DISK, Disk, make_directory, remove_files, replace_file
 from common.ring import Ring
 
 LOCK_WAIT_S: Final = 5.0  # a save takes milliseconds; who holds the lock longer is stopped or stuck
 LOCK_RETRY_S: Final = 0.02
-REFUSALS: Final = ("invalid", "missing", "older", "conflict", "foreign", "unreadable")
+REFUSALS: Final = ("invalid", "missing", "older", "conflict", "foreign", "deletes", "unreadable")
 
 logger = log.get("ring")
 
@@ -49,8 +49,8 @@ class RingStore(Protocol):
     def save(self, ring: Ring, expected_epoch: int) -> None:
         """Store a ring, durably, if the stored epoch is the expected one (0: no ring yet).
 
-        Raises RingStoreError where another writer was first or the store cannot be written, RingError where the
-        ring is invalid or cannot follow the stored one.
+        Raises RingConflictError where another writer was first, RingStoreError where the store cannot be written,
+        RingError where the ring is invalid or cannot follow the stored one.
         """
 
     def stamp(self) -> Hashable:
@@ -157,12 +157,12 @@ class FileStore:
         stored = self.load()
         epoch = stored.epoch if stored else 0
         if epoch != expected_epoch:
-            raise RingStoreError(
+            raise RingConflictError(
                 f"{self.path} is at epoch {epoch}, want {expected_epoch}: another writer was first, look at it again"
             )
         if ring.epoch != expected_epoch + 1:
             raise RingError(f"epoch {ring.epoch} cannot follow {expected_epoch}, want {expected_epoch + 1}")
-        fault = _foreign(ring, stored) if stored else None
+        fault = (_foreign(ring, stored) or _lost_deletes(ring, stored)) if stored else None
         if fault:
             raise RingError(f"{self.path}: {fault}")
 
@@ -193,6 +193,21 @@ def _foreign(ring: Ring, known: Ring) -> str | None:
         return f"ring of cluster {ring.cluster}, want {known.cluster}"
     if ring.partitions != known.partitions:
         return f"ring of {ring.partitions} partitions, want {known.partitions}: their number is fixed"
+    return None
+
+
+def _lost_deletes(ring: Ring, known: Ring) -> str | None:
+    """Why a ring cannot follow a known one of its cluster, as deletes are gone or came late, or None.
+
+    A node that never applied a lost one would show its points for ever, and give them back to the others.
+    """
+    kept = ring.deletes[: len(known.deletes)]
+    if kept != known.deletes:
+        lost = next(record for record in known.deletes if record not in kept)
+        return f"ring of epoch {ring.epoch} without delete {lost.number} of epoch {known.epoch}"
+    late = [record.number for record in ring.deletes[len(kept) :] if record.number <= known.epoch]
+    if late:
+        return f"ring of epoch {ring.epoch} with delete {late[0]}, which epoch {known.epoch} does not have"
     return None
 
 
@@ -267,7 +282,8 @@ class RingView:
             return "older", f"ring of epoch {found.epoch}, in force is {now.epoch}"
         if found.epoch == now.epoch and found.hash != now.hash:
             return "conflict", f"epoch {found.epoch} with hash {found.hash}, in force is {now.hash}"
-        return None
+        lost = _lost_deletes(found, now)
+        return ("deletes", lost) if lost else None
 
     def _refuse(self, reason: str, detail: str) -> None:
         self._count(reason)

@@ -22,7 +22,7 @@ from typing import Any, Final
 import msgpack
 import numpy as np
 
-from common import bus, protocol
+from common import bus, config, protocol
 from common.errors import MinitrueError
 from common.ring import Node, Ring
 from common.ringbuild import first_ring
@@ -110,7 +110,7 @@ class Worker:
 
 
 class StorageNode(Worker):
-    """ingest, requests: the proxies before its two ports."""
+    """ingest, requests, live: the proxies before its ports."""
 
     def __init__(self, cluster: "Cluster", name: str, settings: Mapping[str, Any]) -> None:
         real, shown = free_port_range(PORTS), free_port_range(PORTS)
@@ -119,6 +119,7 @@ class StorageNode(Worker):
         self.request_endpoint = f"tcp://127.0.0.1:{real + 1}"
         self.ingest = Proxy(real, shown)
         self.requests = Proxy(real + 1, shown + 1)
+        self.live = Proxy(real + 2, shown + 2)
 
 
 class BridgeWorker(Worker):
@@ -199,6 +200,7 @@ class Cluster:
         self.store.save(self._first_ring(replication), 0)
         shared = {"mqtt.share_group": "chaos"} if bridges > 1 else {}
         self.bridges = {name: BridgeWorker(self, name, shared) for name in names("bridge", bridges)}
+        self.key = bus.load_key(config.load(home / "minitrue.toml", self.environment))
         self.http_port = free_port()
         self.query = Worker(self, "query", ["workers.query"], {"query.port": self.http_port}) if query else None
 
@@ -221,7 +223,7 @@ class Cluster:
     def proxies(self) -> list[Proxy]:
         found = [self.publishers]
         for node in self.nodes.values():
-            found += [node.ingest, node.requests]
+            found += [node.ingest, node.requests, node.live]
         for bridge in self.bridges.values():
             found += [bridge.mqtt, bridge.acks]
         return found
@@ -300,7 +302,7 @@ class Cluster:
         known = kind != protocol.STATUS
         cluster, destination = ("c" * 16, node) if known else ("", "")
         header = protocol.Header(1, cluster, destination, "test", 1, 1, 0, "")
-        return bus.request(self.nodes[node].request_endpoint, kind, header, body, timeout_s)
+        return bus.request(self.nodes[node].request_endpoint, kind, header, body, timeout_s, self.key)
 
     def node_status(self, node: str) -> dict[str, Any]:
         """What a node says of itself; {} where it does not answer."""
@@ -417,7 +419,10 @@ class Cluster:
         ]
         since = np.where(changed, ring.epoch + 1, ring.since)
         self.store.save(
-            Ring(ring.cluster, ring.epoch + 1, ring.partitions, ring.replication, nodes, table, since), ring.epoch
+            Ring(
+                ring.cluster, ring.epoch + 1, ring.partitions, ring.replication, nodes, table, since, ring.deletes
+            ),
+            ring.epoch,
         )
         return ring.epoch + 1
 

@@ -28,6 +28,11 @@ def node(at, **changes):
     return plain | {"zone": "a", "weight": 1.0, "state": "active"} | changes
 
 
+def delete(number, **changes):
+    plain = {"number": number, "device_id": "a", "metric_name": "m", "tags": {"k": "v"}, "start_ns": 7, "end_ns": 7}
+    return plain | changes
+
+
 def ring_of(partitions, owners, nodes=3):
     return Ring.from_document(
         example(
@@ -61,8 +66,8 @@ def test_a_document_with_other_order_and_spacing_gives_the_same_bytes():
 
 def test_any_change_changes_the_hash():
     one = Ring.loads(EXAMPLE)
-    others = [example(epoch=3), example(cluster="c2"), example(owners=[[1, 0], [1, 0], [1], [0]])]
-    assert len({one.hash, *(Ring.from_document(each).hash for each in others)}) == 4
+    others = [example(epoch=4), example(cluster="c2"), example(owners=[[1, 0], [1, 0], [1], [0]]), example(deletes=[])]
+    assert len({one.hash, *(Ring.from_document(each).hash for each in others)}) == 5
 
 
 def test_a_newer_format_version_is_refused_before_anything_else_is_read():
@@ -76,8 +81,8 @@ def test_a_version_that_never_was_is_refused(version):
         Ring.from_document(example(version=version))
 
 
-@pytest.mark.parametrize("key", ["joining", "moves", "deletes"])
-def test_a_document_that_moves_or_deletes_is_refused_since_ignoring_it_would_lose_points(key):
+@pytest.mark.parametrize("key", ["joining", "moves"])
+def test_a_document_that_moves_is_refused_since_ignoring_it_would_lose_points(key):
     with pytest.raises(RingError, match=f"has {key}, which this version cannot act on"):
         Ring.from_document(example(**{key: [[1, [0]]]}))
 
@@ -137,10 +142,24 @@ BROKEN = [
     ({"owners": [[0], [1], [1, 1], [1]]}, r"partition 2 names an owner twice: \[1, 1\]"),
     ({"owners": [[0], [1], [1]]}, "owners of 3 partitions, want 4"),
     ({"since": [1, 1, 2]}, "since has 3 entries, want one for each of 4 partitions"),
-    ({"since": [1, 0, 2, 1]}, r"since of partition 1 is 0, want 1 to 2 \(the epoch\)"),
-    ({"since": [1, 3, 2, 1]}, "since of partition 1 is 3"),
+    ({"since": [1, 0, 2, 1]}, r"since of partition 1 is 0, want 1 to 3 \(the epoch\)"),
+    ({"since": [1, 4, 2, 1]}, "since of partition 1 is 4"),
     ({"since": [1, 1 << 70, 2, 1]}, "since holds a number beyond 64 bits"),
     ({"extra": 1}, "unknown field `extra`"),
+    ({"deletes": [delete(4)]}, r"delete has number 4, want 1 to 3 \(ascending, up to the epoch\)"),
+    ({"deletes": [delete(0)]}, "delete has number 0, want 1 to 3"),
+    ({"deletes": [delete(2), delete(2)]}, "delete has number 2, want 3 to 3"),
+    ({"deletes": [delete(3), delete(1)]}, "delete has number 1, want 4 to 3"),
+    ({"deletes": [delete(1, start_ns=8)]}, "delete 1 is from 8 to 7 ns, want int64 and in this order"),
+    ({"deletes": [delete(1, end_ns=1 << 63)]}, "want int64"),
+    ({"deletes": [delete(1, device_id="")]}, "delete 1 has an empty device_id or metric_name"),
+    ({"deletes": [delete(1, metric_name="")]}, "empty device_id or metric_name"),
+    ({"deletes": [delete(1, tags={"a": 1})]}, "Expected `str`, got `int`"),
+    ({"deletes": [delete(1, why="x")]}, "unknown field `why`"),
+    ({"deletes": [{"number": 1}]}, "missing required field"),
+    ({"deletes": [[1]]}, "Expected `object`, got `array`"),
+    ({"deletes": [delete(1, device_id="d" * (4 << 20))]}, r"at most 4194304 bytes \(had 4194307\)"),
+    ({"epoch": 10001, "deletes": [delete(n) for n in range(1, 10002)]}, r"at most 10000 \(were 10001\)"),
 ]
 
 
@@ -196,7 +215,7 @@ def test_a_nodes_three_endpoints_are_consecutive_ports():
 def test_an_unknown_node_is_named_together_with_those_that_exist():
     ring = Ring.loads(EXAMPLE)
     assert ring.has("ing2") and not ring.has("ing9")
-    with pytest.raises(RingError, match="no node 'ing9' in the ring of epoch 2; it has ing1, ing2"):
+    with pytest.raises(RingError, match="no node 'ing9' in the ring of epoch 3; it has ing1, ing2"):
         ring.node("ing9")
 
 

@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from common.errors import RingError
-from common.ring import Node, Ring
-from common.ringbuild import by_id, first_ring, ideal_counts, place, rebalance
+from common.ring import DeleteRecord, Node, Ring
+from common.ringbuild import by_id, first_ring, ideal_counts, place, rebalance, with_delete
+from common.selector import Selector
 
 
 def node(at, zone="a", weight=1.0):
@@ -265,3 +266,27 @@ def test_a_thousand_nodes_and_65536_partitions_are_balanced_within_one():
     assert (abs(counts - ideal_counts(nodes, 65536, 3)) < 1).all()
     zones = np.sort(np.array([at % 20 for at in range(1000)])[table], axis=1)
     assert (zones[:, 1:] != zones[:, :-1]).all()
+
+
+def test_a_delete_is_the_next_epoch_and_moves_nothing():
+    ring = first_ring("c", nodes_of("aab"), 64, 2)
+    one = with_delete(ring, Selector("a", "m", {"k": "v"}), 5, 9)
+    two = with_delete(one, Selector("b"), -(2**63), 2**63 - 1)
+    assert (two.epoch, two.delete_number, [record.number for record in two.deletes]) == (3, 3, [2, 3])
+    assert Ring.loads(two.dumps()).hash == two.hash
+    assert [record.selector for record in two.deletes] == [Selector("a", "m", {"k": "v"}), Selector("b")]
+    assert (one.deletes[0].start_ns, one.deletes[0].end_ns, ring.delete_number) == (5, 9, 0)
+    assert (two.owner_table == ring.owner_table).all() and (two.since == ring.since).all()
+
+
+def test_a_delete_from_late_to_early_is_refused():
+    with pytest.raises(RingError, match="delete 2 is from 9 to 5 ns"):
+        with_delete(first_ring("c", nodes_of("a"), 4, 1), Selector("a"), 9, 5)
+
+
+def test_a_ring_that_is_full_of_deletes_takes_no_more():
+    ring = dataclasses.replace(first_ring("c", nodes_of("a"), 4, 1), epoch=20_000)
+    records = [DeleteRecord(number, "a", None, None, 0, 9) for number in range(1, 10_001)]
+    full = dataclasses.replace(ring, deletes=tuple(records))
+    with pytest.raises(RingError, match=r"deletes must number at most 10000 \(were 10001\)"):
+        with_delete(full, Selector("a"), 0, 9)

@@ -6,13 +6,15 @@ import multiprocessing
 import random
 import re
 
+import msgspec
 import pytest
 
 from common import clock, config, metrics, ringstore
-from common.errors import ConfigError, RingError, RingStoreError
+from common.errors import ConfigError, RingConflictError, RingError, RingStoreError
 from common.ring import Node
-from common.ringbuild import first_ring
+from common.ringbuild import first_ring, with_delete
 from common.ringstore import FileStore, Mark, RingView, open_store, wait_for_ring
+from common.selector import Selector
 from tests.disks import FailingDisk, Platter, RecordingDisk
 
 NODES = [Node(f"ing{at}", "", f"tcp://127.0.0.1:{5700 + 10 * at}", "a", 1.0, "active") for at in (1, 2, 3)]
@@ -58,7 +60,7 @@ def test_the_stamp_differs_after_each_save_however_fast_they_follow(store):
 
 def test_a_save_for_another_epoch_than_the_stored_one_is_refused_and_changes_nothing(store):
     store.save(FIRST, 0)
-    with pytest.raises(RingStoreError, match=r"is at epoch 1, want 0: another writer was first"):
+    with pytest.raises(RingConflictError, match=r"is at epoch 1, want 0: another writer was first"):
         store.save(OTHER, 0)
     with pytest.raises(RingStoreError, match=r"is at epoch 1, want 2"):
         store.save(at_epoch(3), 2)
@@ -80,6 +82,32 @@ def test_a_ring_that_is_no_later_state_of_the_cluster_is_refused(store, ring, te
     store.save(FIRST, 0)
     with pytest.raises(RingError, match=text):
         store.save(at_epoch(2, ring), 1)
+
+
+def deleted(ring, device):
+    return with_delete(ring, Selector(device), 0, 9)
+
+
+def test_a_ring_that_has_lost_a_delete_or_has_one_too_late_is_refused(store):
+    two = deleted(FIRST, "a")
+    for ring in (FIRST, two):
+        store.save(ring, ring.epoch - 1)
+    with pytest.raises(RingError, match="ring of epoch 3 without delete 2 of epoch 2"):
+        store.save(at_epoch(3), 2)
+    with pytest.raises(RingError, match="ring of epoch 3 without delete 2"):
+        store.save(at_epoch(3, deleted(FIRST, "b")), 2)
+    late = dataclasses.replace(at_epoch(3), deletes=(msgspec.structs.replace(two.deletes[0], number=1), *two.deletes))
+    with pytest.raises(RingError, match="ring of epoch 3 without delete 2"):
+        store.save(late, 2)
+    store.save(deleted(two, "b"), 2)
+    assert [record.number for record in store.load().deletes] == [2, 3]
+
+
+def test_a_ring_with_a_delete_that_an_earlier_one_should_have_had_is_refused(store):
+    for ring in (FIRST, at_epoch(2)):
+        store.save(ring, ring.epoch - 1)
+    with pytest.raises(RingError, match="ring of epoch 3 with delete 2, which epoch 2 does not have"):
+        store.save(at_epoch(3, deleted(FIRST, "a")), 2)
 
 
 def test_a_damaged_file_is_named_and_never_overwritten(store):
@@ -271,6 +299,7 @@ REFUSED = {
     "older": at_epoch(2).dumps(),
     "conflict": at_epoch(3, OTHER).dumps(),
     "foreign": at_epoch(4, first_ring("c2", NODES, 16, 1)).dumps(),
+    "deletes": at_epoch(4, with_delete(at_epoch(1), Selector("a"), 0, 9)).dumps(),
 }
 
 

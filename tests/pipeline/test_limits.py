@@ -5,10 +5,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-import msgpack
 import pytest
 
-from common import bus, protocol
+from common.ringbuild import with_delete
+from common.ringstore import FileStore
 from common.selector import Selector
 from tests.pipeline import client
 from tests.pipeline.test_bad_input import Publisher
@@ -45,20 +45,6 @@ def dead(cluster: Sandbox) -> dict[str, str]:
     return {json.loads(record.payload)["device_id"]: record.reason for record in found}
 
 
-def ask(cluster: Sandbox, kind: bytes, body: Any) -> protocol.Message:
-    base, _, port = cluster.nodes["ing1"]["endpoint"].rpartition(":")
-    endpoint = f"{base}:{int(port) + 1}"
-    status = bus.request(endpoint, protocol.STATUS, header("", ""), {}, 5.0)
-    return bus.request(endpoint, kind, header(status.header.cluster, "ing1"), body, 5.0)
-
-
-def header(cluster: str, destination: str) -> protocol.Header:
-    return protocol.Header(
-        version=1, cluster=cluster, destination=destination, sender="test", incarnation=1, sequence=1, epoch=1,
-        ring_hash="",
-    )  # fmt: skip
-
-
 def test_rows_that_a_node_refuses_lie_in_the_dead_letter_and_the_others_are_stored(
     cluster: Sandbox, publisher: Publisher
 ) -> None:
@@ -73,20 +59,11 @@ def test_rows_that_a_node_refuses_lie_in_the_dead_letter_and_the_others_are_stor
     assert "older than the retention of 7 days" in reasons["b"]
 
 
-def test_delete_request_is_answered_when_the_points_are_gone(cluster: Sandbox, publisher: Publisher) -> None:
+def test_a_node_acts_on_a_delete_in_the_ring_alone(cluster: Sandbox, publisher: Publisher) -> None:
     publisher.send(json.dumps([point("a", age) for age in (30, 20)]).encode())
     client.wait_for_counts(cluster.http, {("a", "m"): 5}, timeout_s=20)
-    request = protocol.DeleteRequest(1, Selector("a"), (NOW - 40) * 10**9, (NOW - 30) * 10**9)
-    for applied in (True, False):
-        reply = ask(cluster, protocol.DELETE, request)
-        assert (reply.kind, msgpack.unpackb(reply.body)) == (protocol.REPLY, {"number": 1, "applied": applied})
-        client.wait_for_counts(cluster.http, {("a", "m"): 3}, timeout_s=0.5)
-
-
-def test_delete_request_that_cannot_be_is_answered_with_the_reason(cluster: Sandbox) -> None:
-    reply = ask(cluster, protocol.DELETE, protocol.DeleteRequest(0, Selector("a")))
-    error = msgpack.unpackb(reply.body)
-    assert (reply.kind, error["error"]) == (protocol.ERROR, protocol.ERR_BAD_REQUEST)
-    assert "delete number 0, want 1 to" in error["message"]
-    reply = ask(cluster, protocol.DELETE, {"number": "x"})
-    assert (reply.kind, msgpack.unpackb(reply.body)["error"]) == (protocol.ERROR, protocol.ERR_BAD_REQUEST)
+    store = FileStore(Path(cluster.dir) / "data" / "ring.json")
+    ring = store.load()
+    assert ring is not None
+    store.save(with_delete(ring, Selector("a"), (NOW - 40) * 10**9, (NOW - 30) * 10**9), ring.epoch)
+    client.wait_for_counts(cluster.http, {("a", "m"): 3}, timeout_s=20)

@@ -109,6 +109,10 @@ class Deletes:
         """These and one more."""
         return Deletes([*self.records, record], self.number)
 
+    def lacks(self, record: DeleteRecord) -> bool:
+        """Whether a record that was in force is gone: its number is none above the highest, and not known."""
+        return record.number <= self.number and record.number not in self._by_number
+
     def masks_of(self, key: bytes) -> tuple[Mask, ...]:
         """What is deleted of a series, ascending by number; () for nothing."""
         found = self._masks.get(key)

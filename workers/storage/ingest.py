@@ -1,9 +1,12 @@
-"""The write side of a storage node: batches in, group commit, acks out, deletes between groups.
+"""The write side of a storage node: batches in, group commit, acks out, rings and their deletes between groups.
 
 Owns the PULL socket, the sockets that push acks, the ring watcher, and every call that changes the store; runs
 in the writer thread and nowhere else. One turn takes everything that is waiting (up to storage.group_bytes),
-logs it with one fdatasync, applies it, then acks: what is acked is durable and visible. Requests that change the
-store come from the server thread through a pair of sockets, and their replies go back there.
+logs it with one fdatasync, applies it, then acks: what is acked is durable and visible.
+
+A ring is adopted when all of its deletes are durable and in force, and not before: so nothing is accepted or answered
+at an epoch without them. While that fails the old ring stays. A batch of a newer ring than ours waits for that
+with its bridge: taken in now, its rows would count as written before the deletes that they come after.
 """
 
 from collections.abc import Sequence
@@ -13,12 +16,12 @@ from typing import NamedTuple
 import numpy as np
 
 from common import bus, clock, log, protocol
-from common.errors import MinitrueError, ProtocolError, StorageError
+from common.errors import ProtocolError, StorageError
 from common.points import PointBatch
 from common.protocol import Ack, Header
+from common.ring import Ring
 from common.ringstore import RingView
-from common.timestamps import MAX_NS, MIN_NS
-from workers.storage import routed
+from workers.storage.feed import Feed
 from workers.storage.limits import DiskFloorError, Refused
 from workers.storage.node import Node
 from workers.storage.store import DeleteRecord, LoggedBatch, Store
@@ -55,28 +58,39 @@ class IngestCounts:
 
 @dataclass
 class Ingest:
-    """The writer thread's work. `run` returns when `stop` is set.
-
-    control: where requests that change the store come from, and their replies go (routed.py).
-    """
+    """The writer thread's work. `run` returns when `stop` is set; `begin` comes before it, and before any answer."""
 
     sockets: bus.Bus
     pull: bus.Socket
-    control: bus.Socket
     node: Node
     store: Store
     ring_view: RingView
+    feed: Feed
     group_bytes: int
     counts: IngestCounts = field(default_factory=IngestCounts)
     _acks: dict[str, AckSocket] = field(default_factory=dict)
     _next_tick_s: float = 0.0
+    _newer: Ring | None = None  # found in the ring store, not in force yet
+
+    def begin(self) -> None:
+        """Apply the deletes of the ring to begin with. Raises StorageError where that cannot be."""
+        ring = self.node.view.ring
+        if self.store.delete_number > ring.epoch:
+            raise StorageError(
+                f"delete {self.store.delete_number} is in force in this directory, and the ring store holds epoch "
+                f"{ring.epoch}: put its latest ring back, new points could fall under old deletes"
+            )
+        try:
+            self.store.adopt(records_of(ring))
+        except ProtocolError as error:
+            raise StorageError(f"ring of epoch {ring.epoch}: {error}") from error
 
     def run(self, stop: bus.Pollable) -> None:
         """Serve until `stop` becomes readable; then whatever was taken has been stored and acked."""
-        poller = bus.Poller([self.pull, self.control, stop])
+        poller = bus.Poller([self.pull, self.feed.socket, stop])
         while stop not in poller.poll(TICK_S):
             self.commit(self._gather())
-            self._change()
+            self.feed.look()
             self._tick()
 
     def commit(self, group: Sequence[Waiting]) -> None:
@@ -95,6 +109,7 @@ class Ingest:
         self.counts.groups += 1
         for waiting, rows in zip(group, refused, strict=True):
             self._ack(waiting, rows)
+        self.feed.publish(self.store.stored)
 
     def _ack(self, waiting: Waiting, refused: Refused) -> None:
         rows = len(waiting.logged.batch) - len(refused)
@@ -109,19 +124,26 @@ class Ingest:
         size = 0
         while size < self.group_bytes and (frames := self.pull.receive()) is not None:
             try:
-                waiting = self._take(frames)
+                message = self._take(frames)
             except ProtocolError as error:
                 self.node.ignore("garbage")
                 if logger.limited("garbage", 5.0):
                     logger.warning("frames ignored", reason=str(error))
                 continue
+            if message is None:
+                continue
+            if self._is_newer(message.header):  # rings are adopted between groups
+                self.commit(group)
+                group = []
+                self._adopt_newer(now=True)
+            waiting = self._check(message.header, message.body)
             if waiting is not None:
                 group.append(waiting)
                 size += len(waiting.logged.body)
         return group
 
-    def _take(self, frames: list[bytes]) -> Waiting | None:
-        """Judge one message: a batch to store, or None when it was answered or ignored here."""
+    def _take(self, frames: list[bytes]) -> protocol.Message | None:
+        """Look at one message: a batch, or None when it was answered or ignored here."""
         message = protocol.unpack(frames)
         header = message.header
         reason = protocol.mismatch(header, self.node.cluster, self.node.node_id, self.node.incarnation)
@@ -131,14 +153,22 @@ class Ingest:
         if message.kind == protocol.BEAT:
             self.node.hear(header, protocol.decode_body(message.body, protocol.Beat))
             self._push(header, protocol.BEAT_ACK, {})
+            if self._is_newer(header):
+                self._hurry()
             return None
         if message.kind != protocol.BATCH:
             raise ProtocolError(f"{message.kind.decode()} on the ingest socket, want batch or beat")
-        return self._check(header, message.body)
+        return message
+
+    def _is_newer(self, header: Header) -> bool:
+        """Whether a bridge goes by a newer ring than this node."""
+        return max(header.epoch, header.born) > self.node.view.ring.epoch
 
     def _check(self, header: Header, body: bytes) -> Waiting | None:
-        if header.epoch > self.node.view.ring.epoch:
-            self._adopt_newer()
+        if self._is_newer(header):
+            theirs, ours = max(header.epoch, header.born), self.node.view.ring.epoch
+            self._refuse(header, protocol.ERR_STALE_EPOCH, f"epoch {theirs}, the ring here is still at {ours}")
+            return None
         try:
             batch = PointBatch.decode(body)
             partitions = self.store.partitions_of(batch.keys)
@@ -155,26 +185,6 @@ class Ingest:
             self._refuse(header, protocol.ERR_NOT_MINE, f"partition {foreign} at epoch {view.ring.epoch}")
             return None
         return Waiting(header, LoggedBatch(body, header.born, batch))
-
-    def _change(self) -> None:
-        """Do what requests ask for that change the store; their frames were checked by the server."""
-        while (frames := self.control.receive()) is not None:
-            route, request = routed.split(frames)
-            self.control.send(routed.join(route, self._answer(protocol.unpack(request))))
-
-    def _answer(self, message: protocol.Message) -> list[bytes]:
-        header = self.node.header(message.header)
-        try:
-            return protocol.pack(protocol.REPLY, header, self._delete(message.body))
-        except MinitrueError as error:
-            return protocol.pack(protocol.ERROR, header, _explain(error))
-
-    def _delete(self, body: bytes) -> protocol.DeleteReply:
-        asked = protocol.decode_body(body, protocol.DeleteRequest)
-        start = MIN_NS if asked.start_ns is None else asked.start_ns
-        end = MAX_NS if asked.end_ns is None else asked.end_ns
-        applied = self.store.delete(DeleteRecord(asked.number, asked.selector, start, end))
-        return protocol.DeleteReply(asked.number, applied)
 
     def _refuse(self, header: Header, error: str, detail: str) -> None:
         self.counts.refused += 1
@@ -204,22 +214,41 @@ class Ingest:
         if now < self._next_tick_s:
             return
         self._next_tick_s = now + TICK_S
-        self._adopt_newer()
+        self._adopt_newer(now=self.node.told_epoch > self.node.view.ring.epoch)
         self.store.tick()
         for endpoint, ack in list(self._acks.items()):
             if now - ack.used_s > ACK_SOCKET_IDLE_S:
                 ack.socket.close()
                 del self._acks[endpoint]
 
-    def _adopt_newer(self) -> None:
-        ring = self.ring_view.poll()
-        if ring is not None:
-            self.node.adopt(ring)
-            logger.info("ring adopted", epoch=ring.epoch, ring=ring.hash)
+    def _hurry(self) -> None:
+        """Look at the ring store with the next tick, and have that soon."""
+        self.ring_view.hurry()
+        self._next_tick_s = 0.0
+
+    def _adopt_newer(self, now: bool = False) -> None:
+        """Take over a newer ring if there is one, its deletes first. now: somebody knows of one, look at once.
+
+        Where that fails the old ring stays in force, and the next tick tries again.
+        """
+        if now:
+            self.ring_view.hurry()
+        ring = self.ring_view.poll() or self._newer
+        if ring is None:
+            return
+        self._newer = ring
+        try:
+            self.store.adopt(records_of(ring))
+        except (ProtocolError, StorageError) as error:
+            self.node.not_adopted = (ring.epoch, str(error))
+            if logger.limited("adopt", 5.0):
+                logger.error("ring not adopted, the old one stays", epoch=ring.epoch, reason=str(error))
+            return
+        self.node.adopt(ring)
+        self.node.not_adopted = self._newer = None
+        logger.info("ring adopted", epoch=ring.epoch, ring=ring.hash)
 
 
-def _explain(error: MinitrueError) -> protocol.ErrorReply:
-    if isinstance(error, ProtocolError):
-        return protocol.ErrorReply(protocol.ERR_BAD_REQUEST, str(error))
-    logger.error("delete failed", reason=str(error))
-    return protocol.ErrorReply(protocol.ERR_DISK, str(error))
+def records_of(ring: Ring) -> list[DeleteRecord]:
+    """The deletes of a ring as the store keeps them."""
+    return [DeleteRecord(each.number, each.selector, each.start_ns, each.end_ns) for each in ring.deletes]

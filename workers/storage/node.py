@@ -56,7 +56,11 @@ class Ownership:
 
 @dataclass
 class Node:
-    """One storage process. cluster, node_id, incarnation: constant; view: replaced by the writer thread."""
+    """One storage process. cluster, node_id, incarnation: constant; view: replaced by the writer thread.
+
+    told_epoch: the highest that a request has come with, of a ring that may be newer than ours; server thread.
+    not_adopted: a newer ring that cannot be taken over yet, epoch and reason; writer thread.
+    """
 
     cluster: str
     node_id: str
@@ -65,6 +69,8 @@ class Node:
     started_s: float = field(default_factory=clock.monotonic_s)
     bridges: dict[str, BridgeSeen] = field(default_factory=dict)
     ignored: Counter[str] = field(default_factory=Counter)
+    told_epoch: int = 0
+    not_adopted: tuple[int, str] | None = None
     _sequence: Any = field(default_factory=lambda: itertools.count(1))
 
     def header(self, to: Header) -> Header:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from common import bus, config, log, metrics, process
 from common.ringstore import RingView
+from workers.storage.feed import Feed
 from workers.storage.ingest import Ingest
 from workers.storage.node import Node, Ownership
 from workers.storage.serve import Server
@@ -26,10 +27,10 @@ def run(
     node_id: str,
     directory: Path,
     view: RingView,
-    sockets: tuple[bus.Bus, bus.Socket, bus.Router],
+    sockets: tuple[bus.Bus, bus.Socket, bus.Router, bus.Publisher],
 ) -> None:
-    """Serve on bound sockets (their bus, PULL, ROUTER) from a data directory until `stop`."""
-    node_bus, pull, router = sockets
+    """Serve on bound sockets (their bus, PULL, ROUTER, XPUB) from a data directory until `stop`."""
+    node_bus, pull, router, publisher = sockets
     ring = view.ring
     try:
         store = Store.open(directory, ring.cluster, node_id, ring.partitions, settings.storage, stop=stop.is_set)
@@ -38,9 +39,10 @@ def run(
         return
     try:
         node = Node(ring.cluster, node_id, Ownership.of(ring, node_id))
-        writers_end, servers_end = node_bus.pair("changes")
-        ingest = Ingest(node_bus, pull, writers_end, node, store, view, settings.storage.group_bytes)
-        server = Server(node_bus, router, servers_end, node, store, settings.storage.read_threads)
+        feed = Feed(publisher, node, store)
+        ingest = Ingest(node_bus, pull, node, store, view, feed, settings.storage.group_bytes)
+        ingest.begin()
+        server = Server(node_bus, router, node, store, settings.storage.read_threads)
         _export(node, ingest, server, store)
         logger.info("ready", directory=str(directory), epoch=ring.epoch)
         _run_threads(stop, {"writer": ingest.run, "server": server.run})
@@ -85,6 +87,10 @@ def _export(node: Node, ingest: Ingest, server: Server, store: Store) -> None:
     metrics.counter_from(
         "minitrue_storage_acks_dropped_total", "Acks that no bridge took.", lambda: ingest.counts.acks_dropped
     )
+    metrics.counter_from(
+        "minitrue_storage_published_total", "Messages of the live feed, sent to all who hear it.",
+        lambda: ingest.feed.published,
+    )  # fmt: skip
     metrics.counter_from("minitrue_storage_requests_total", "Requests answered.", lambda: server.counts.requests)
     metrics.counter_from(
         "minitrue_storage_request_errors_total", "Requests answered with an error.", lambda: server.counts.errors

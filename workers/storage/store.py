@@ -2,7 +2,8 @@
 
 Owns the data directory, the catalog, the heads and the segments. Never opens a socket.
 
-Threads: `append`, `delete`, `adopt`, `tick`, `seal`, `compact` and `close` belong to the writer thread; everything else to any.
+Threads: `append`, `delete`, `adopt`, `tick`, `seal`, `compact` and `close` belong to the writer thread; everything else
+to any.
 Readers take the view once (view.py) and read nothing else that changes. Order in every step that could be cut short:
 rows are in the WAL before the head, in a renamed segment before the WAL file goes, in the new view before the old
 one is dropped; a delete record is durable before the first answer that knows of it, and in a WAL file behind a
@@ -61,6 +62,7 @@ class Store(Reading):
         self._floor = limits.DiskFloor(place.directory, settings.disk_floor_bytes)
         self._replayed_rows = 0
         self._refused_rows = 0
+        self.stored: Sequence[LoggedBatch] = ()  # by the last append, as far as it was taken; writer thread
         self._failed_delete: DeleteRecord | None = None  # may lie on the disk, is not in force; writer thread
 
     @classmethod
@@ -104,8 +106,10 @@ class Store(Reading):
         gate = Gate(self._catalog, self._current.now.deletes, self._retention, self._settings.max_series)
         sifted = [gate.sift(logged) for logged in batches]
         taken = [each for each in sifted if len(each.logged.batch)]
+        self.stored = ()
         if taken:
             self._store(taken)
+            self.stored = [each.logged for each in taken]
         refused = [each.refused for each in sifted]
         self._refused_rows += sum(map(len, refused))
         return refused
@@ -138,8 +142,8 @@ class Store(Reading):
     def adopt(self, records: Sequence[DeleteRecord]) -> None:
         """Apply the deletes of a ring, ascending by number, as far as they are not in force yet.
 
-        One that was in force, and was lost with its file, is brought back: what it hid and no compaction has merged since
-        is hidden again. Raises as `delete` does; then those before the one that failed are in force.
+        One that was in force, and was lost with its file, is brought back: what it hid and no compaction has merged
+        since is hidden again. Raises as `delete` does; then those before the one that failed are in force.
         """
         for record in records:
             if self._current.now.deletes.lacks(record):
