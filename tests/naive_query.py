@@ -105,8 +105,16 @@ def bucket_of(at: int, asked: Question) -> tuple[int, int]:
     """Where the bucket of a time begins, and where the next one does, ns."""
     assert asked.interval is not None
     shift = length_of(asked.offset) if asked.offset else 0
-    begin, end = unshifted(at - shift, asked.interval, asked.timezone)
-    return begin + shift, end + shift
+    match = re.fullmatch(r"(\d+)(s|mo|m|h|d|w|y)", asked.interval)
+    assert match, asked.interval
+    number, unit = int(match[1]), match[2]
+    if unit in ("mo", "y") or (asked.timezone and unit in ("d", "w")):
+        return dates_of(at, number, unit, shift, ZoneInfo(asked.timezone or "UTC"))
+    origin = clock_ns(datetime(1970, 1, 1), ZoneInfo(asked.timezone)) if asked.timezone else 0
+    origin += shift + (MONDAY_NS if unit == "w" else 0)
+    length = number * FIXED_S[unit] * S
+    begin = origin + (at - origin) // length * length
+    return begin, begin + length
 
 
 def length_of(text: str) -> int:
@@ -116,21 +124,12 @@ def length_of(text: str) -> int:
     return (-1 if match[1] else 1) * int(match[2]) * FIXED_S[match[3]] * S
 
 
-def unshifted(at: int, interval: str, timezone: str | None) -> tuple[int, int]:
-    """The bucket of a time where nothing is shifted."""
-    match = re.fullmatch(r"(\d+)(s|mo|m|h|d|w|y)", interval)
-    assert match, interval
-    number, unit = int(match[1]), match[2]
-    zone = ZoneInfo(timezone or "UTC")
-    if unit in ("s", "m", "h"):
-        midnight = midnight_ns(datetime(1970, 1, 1), zone)
-        length = number * FIXED_S[unit] * S
-        begin = midnight + (at - midnight) // length * length
-        return begin, begin + length
-    local = (EPOCH + timedelta(seconds=at // S)).astimezone(zone)
-    first = first_day(local, number, unit)
-    begin, end = midnight_ns(first, zone), midnight_ns(later(first, number, unit), zone)
-    return begin, end
+def dates_of(at: int, number: int, unit: str, shift: int, zone: ZoneInfo) -> tuple[int, int]:
+    """The bucket of a time by the calendar of a zone, its edges shifted on the zone's clock."""
+    local = (EPOCH + timedelta(seconds=at // S)).astimezone(zone).replace(tzinfo=None)
+    moved = timedelta(seconds=shift // S)
+    first = first_day(local - moved, number, unit)
+    return clock_ns(first + moved, zone), clock_ns(later(first, number, unit) + moved, zone)
 
 
 def first_day(local: datetime, number: int, unit: str) -> datetime:
@@ -154,10 +153,9 @@ def later(day: datetime, number: int, unit: str) -> datetime:
     return datetime(year, month + 1, 1)
 
 
-def midnight_ns(day: datetime, zone: ZoneInfo) -> int:
-    """When a day begins in a zone, ns."""
-    moment = datetime(day.year, day.month, day.day, tzinfo=zone)
-    return int((moment - EPOCH) / timedelta(seconds=1)) * S
+def clock_ns(local: datetime, zone: ZoneInfo) -> int:
+    """When a zone's clock first shows a time, ns; a time that it skips is the one an hour later."""
+    return int((local.replace(tzinfo=zone) - EPOCH) / timedelta(seconds=1)) * S
 
 
 # Figures

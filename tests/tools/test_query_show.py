@@ -1,0 +1,112 @@
+"""What tools/query shows, and how tools/client.py writes requests and reads answers: without a server."""
+
+import pytest
+from rich.console import Console
+
+from tools import client, query_show
+from tools.client import Answer, Client, Event, Samples, Series
+
+
+def _text(table) -> str:
+    console = Console(width=160, highlight=False)
+    with console.capture() as capture:
+        console.print(table)
+    return capture.get()
+
+
+@pytest.mark.parametrize(
+    ("values", "want"),
+    [
+        ([], ""),
+        ([None, None], ""),
+        ([1.0, 1.0], "▅▅"),
+        ([0, 1, 2, 3, 4, 5, 6, 7], "▁▂▃▄▅▆▇█"),
+        ([0.0, None, 7.0], "▁ █"),
+        ([-1e308, 1e308], "▁█"),
+    ],
+)
+def test_a_sparkline_has_a_tick_for_each_value_and_a_blank_for_each_gap(values, want):
+    assert query_show.spark(values) == want
+
+
+def test_a_long_sparkline_is_as_wide_as_it_may_be():
+    line = query_show.spark([float(value) for value in range(600)])
+    assert len(line) == query_show.SPARK_COLUMNS
+    assert list(line) == sorted(line)
+    assert set(line) == set(query_show.TICKS)
+
+
+def test_times_lengths_tags_and_figures_are_written_for_people():
+    row = {
+        "time": 1_700_000_000.25, "device_id": "[a]", "tags": {"room": "x"}, "avg": 20.123456789, "count": 3,
+        "usual_s": 90.0, "last": None,
+    }  # fmt: skip
+    shown = _text(query_show.table_of([row])).splitlines()
+    assert shown[0].split() == ["time", "device_id", "tags", "avg", "count", "usual_s", "last"]
+    assert shown[1].split() == ["2023-11-14", "22:13:20.25", "[a]", "room=x", "20.12346", "3", "1.5", "min", "-"]
+
+
+def test_a_long_table_says_that_it_is_cut():
+    rows = [{"count": 1}] * 201
+    assert len(_text(query_show.table_of(rows)).splitlines()) == 201
+    assert query_show.cut_text(rows) == "200 of 201 rows; --csv or --json for all"
+    assert query_show.cut_text(rows[1:]) is None
+
+
+def test_groups_of_buckets_get_sparklines_and_lone_rows_do_not():
+    rows = [{"time": at, "device_id": name, "avg": at, "count": 1} for name in "ab" for at in (3.0, 1.0, 2.0)]
+    table = query_show.sparks_of(rows, ["avg"])
+    assert [line.split() for line in _text(table).splitlines()[1:]] == [
+        [name, "avg", "1", "▁▅█", "3"] for name in "ab"
+    ]
+    assert query_show.sparks_of(rows[:1], ["avg"]) is None
+
+
+def test_fields_become_parameters_of_a_url():
+    fields = {
+        "device_id": ["a b", "c"], "metric_name": {"exact": "m*"}, "tags": {"room": ["x", "y"]}, "more_tags": True,
+        "limit": 3, "cursor": None,
+    }  # fmt: skip
+    assert client.parameters(fields) == (
+        "device_id=a+b&device_id=c&metric_name.exact=m%2A&tags.room=x&tags.room=y&more_tags=true&limit=3"
+    )
+    assert client.parameters({"tags": {}}) == "tags="
+
+
+def test_server_sent_events_are_read_whole_and_heartbeats_left_out():
+    lines = [": alive", "", "event: points", 'data: {"a":', "data: 1}", "", 'data: {"b": 2}', "", "data: 3"]
+    assert list(client._events(iter(lines))) == [Event("points", {"a": 1}), Event("message", {"b": 2})]
+
+
+def test_lines_are_whole_however_they_come():
+    assert list(client._split(iter([b"a", b"b\nc", b"\n", b"\nd"]))) == [b"ab", b"c", b"d"]
+
+
+def test_rows_become_columns_and_a_table():
+    answer = Answer(rows=[{"time": 10**18, "device_id": "a", "avg": 1}, {"time": 10**18 + 1, "avg": None}])
+    columns = answer.columns()
+    assert columns["time"].tolist() == [10**18, 10**18 + 1]
+    assert columns["device_id"].tolist() == ["a", None]
+    assert str(columns["avg"].tolist()) == "[1.0, nan]"
+    frame = answer.frame()
+    assert str(frame["time"][0]) == "2001-09-09 01:46:40+00:00"
+    assert list(frame) == ["time", "device_id", "avg"]
+
+
+def test_samples_are_told_apart_by_series():
+    one, other = Series("a", "m", ()), Series("b", "m", (("room", "x"),))
+    points = [(one, 1, 1.0), (other, 2, 2.0), (one, 3, -0.0)]
+    table: dict[Series, int] = {}
+    (part,) = client._parts(iter(points), table)
+    samples = Samples(list(table), *client._packed(part))
+    found = {series: (times.tolist(), values.tolist()) for series, (times, values) in samples.by_series().items()}
+    assert found == {one: ([1, 3], [1.0, -0.0]), other: ([2], [2.0])}
+    frame = samples.frame()
+    assert list(frame) == ["time", "device_id", "metric_name", "tags.room", "value"]
+    assert frame["tags.room"].tolist()[1] == "x"
+
+
+@pytest.mark.parametrize("url", ["ftp://x", "http://", "//x"])
+def test_a_url_that_is_none_is_refused(url):
+    with pytest.raises(ValueError, match="want http://HOST:PORT"):
+        Client(url)

@@ -1,0 +1,379 @@
+"""A client of the HTTP API for notebooks and scripts: answers as Python values, numpy arrays and pandas tables.
+
+Needs numpy alone, pandas only for the tables; imports nothing else of this project, so the file may be copied. A Client
+has one connection and belongs to one thread. Times that come back are int64 nanoseconds. Guide: docs/client.md.
+"""
+
+import http.client
+import json
+import ssl
+from collections.abc import Iterator, Mapping
+from datetime import datetime
+from typing import Any, Final, NamedTuple, Self
+from urllib.parse import urlencode, urlsplit
+
+import numpy as np
+import numpy.typing as npt
+
+TIMEOUT_S: Final = 60.0
+PART_ROWS: Final = 65_536  # samples that are held as Python numbers at a time
+_READ_BYTES: Final = 1 << 16
+_BEGINNINGS: Final = (http.client.RemoteDisconnected, BrokenPipeError, ConnectionResetError)
+
+
+class QueryFailed(Exception):
+    """The server said no. status: of HTTP; error: one word; field: at fault, or None; answer: all that it said."""
+
+    def __init__(self, status: int, answer: Mapping[str, Any]) -> None:
+        super().__init__(str(answer.get("message", f"HTTP status {status}")))
+        self.status = status
+        self.answer = dict(answer)
+        self.error = str(answer.get("error", ""))
+        self.field: str | None = answer.get("field")
+
+
+class Unreachable(Exception):
+    """No server answered, or its answer broke off. The text says where and why."""
+
+
+class Answer(dict[str, Any]):
+    """An answer as the server gave it, with its rows as columns when they are wanted."""
+
+    def columns(self) -> dict[str, npt.NDArray[Any]]:
+        """The rows, one array for each column: float64 for numbers (NaN for null), int64 for time, else objects."""
+        rows = self["rows"]
+        names = dict.fromkeys(name for row in rows for name in row)
+        return {name: _column(name, [row.get(name) for row in rows]) for name in names}
+
+    def frame(self) -> Any:
+        """The rows as a pandas DataFrame, time as UTC timestamps."""
+        return _frame(self.columns())
+
+
+class Series(NamedTuple):
+    """tags: sorted pairs."""
+
+    device_id: str
+    metric_name: str
+    tags: tuple[tuple[str, str], ...]
+
+
+class Samples(NamedTuple):
+    """Points. series: each once. One item per point: series_at (index into series), times (ns), values."""
+
+    series: list[Series]
+    series_at: npt.NDArray[np.uint32]
+    times: npt.NDArray[np.int64]
+    values: npt.NDArray[np.float64]
+
+    def by_series(self) -> dict[Series, tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]]:
+        """Times and values of each series."""
+        chosen = {one: self.series_at == at for at, one in enumerate(self.series)}
+        return {one: (self.times[mine], self.values[mine]) for one, mine in chosen.items()}
+
+    def frame(self) -> Any:
+        """A pandas DataFrame: time, device_id, metric_name, a column for each tag, value."""
+        columns: dict[str, npt.NDArray[Any]] = {"time": self.times}
+        for place, name in enumerate(("device_id", "metric_name")):
+            columns[name] = np.array([one[place] for one in self.series], object)[self.series_at]
+        for tag in sorted({name for one in self.series for name, _ in one.tags}):
+            columns[f"tags.{tag}"] = np.array([dict(one.tags).get(tag) for one in self.series], object)[self.series_at]
+        return _frame(columns | {"value": self.values})
+
+
+class Event(NamedTuple):
+    """Something that /live sent. name: "message" where the server gave none; data: its JSON."""
+
+    name: str
+    data: Any
+
+
+class Client:
+    """Asks one server. url: such as http://127.0.0.1:8080. context: of TLS, None for the system's authorities.
+
+    Fields are those of docs/http-api.md; None leaves one out, a datetime with a zone may stand for a time. Every method
+    raises QueryFailed and Unreachable.
+    """
+
+    def __init__(
+        self,
+        url: str = "http://127.0.0.1:8080",
+        token: str | None = None,
+        timeout_s: float = TIMEOUT_S,
+        context: ssl.SSLContext | None = None,
+    ) -> None:
+        parts = urlsplit(url if "://" in url else f"http://{url}")
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ValueError(f"url is {url!r}, want http://HOST:PORT or https://HOST:PORT")
+        self.url = f"{parts.scheme}://{parts.netloc}"
+        self._host, self._port, self._is_tls = parts.hostname, parts.port, parts.scheme == "https"
+        self._headers = {"Authorization": f"Bearer {token}"} if token else {}
+        self._timeout_s = timeout_s
+        self._context = context
+        self._connection: http.client.HTTPConnection | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the connection. The next question makes another."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    # Questions
+
+    def query(self, operation: str | list[str], metric_name: Any, device_id: Any = "*", **fields: Any) -> Answer:
+        """POST /query: aggregates, in buckets with interval=, by group with group_by=."""
+        asked = {"device_id": device_id, "metric_name": metric_name, "operation": operation} | fields
+        if "interval" in asked or "group_by" in asked or "max_points" in asked:
+            asked = {"time_unit": "ns"} | asked
+        return Answer(self.call("POST", "/query", asked))
+
+    def samples(self, metric_name: Any = None, device_id: Any = None, **fields: Any) -> Samples:
+        """Every point that matches, in arrays; they are read as they come, 24 bytes each."""
+        table: dict[Series, int] = {}
+        parts = [_packed([])]
+        parts += [_packed(part) for part in _parts(self.stream(metric_name, device_id, **fields), table)]
+        index, times, values = zip(*parts, strict=True)
+        return Samples(list(table), np.concatenate(index), np.concatenate(times), np.concatenate(values))
+
+    def stream(
+        self, metric_name: Any = None, device_id: Any = None, **fields: Any
+    ) -> Iterator[tuple[Series, int, float]]:
+        """The same, one point at a time: series, time in ns, value. Memory does not grow."""
+        asked = {"metric_name": metric_name, "device_id": device_id, "format": "ndjson", "time_unit": "ns"} | fields
+        for row in self._all_pages("/api/v1/samples", asked):
+            yield _series_of(row), row["time"], row["value"]
+
+    def series(self, **fields: Any) -> list[dict[str, Any]]:
+        """Every series that matches, and what it holds, over all pages."""
+        return self._listed("/api/v1/series", "series", fields)
+
+    def last(self, **fields: Any) -> list[dict[str, Any]]:
+        """The newest point of every series that matches, over all pages."""
+        return self._listed("/api/v1/last", "rows", fields)
+
+    def gaps(self, **fields: Any) -> list[dict[str, Any]]:
+        """Silences of every series that matches, over all pages."""
+        return self._listed("/api/v1/gaps", "rows", fields)
+
+    def delete(self, dry_run: bool = False, **fields: Any) -> dict[str, Any]:
+        """Delete what matches. dry_run: only say what would go."""
+        return self.call("DELETE", "/api/v1/series", {"dry_run": dry_run} | fields)
+
+    def live(self, **fields: Any) -> Iterator[Event]:
+        """Events of durable points as they arrive, until the server or the caller ends it."""
+        reply = self._open("GET", f"/live?{parameters(fields)}", None)
+        try:
+            yield from _events(_lines(reply))
+        finally:
+            self.close()  # the rest of the answer has no end
+
+    # HTTP
+
+    def call(self, method: str, path: str, fields: Mapping[str, Any]) -> dict[str, Any]:
+        """One answer of JSON. Fields go into the body of a POST, else into the URL."""
+        found: dict[str, Any] = json.loads(b"".join(self.chunks(method, path, fields)))
+        return found
+
+    def chunks(self, method: str, path: str, fields: Mapping[str, Any]) -> Iterator[bytes]:
+        """The bytes of an answer of any format, as they come."""
+        reply = self._sent(method, path, fields)
+        done = False
+        try:
+            while part := _read(reply):
+                yield part
+            done = True
+        finally:
+            if not done:
+                self.close()  # the connection still holds the rest
+
+    def _sent(self, method: str, path: str, fields: Mapping[str, Any]) -> http.client.HTTPResponse:
+        if method == "POST":
+            given = {name: value for name, value in fields.items() if value is not None}
+            return self._open(method, path, json.dumps(given, default=_time_text).encode())
+        text = parameters(fields)
+        return self._open(method, f"{path}?{text}" if text else path, None)
+
+    def _listed(self, path: str, items: str, fields: Mapping[str, Any]) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = []
+        cursor = None
+        while True:
+            page = self.call("POST", path, {**fields, "cursor": cursor})
+            found += page[items]
+            cursor = page.get("next_cursor")
+            if cursor is None:
+                return found
+
+    def _all_pages(self, path: str, asked: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+        """The rows of NDJSON answers: the last line of each holds no row, but coverage and the next cursor."""
+        cursor = None
+        while True:
+            foot: dict[str, Any] | None = None
+            for line in _split(self.chunks("POST", path, {**asked, "cursor": cursor})):
+                row = json.loads(line)
+                if "value" in row:
+                    yield row
+                else:
+                    foot = row
+            if foot is None or "coverage" not in foot:
+                raise Unreachable(f"{self.url}{path}: the answer broke off: {(foot or {}).get('message', 'no end')}")
+            cursor = foot.get("next_cursor")
+            if cursor is None or "limit" in asked:
+                return
+
+    def _open(self, method: str, target: str, body: bytes | None) -> http.client.HTTPResponse:
+        reply = self._exchange(method, target, body)
+        if reply.status < 300:
+            return reply
+        data = _read(reply, -1)
+        try:
+            said = json.loads(data)
+        except ValueError:
+            said = {"error": "http_error", "message": f"HTTP status {reply.status}: {data[:200]!r}"}
+        raise QueryFailed(reply.status, said)
+
+    def _exchange(self, method: str, target: str, body: bytes | None) -> http.client.HTTPResponse:
+        """The head of the answer; once more on a new connection where a kept one had been closed meanwhile."""
+        kept = self._connection is not None
+        try:
+            if self._connection is None:
+                self._connection = self._connect()
+            headers = self._headers | ({"Content-Type": "application/json"} if body else {})
+            self._connection.request(method, target, body, headers)
+            return self._connection.getresponse()
+        except (OSError, http.client.HTTPException) as error:
+            self.close()
+            if kept and isinstance(error, _BEGINNINGS):
+                return self._exchange(method, target, body)
+            raise Unreachable(f"{self.url}: {error or type(error).__name__}") from error
+
+    def _connect(self) -> http.client.HTTPConnection:
+        if self._is_tls:
+            return http.client.HTTPSConnection(
+                self._host, self._port, timeout=self._timeout_s, context=self._context
+            )
+        return http.client.HTTPConnection(self._host, self._port, timeout=self._timeout_s)
+
+
+def parameters(fields: Mapping[str, Any]) -> str:
+    """Fields as a URL's parameters: a list repeats its name, tags become tags.NAME, {"exact": text} NAME.exact."""
+    pairs: list[tuple[str, str]] = []
+    for name, value in fields.items():
+        if name == "tags" and value is not None:
+            pairs += [("tags", "")] if not value else []
+            pairs += [(f"tags.{tag}", text) for tag, wanted in value.items() for text in _listed(wanted)]
+        elif isinstance(value, dict):
+            pairs.append((f"{name}.exact", value["exact"]))
+        elif value is not None:
+            pairs += [(name, _parameter(each)) for each in _listed(value)]
+    return urlencode(pairs)
+
+
+def _listed(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, list | tuple) else [value]
+
+
+def _parameter(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return _time_text(value) if isinstance(value, datetime) else str(value)
+
+
+def _time_text(value: Any) -> str:
+    if isinstance(value, datetime) and value.tzinfo is not None:
+        return value.isoformat()
+    raise TypeError(f"{value!r} is {type(value).__name__}, want what JSON can say, or a datetime with a time zone")
+
+
+# Reading
+
+
+def _read(reply: http.client.HTTPResponse, most: int = _READ_BYTES) -> bytes:
+    try:
+        return reply.read() if most < 0 else reply.read1(most)
+    except (OSError, http.client.HTTPException) as error:
+        raise Unreachable(f"the answer broke off: {error or type(error).__name__}") from error
+
+
+def _split(chunks: Iterator[bytes]) -> Iterator[bytes]:
+    """The lines of bytes that come in parts."""
+    rest = b""
+    for chunk in chunks:
+        *lines, rest = (rest + chunk).split(b"\n")
+        yield from filter(None, lines)
+    if rest:
+        yield rest
+
+
+def _lines(reply: http.client.HTTPResponse) -> Iterator[str]:
+    while True:
+        try:
+            line = reply.readline()
+        except (OSError, http.client.HTTPException) as error:
+            raise Unreachable(f"the stream broke off: {error or type(error).__name__}") from error
+        if not line:
+            return
+        yield line.decode().rstrip("\r\n")
+
+
+def _events(lines: Iterator[str]) -> Iterator[Event]:
+    """Server-sent events; heartbeats, which are comments, are left out."""
+    name, data = "message", list[str]()
+    for line in lines:
+        if line.startswith("event:"):
+            name = line[6:].strip()
+        elif line.startswith("data:"):
+            data.append(line[5:].removeprefix(" "))
+        elif not line:
+            if data:
+                yield Event(name, json.loads("\n".join(data)))
+            name, data = "message", []
+
+
+def _series_of(row: Mapping[str, Any]) -> Series:
+    tags = row.get("tags") or {name[5:]: value for name, value in row.items() if name.startswith("tags.")}
+    return Series(row["device_id"], row["metric_name"], tuple(sorted(tags.items())))
+
+
+Part = list[tuple[int, int, float]]
+
+
+def _parts(points: Iterator[tuple[Series, int, float]], table: dict[Series, int]) -> Iterator[Part]:
+    """Points by number of their series, some at a time; the table grows by the series that they name."""
+    part: Part = []
+    for series, time_ns, value in points:
+        part.append((table.setdefault(series, len(table)), time_ns, value))
+        if len(part) == PART_ROWS:
+            yield part
+            part = []
+    if part:
+        yield part
+
+
+def _packed(part: Part) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.int64], npt.NDArray[np.float64]]:
+    index, times, values = zip(*part, strict=True) if part else ((), (), ())
+    return np.array(index, np.uint32), np.array(times, np.int64), np.array(values, np.float64)
+
+
+def _column(name: str, items: list[Any]) -> npt.NDArray[Any]:
+    if name == "time" and all(isinstance(item, int) for item in items):
+        return np.array(items, np.int64)
+    if all(item is None or isinstance(item, int | float) for item in items):
+        return np.array([np.nan if item is None else item for item in items], np.float64)
+    found = np.empty(len(items), object)
+    found[:] = items
+    return found
+
+
+def _frame(columns: Mapping[str, npt.NDArray[Any]]) -> Any:
+    import pandas  # type: ignore[import-untyped, unused-ignore]  # an extra: all but tables works without
+
+    found = pandas.DataFrame(dict(columns))
+    if "time" in found and found["time"].dtype == np.int64:
+        found["time"] = pandas.to_datetime(found["time"], unit="ns", utc=True)
+    return found
