@@ -57,6 +57,7 @@ KERNEL_MODULES = (
     "workers.storage.kernels",
     "workers.storage.aggregate_kernels",
     "workers.storage.window_kernels",
+    "workers.storage.value_kernels",
     "workers.storage.compaction_kernels",
 )
 CACHE = Path(sys.prefix) / "var" / "minitrue-kernels"

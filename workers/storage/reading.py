@@ -54,6 +54,10 @@ class Reading:
         """The values of `by` for each group, in order."""
         return self._selections.labels(grouped, by)
 
+    def key_of(self, local_id: int) -> bytes:
+        """The key of a series."""
+        return self._catalog.key(local_id)
+
     def count_tags(self, series: Selection) -> dict[str, dict[str, int]]:
         """By the name of a tag and its value, how many of some series have it."""
         return self._selections.count_tags(series)

@@ -1,0 +1,108 @@
+"""Buckets: which rows of an answer the groups of series need, and the times that these stand for.
+
+Pure: no I/O, no state.
+"""
+
+from collections.abc import Sequence
+from typing import Final, NamedTuple
+
+import numpy as np
+
+from common.errors import ProtocolError
+from common.protocol import Stretch
+from workers.storage import aggregate_kernels
+from workers.storage.fold import Grid, Layout
+from workers.storage.recent import Integers, Recent
+from workers.storage.segment import EARLIEST, LATEST
+from workers.storage.table import Table
+
+_COUNTABLE: Final = 2.0**62  # buckets of a series that int64 can count
+
+
+class Span(NamedTuple):
+    """A part of a range and its buckets. start: of the bucket, where the grid has but one."""
+
+    grid: Grid
+    start: int
+
+    def starts(self, numbers: Integers) -> Integers:
+        """The starts of buckets by number, ns, at least EARLIEST."""
+        grid = self.grid
+        if grid.interval == 0:
+            return np.full(len(numbers), self.start, np.int64)
+        starts = numbers * grid.interval + grid.offset
+        starts[numbers < -((-EARLIEST + grid.offset) // grid.interval)] = EARLIEST  # it begins before int64 does
+        return starts
+
+
+class Rows(NamedTuple):
+    """Where the buckets of groups are in an answer: group g, of those in a table, has the rows base[g] to ends[g].
+
+    first: the number of its first bucket; layout: the same by series; total: rows.
+    """
+
+    base: Integers
+    ends: Integers
+    first: Integers
+    layout: Layout
+    total: float
+
+    def locate(self, rows: Integers) -> tuple[Integers, Integers]:
+        """The group and the bucket's number of rows."""
+        groups = self.ends.searchsorted(rows, "right")
+        return groups, self.first[groups] + (rows - self.base[groups])
+
+
+def spans(stretches: Sequence[Stretch], start: int | None, end: int | None, kept: int | None) -> list[Span]:
+    """The parts of a range that hold anything: one without stretches. kept: the start, but for retention.
+
+    Raises ProtocolError for stretches that are none, overlap or descend.
+    """
+    stop = LATEST if end is None else end
+    begin = EARLIEST if kept is None else kept
+    if not stretches:
+        return [Span(Grid(begin, stop), 0 if start is None else start)] if begin <= stop else []
+    found, before = [], EARLIEST - 1
+    for each in stretches:
+        if not (before < each.start_ns <= each.end_ns <= LATEST and 0 <= each.interval_ns <= LATEST):
+            raise ProtocolError(f"stretch {each}: want int64, in order, and no interval below 0")
+        if not EARLIEST <= each.offset_ns <= LATEST:
+            raise ProtocolError(f"stretch {each}: offset is no int64")
+        before = each.end_ns
+        interval = each.interval_ns
+        grid = Grid(
+            max(each.start_ns, begin), min(each.end_ns, stop), interval, each.offset_ns % interval if interval else 0
+        )
+        if grid.start <= grid.end:
+            found.append(Span(grid, each.offset_ns))
+    return found
+
+
+def lay_out(table: Table, recent: Recent, grid: Grid, groups: Integers) -> Rows:
+    """Rows for the groups of a table's series, each from its first bucket with points to its last.
+
+    groups: by place, ascending. When `total` is more than the caller has room for, the rest means nothing.
+    """
+    begins = np.flatnonzero(np.diff(groups, prepend=groups[0] - 1))
+    which = np.repeat(np.arange(len(begins)), np.diff(begins, append=len(groups)))
+    if grid.interval == 0:
+        base = np.arange(len(begins))
+        return Rows(base, base + 1, np.zeros(len(base), np.int64), Layout.grouped(which), float(len(base)))
+    low, counts, first = np.empty((3, len(groups)), np.int64)
+    low.fill(LATEST)
+    counts.fill(EARLIEST)
+    total = aggregate_kernels.lay_out(
+        table.places, table.t_min, table.t_max, recent.places, recent.summaries, *grid, low, counts, first
+    )
+    last = first + counts - 1
+    first[counts == 0], last[counts == 0] = LATEST, EARLIEST
+    lowest, highest = np.minimum.reduceat(first, begins), np.maximum.reduceat(last, begins)
+    some = lowest <= highest
+    if total < _COUNTABLE:
+        total = float(((highest[some] - lowest[some]).view(np.uint64) + 1.0).sum())
+    sizes = np.where(some, highest - lowest + 1, 0)
+    lowest[~some] = 0
+    ends = np.cumsum(sizes)
+    base = ends - sizes
+    layout = Layout(base[which], lowest[which], ends[which], int(ends[-1]))
+    return Rows(base, ends, lowest, layout, total)
