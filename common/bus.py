@@ -38,6 +38,7 @@ RECONNECT_MS: Final = 50
 RECONNECT_MAX_MS: Final = 1000
 PUSH_HWM: Final = 4  # messages: batches wait in the sender's own window, where they can still be re-routed
 ACK_HWM: Final = 10_000  # acks are small and a lost one costs a resent batch
+LIVE_HWM: Final = 64  # batches of some hundred KB each at most: a subscriber that is further behind misses some
 MAX_MESSAGE_BYTES: Final = 256 << 20  # of a frame received, so a stray client cannot exhaust memory
 HANDSHAKE_FAILED: Final = (
     "handshake failed: the other side has another key of the bus or none (bus.key_file), or went away"
@@ -194,6 +195,27 @@ class Router(Socket):
         return self.send([*route, *frames])
 
 
+class Publisher(Socket):
+    """Sends each message to all who have subscribed, and drops it for those who take none now.
+
+    subscribers: how many there are, as of the last `look`.
+    """
+
+    def __init__(self, raw: "zmq.Socket[bytes]") -> None:
+        super().__init__(raw)
+        self.subscribers = 0
+
+    def look(self) -> bool:
+        """Note who has come and gone; whether somebody has come."""
+        came = False
+        while (frames := self.receive()) is not None:
+            if frames[0][:1] == b"\x01":
+                self.subscribers, came = self.subscribers + 1, True
+            elif frames[0][:1] == b"\x00":
+                self.subscribers = max(0, self.subscribers - 1)
+        return came
+
+
 S = TypeVar("S", bound=Socket)
 
 
@@ -240,6 +262,20 @@ class Bus:
     def router(self, endpoint: str) -> Router:
         """A bound ROUTER."""
         return self._bind(Router(self._socket(zmq.ROUTER)), endpoint)
+
+    def publisher(self, endpoint: str) -> Publisher:
+        """A bound XPUB, told of every subscription."""
+        raw = self._socket(zmq.XPUB)
+        raw.setsockopt(zmq.SNDHWM, LIVE_HWM)
+        raw.setsockopt(zmq.XPUB_VERBOSER, 1)
+        return self._bind(Publisher(raw), endpoint)
+
+    def subscriber(self, endpoint: str, kind: bytes) -> Socket:
+        """A SUB connected to a publisher, for messages of one kind."""
+        raw = self._socket(zmq.SUB)
+        raw.setsockopt(zmq.RCVHWM, LIVE_HWM)
+        raw.setsockopt(zmq.SUBSCRIBE, kind)
+        return self._connect(Socket(raw), endpoint)
 
     def pair(self, name: str) -> tuple[Socket, Socket]:
         """Two connected in-process ends, (bound, connected), to wake one thread from another."""

@@ -107,6 +107,13 @@ class Query(Struct, frozen=True, forbid_unknown_fields=True):
     timeout_s: Seconds = 10.0
     max_body_bytes: Annotated[int, Meta(ge=1024)] = 1 << 20
     page_limit: Annotated[int, Meta(ge=1, le=1_000_000)] = 10_000
+    max_series: PositiveInt = 100_000
+    max_points: PositiveInt = 200_000_000
+    max_rows: PositiveInt = 1_000_000
+    max_values: PositiveInt = 5_000_000
+    live_streams: Annotated[int, Meta(ge=0, le=4096)] = 32
+    live_queue: PositiveInt = 10_000
+    live_heartbeat_s: Seconds = 15.0
     max_response_bytes: Annotated[int, Meta(ge=1 << 16)] = 1 << 30
     tokens_file: str = ""
     cert_file: str = ""

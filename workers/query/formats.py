@@ -1,7 +1,8 @@
 """Formats in which a table is sent: JSON, NDJSON, CSV, MessagePack, Arrow; see docs/http-api.md.
 
-Each is a generator of parts, made as they are sent. What fails before the first megabyte is an error like any other;
-what fails behind it cuts the connection, so that no client takes half an answer for a whole one. Any thread.
+Each is a generator of parts, made as they are sent. What fails before the first megabyte is an error like any other.
+What fails behind it ends the answer with a part that no reader of the format takes for the end: granian ends the transfer
+in order whatever is raised, so the bytes have to tell half an answer from a whole one. Any thread.
 """
 
 import csv
@@ -71,9 +72,19 @@ def _weight(options: list[str]) -> float:
 
 def respond(table: Table, name: str, max_bytes: int, status: int = 200) -> Response:
     """The response that sends a table. max_bytes: query.max_response_bytes. Raises Refusal."""
-    parts = _bounded(_WRITERS[name](table), max_bytes)
-    body, headers = _started(parts), dict(table.headers)
-    return Response(body, status, CONTENT_TYPES[name], headers)
+    return send(parts_of(table, name), name, max_bytes, table.headers, status)
+
+
+def parts_of(table: Table, name: str) -> Iterator[bytes]:
+    """A table in a format, part by part."""
+    return _WRITERS[name](table)
+
+
+def send(
+    parts: Iterator[bytes], name: str, max_bytes: int, headers: Mapping[str, str], status: int = 200
+) -> Response:
+    """The response that sends parts in a format, however they are made. Raises Refusal, as `respond`."""
+    return Response(_started(_bounded(parts, max_bytes)), status, CONTENT_TYPES[name], dict(headers))
 
 
 def _started(parts: Iterator[bytes]) -> bytes | Iterator[bytes]:
@@ -117,6 +128,18 @@ def _bounded(parts: Iterator[bytes], most: int) -> Iterator[bytes]:
         yield part
 
 
+def _marked(parts: Iterator[bytes], mark: Callable[[str, str], bytes]) -> Iterator[bytes]:
+    """The parts; when one fails, what shows that, then the failure itself."""
+    try:
+        yield from parts
+    except Refusal as refusal:
+        yield mark(refusal.error, str(refusal))
+        raise
+    except Exception as error:
+        yield mark("internal", f"BUG: {type(error).__name__}: {error}")
+        raise
+
+
 def _rows(table: Table, page: Page) -> list[dict[str, Any]]:
     return [dict(zip(table.names, row, strict=True)) for row in zip(*table.columns(page), strict=True)]
 
@@ -137,13 +160,9 @@ def _as_json(table: Table) -> Iterator[bytes]:
 
 def _as_ndjson(table: Table) -> Iterator[bytes]:
     """A row a line; the last line holds everything else, or what went wrong."""
-    try:
-        for page in table.pages:
-            yield _json.encode_lines(_rows(table, page))
-        yield _json.encode({**table.head, **table.foot()}) + b"\n"
-    except Refusal as refusal:
-        yield _json.encode({"error": refusal.error, "message": str(refusal)}) + b"\n"
-        raise
+    for page in table.pages:
+        yield _json.encode_lines(_rows(table, page))
+    yield _json.encode({**table.head, **table.foot()}) + b"\n"
 
 
 def _as_csv(table: Table) -> Iterator[bytes]:
@@ -172,7 +191,7 @@ def _as_msgpack(table: Table) -> Iterator[bytes]:
 
 def _as_arrow(table: Table) -> Iterator[bytes]:
     """A schema, then a record batch a page; the head is in the schema's metadata, as JSON under "minitrue"."""
-    arrow = _pyarrow()
+    arrow = pyarrow()
     types = {
         "time": arrow.timestamp("ns", "UTC"),
         "number": arrow.float64(),
@@ -182,7 +201,7 @@ def _as_arrow(table: Table) -> Iterator[bytes]:
     }
     fields = [arrow.field(name, types[table.kinds.get(name, "number")]) for name in table.names]
     schema = arrow.schema(fields, metadata={"minitrue": _json.encode(table.head)})
-    sink = _Sink()
+    sink = Sink()
     with arrow.ipc.new_stream(sink, schema) as writer:
         for page in table.pages:
             items = [_arrow_items(page[field.name], table.kinds.get(field.name)) for field in fields]
@@ -197,7 +216,7 @@ def _arrow_items(items: Any, kind: str | None) -> Any:
     return [None if item is None else list(item.items()) for item in items] if kind == "tags" else items
 
 
-class _Sink(io.RawIOBase):
+class Sink(io.RawIOBase):
     """A file that Arrow writes to, emptied after every page."""
 
     def __init__(self) -> None:
@@ -217,7 +236,8 @@ class _Sink(io.RawIOBase):
         return b"".join(parts)
 
 
-def _pyarrow() -> ModuleType:
+def pyarrow() -> ModuleType:
+    """The module, which is an extra. Raises Refusal where it is not installed."""
     try:
         import pyarrow
         import pyarrow.ipc
@@ -233,4 +253,41 @@ _WRITERS: Final[dict[str, Callable[[Table], Iterator[bytes]]]] = {
     "csv": _as_csv,
     "msgpack": _as_msgpack,
     "arrow": _as_arrow,
+}
+
+
+# What ends an answer that failed on the way
+
+
+def _broken_json(error: str, message: str) -> bytes:
+    """Names the failure, and leaves the object open."""
+    return b"]," + _json.encode({"error": error, "message": message})[1:-1]
+
+
+def _broken_ndjson(error: str, message: str) -> bytes:
+    """A last line without coverage."""
+    return _json.encode({"error": error, "message": message}) + b"\n"
+
+
+def _broken_csv(error: str, message: str) -> bytes:
+    """A line with far more fields than any other, which readers of tables refuse."""
+    return _lines([["error", error, message] + [""] * 1000])
+
+
+def _broken_arrow(error: str, message: str) -> bytes:
+    """The beginning of a message that does not follow."""
+    return b"\xff\xff\xff\xff\xff\xff\xff\x7f"
+
+
+def _broken_msgpack(error: str, message: str) -> bytes:
+    """Nothing: it is made whole before it is sent."""
+    return b""
+
+
+_BROKEN: Final[dict[str, Callable[[str, str], bytes]]] = {
+    "json": _broken_json,
+    "ndjson": _broken_ndjson,
+    "csv": _broken_csv,
+    "msgpack": _broken_msgpack,
+    "arrow": _broken_arrow,
 }

@@ -17,6 +17,7 @@ from workers.query.access import Access
 from workers.query.coverage import Coverage
 from workers.query.gate import Gate
 from workers.query.gather import Gather, Survey
+from workers.query.live import Live
 from workers.query.refusal import OverLimit, Refusal, bad, seconds, shown, type_of, whole
 from workers.query.scatter import Scatter
 from workers.query.timings import Timings
@@ -51,14 +52,21 @@ class Request:
         self.path: str = environ["PATH_INFO"]
         self.who = ""  # the name of its token; "" where none is needed
         self._max_body_bytes = max_body_bytes
+        self._body: bytes | None = None
 
     def header(self, name: str) -> str:
         """A header's value, "" where it is missing."""
         return str(self.environ.get(f"HTTP_{name.upper().replace('-', '_')}", ""))
 
     def body(self) -> bytes:
-        """The whole body. Raises Refusal when it is too large, after reading on: most clients send all of it before
-        they look at the answer.
+        """The whole body, waited for. Raises Refusal when it is too large."""
+        if self._body is None:
+            self._body = self._read() if self.method not in ("GET", "HEAD") else b""
+        return self._body
+
+    def _read(self) -> bytes:
+        """A body that is too large is read on before it is refused: most clients send all of it before they look at
+        the answer.
         """
         source, limit = self.environ["wsgi.input"], self._max_body_bytes
         data: bytes = source.read(limit + 1)
@@ -115,6 +123,7 @@ class Context:
         self.now_ns = now_ns
         self.timings = Timings()
         self.access = Access(settings)
+        self.live = Live(scatter.bus, lambda: scatter.plan, settings.query)
         self.gate = Gate(settings.query.threads, settings.query.queue, settings.query.timeout_s)
 
     def timeout_s(self, parameters: Mapping[str, Any]) -> float:

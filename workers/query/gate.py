@@ -1,16 +1,17 @@
-"""The gate: how many requests are answered at once, and how many may wait. Any thread; guarded by a lock of its own.
+"""The gate: how many requests are answered at once, and how many may be here beside these. Any thread; one lock.
 
-Who waits is let in in order of arrival. Who finds the queue full, or has waited too long, is told to come back.
+Who has arrived waits for a place, and is let in in order of arrival. A place is held while an answer is computed, not
+while a client sends its body or reads what it is given, so slow clients keep nobody out; but they are counted among
+those that may be here, so that there is always a thread left for health.
 """
 
-import math
 import threading
 from collections import deque
 from typing import Final
 
 from workers.query.refusal import OverLimit
 
-RETRY_AFTER_S: Final = 1.0  # told to a client that finds the queue full: requests are answered in less
+RETRY_AFTER_S: Final = 1  # told to a client that finds no room: most requests are answered in much less
 
 
 class Busy(OverLimit):
@@ -18,14 +19,15 @@ class Busy(OverLimit):
 
     def __init__(self, setting: str, limit: int, value: int, message: str) -> None:
         super().__init__(setting, limit, value, message, status=429)
-        self.retry_after_s = math.ceil(RETRY_AFTER_S)
+        self.retry_after_s = RETRY_AFTER_S
 
 
 class Gate:
-    """running, waiting, refused: counts, for metrics."""
+    """here: requests that have arrived and not departed. inside: those that hold a place. refused: so far."""
 
     def __init__(self, places: int, queue: int, patience_s: float) -> None:
-        self.running = 0
+        self.here = 0
+        self.inside = 0
         self.refused = 0
         self._places = places
         self._queue = queue
@@ -33,23 +35,28 @@ class Gate:
         self._lock = threading.Lock()
         self._waiting: deque[threading.Lock] = deque()  # each released when its request is let in
 
-    @property
-    def waiting(self) -> int:
-        """How many wait now."""
-        return len(self._waiting)
-
-    def enter(self) -> None:
-        """Wait for a place, which `leave` gives back. Raises Busy."""
+    def arrive(self) -> None:
+        """Come in from outside, which `depart` ends. Raises Busy."""
         with self._lock:
-            if self.running < self._places:
-                self.running += 1
-                return
-            if len(self._waiting) >= self._queue:
+            if self.here >= self._places + self._queue:
                 raise self._busy()
+            self.here += 1
+
+    def depart(self) -> None:
+        """Go for good."""
+        with self._lock:
+            self.here -= 1
+
+    def enter(self, patient: bool = False) -> None:
+        """Wait for a place, which `leave` gives back; a patient one as long as it takes. Raises Busy."""
+        with self._lock:
+            if self.inside < self._places:
+                self.inside += 1
+                return
             turn = threading.Lock()
             turn.acquire()
             self._waiting.append(turn)
-        if not turn.acquire(timeout=self._patience_s):
+        if not turn.acquire(timeout=-1 if patient else self._patience_s):
             self._give_up(turn)
 
     def leave(self) -> None:
@@ -58,20 +65,18 @@ class Gate:
             if self._waiting:
                 self._waiting.popleft().release()
             else:
-                self.running -= 1
+                self.inside -= 1
 
     def _give_up(self, turn: threading.Lock) -> None:
         with self._lock:
-            if turn not in self._waiting:
-                return  # let in at the last moment
-            self._waiting.remove(turn)
-            raise self._busy()
+            if turn in self._waiting:  # else it was let in at the last moment
+                self._waiting.remove(turn)
+                raise self._busy()
 
     def _busy(self) -> Busy:
         self.refused += 1
-        waiting = len(self._waiting)
         text = (
-            f"{self.running} requests are being answered and {waiting} wait; at most {self._places} (query.threads) "
-            f"are answered at once while {self._queue} (query.queue) wait: ask again in a moment"
+            f"{self.inside} requests are being answered and {self.here - self.inside} are here beside them; "
+            f"want at most {self._places} (query.threads) and {self._queue} (query.queue): ask again in a moment"
         )
-        return Busy("query.queue", self._queue, waiting, text)
+        return Busy("query.queue", self._queue, max(0, self.here - self.inside), text)

@@ -12,11 +12,11 @@ import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final, Generic, NamedTuple, TypeVar
+from typing import Any, Final, Generic, NamedTuple, Protocol, TypeVar
 
 from common import protocol
 from common.errors import ProtocolError
-from common.protocol import AggregateReply, ErrorReply, SeriesReply
+from common.protocol import ErrorReply
 from workers.query.plan import Partitions, Plan, from_bitmap
 
 NEVER_S: Final = float("-inf")  # as "until": a failure that waiting does not cure
@@ -113,7 +113,14 @@ class Question(ABC):
         self.trouble.clear()
 
 
-R = TypeVar("R", AggregateReply, SeriesReply)
+class Covering(Protocol):
+    """A reply that says for which partitions it answers, a bitmap."""
+
+    @property
+    def partitions(self) -> bytes: ...
+
+
+R = TypeVar("R", bound=Covering)
 
 
 class Gather(Question, Generic[R]):

@@ -77,7 +77,7 @@ def _guarded(context: Context, route: Route) -> Callable[[], Any]:
         try:
             asked = Request(bottle.request.environ, context.settings.query.max_body_bytes)
             authorize(context, asked, route.scope)
-            visit.enter()
+            visit.enter(asked)
             response = route.handler(context, asked)
         except Refusal as refusal:
             response = refused(refusal)
@@ -93,56 +93,78 @@ def _guarded(context: Context, route: Route) -> Callable[[], Any]:
 
 
 class Visit:
-    """One request's way through: its place at the gate, and the time it takes. Ends once."""
+    """One request's way through: its place at the gate, and the time it takes. Ends once. One thread at a time."""
 
     def __init__(self, context: Context, route: Route) -> None:
         self.status = 500
+        self.path = route.path
         self._context = context
-        self._route = route
+        self._gate = context.gate if route.limited else None
+        self._here = False
         self._inside = False
-        self._ended = False
         self._started_ns = perf_counter_ns()
+        self._ended = False
 
-    def enter(self) -> None:
-        """Wait at the gate, where the route is one that does. Raises Busy."""
-        if self._route.limited:
-            self._context.gate.enter()
+    def enter(self, asked: Request) -> None:
+        """Take the body, then a place, where the route is one that waits. Raises Refusal."""
+        if self._gate is None:
+            return
+        self._gate.arrive()
+        self._here = True
+        asked.body()
+        self._gate.enter()
+        self._inside = True
+
+    def pause(self) -> None:
+        """Give the place back while the client reads."""
+        if self._gate is not None and self._inside:
+            self._inside = False
+            self._gate.leave()
+
+    def resume(self) -> None:
+        """Have a place again, however long that takes: the answer has begun."""
+        if self._gate is not None:
+            self._gate.enter(patient=True)
             self._inside = True
 
     def end(self) -> None:
         """It is answered, or the client has gone."""
-        if self._ended:
-            return
-        self._ended = True
-        if self._inside:
-            self._context.gate.leave()
-        self._context.timings.add(self._route.path, self.status, perf_counter_ns() - self._started_ns)
+        self.pause()
+        if self._gate is not None and self._here:
+            self._here = False
+            self._gate.depart()
+        if not self._ended:
+            self._ended = True
+            self._context.timings.add(self.path, self.status, perf_counter_ns() - self._started_ns)
 
 
 class Streamed:
     """The parts of a response as they are sent; ends the visit when the last one is, or when the client has gone.
 
-    Iterated and closed by one thread at a time. Closing it closes the parts, whatever they do to compute the next one.
+    Iterated and closed by one thread at a time. A part that fails ends the answer there, and what was sent shows it:
+    the server that we run under would end the transfer in order, whatever is raised.
     """
 
-    def __init__(self, parts: Iterator[bytes], visit: Visit, route: str) -> None:
+    def __init__(self, parts: Iterator[bytes], visit: Visit) -> None:
         self._parts = parts
         self._visit = visit
-        self._route = route
 
     def __iter__(self) -> Iterator[bytes]:
         return self
 
     def __next__(self) -> bytes:
+        self._visit.resume()
         try:
-            return next(self._parts)
+            part = next(self._parts)
         except StopIteration:
             self._visit.end()
             raise
         except Exception as error:
-            logger.error("answer cut off", route=self._route, reason=f"{type(error).__name__}: {error}")
+            logger.error("answer cut off", route=self._visit.path, reason=f"{type(error).__name__}: {error}")
             self._visit.end()
-            raise
+            raise StopIteration from error
+        self._visit.pause()
+        return part
 
     def close(self) -> None:
         """Nobody reads on."""
@@ -165,7 +187,8 @@ def _sent(response: Response, visit: Visit) -> bytes | Streamed:
     for name, value in response.headers.items():
         out.set_header(name, value)
     if not isinstance(response.body, bytes):
-        return Streamed(response.body, visit, bottle.request.environ["PATH_INFO"])
+        visit.pause()
+        return Streamed(response.body, visit)
     visit.end()
     return response.body
 

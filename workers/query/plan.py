@@ -5,15 +5,20 @@ operations. Its little-endian bytes are the bitmap of the bus protocol.
 Pure: no I/O, no clock, no state.
 """
 
+import itertools
+import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Self
 
+from common.match import Match, exact
 from common.protocol import AggregateRequest
 from common.ring import Ring
 from common.series import partition_of, series_key
 
 Partitions = int  # a set of partitions
+
+MAX_KEYS: Final = 1000  # that are hashed to ask fewer partitions: of more, most partitions hold one anyway
 
 
 @dataclass(frozen=True)
@@ -45,6 +50,37 @@ class Plan:
             return self.everything
         key = series_key(request.device_id, request.metric_name, request.tags)
         return 1 << partition_of(key, self.ring.partitions)
+
+    def wanted_by(self, match: Match) -> Partitions:
+        """The partitions that may hold a series that matches: few when device, metric and tags are exact, else all."""
+        devices, metrics = exact(match.device_id), exact(match.metric_name)
+        if devices is None or metrics is None or match.tags is None or match.more_tags:
+            return self.everything
+        tags = {name: exact(patterns) for name, patterns in match.tags.items()}
+        values = [each for each in tags.values() if each is not None]
+        if len(values) < len(tags) or math.prod(map(len, (devices, metrics, *values))) > self.ring.partitions:
+            return self.everything
+        wanted = 0
+        for device, metric, *chosen in itertools.product(devices, metrics, *values):
+            key = series_key(device, metric, dict(zip(tags, chosen, strict=True)))
+            wanted |= 1 << partition_of(key, self.ring.partitions)
+        return wanted
+
+    def wanted_by(self, match: Match) -> Partitions:
+        """The partitions that may hold a matching series: few when all is exact, tags too, else all."""
+        devices, metrics = exact(match.device_id), exact(match.metric_name)
+        if devices is None or metrics is None or match.tags is None or match.more_tags:
+            return self.everything
+        values = [exact(patterns) for patterns in match.tags.values()]
+        known = [each for each in values if each is not None]
+        keys = math.prod(map(len, (devices, metrics, *known)))
+        if len(known) < len(values) or keys > MAX_KEYS:
+            return self.everything
+        found = 0
+        for device, metric, *tags in itertools.product(devices, metrics, *known):
+            key = series_key(device, metric, dict(zip(match.tags, tags, strict=True)))
+            found |= 1 << partition_of(key, self.ring.partitions)
+        return found
 
     def assign(self, wanted: Partitions, avoid: Collection[str] = ()) -> Mapping[str, Partitions]:
         """Each wanted partition given to its first owner that is not to be avoided, grouped by node.

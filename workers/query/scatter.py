@@ -91,7 +91,7 @@ class Scatter:
         self._view: RingView | None = None
         self._behind = Behind(store)
         self._next_load_s = NEVER_S
-        self._bus = bus.Bus(key)
+        self.bus = self._bus = bus.Bus(key)  # others may open sockets of their own on it
         self._poller = bus.Poller()
         self._wake = _Wake()
         self._poller.register(self._wake)

@@ -64,8 +64,16 @@ def times(column: Sequence[int | None] | npt.NDArray[Any], unit: str) -> list[An
         whole, part = np.divmod(column, _UNIT_NS[unit])
         if not part.any():
             return list(whole.tolist())
+        if unit == "s" and _are_microseconds(column):
+            seconds = (column // 1000 / 1e6).tolist()
+            return [at if rest else int(at) for at, rest in zip(seconds, part.tolist(), strict=True)]
     items = column.tolist() if isinstance(column, np.ndarray) else column
     return [None if item is None else time(item, unit) for item in items]
+
+
+def _are_microseconds(column: npt.NDArray[Any]) -> bool:
+    """Whether all are whole microseconds, so few that float64 holds each: then numpy divides as exactly as Python."""
+    return not (column % 1000).any() and int(np.abs(column // 1000).max()) <= 1 << 53
 
 
 def time(ns: int, unit: str) -> int | float | str:

@@ -24,6 +24,7 @@ from common.ringstore import RingStore, open_store
 from workers.query import http
 from workers.query.access import Access
 from workers.query.frame import Context
+from workers.query.live import Live
 from workers.query.scatter import Scatter
 
 PORT_WAIT_S: Final = 3.0  # a killed predecessor's child is gone within one
@@ -89,7 +90,7 @@ def _server(settings: config.Settings) -> MPServer:
         port=query.port,
         interface=Interfaces.WSGI,
         workers=1,
-        blocking_threads=query.threads + query.queue + SPARE_THREADS,
+        blocking_threads=query.threads + query.queue + query.live_streams + SPARE_THREADS,
         backlog=BACKLOG,
         log_level=LogLevels.error,
         log_dictconfig={"loggers": {}},  # its records go where ours go
@@ -170,8 +171,10 @@ def _application(store: RingStore, settings: config.Settings, key: bus.Key | Non
     scatter = Scatter(f"query-{settings.query.port}", store, settings.cluster.ring_poll_s, key)
     scatter.start()
     _export(scatter)
+    context = Context(scatter, settings)
+    _export_live(context.live)
     logger.info("answering", host=settings.query.host, port=settings.query.port)
-    return http.make_app(Context(scatter, settings))
+    return http.make_app(context)
 
 
 def _export(scatter: Scatter) -> None:
@@ -193,4 +196,18 @@ def _export(scatter: Scatter) -> None:
             "expired": "Requests that were not answered in time.",
         },
         lambda: scatter.counts,
+    )
+
+
+def _export_live(live: Live) -> None:
+    metrics.gauge_from("minitrue_live_streams", "Live streams that are open.", lambda: live.streams)
+    metrics.counters_from(
+        "minitrue_live",
+        {
+            "points": "Points handed to live streams; streams that want the same count once.",
+            "lost": "Times that something a node had published was missed.",
+            "dropped": "Live streams ended because their reader was too slow.",
+            "ignored": "Frames on the live feed that were not a node's points.",
+        },
+        lambda: live.counts,
     )

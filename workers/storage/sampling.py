@@ -24,6 +24,7 @@ from workers.storage.recent import Recent, unmasked
 from workers.storage.segment import EARLIEST, LATEST
 from workers.storage.store import Store
 from workers.storage.table import Selection, Table, View
+from workers.storage.work import Cancel
 
 MAX_ROWS: Final = 1 << 20  # of a page: 20 MB
 _STEP: Final = 8  # further series looked at together; as many more each time the page is not full
@@ -65,12 +66,11 @@ class Sampling:
         self._orders: OrderedDict[tuple[int, bytes, bytes], Ordered] = OrderedDict()
 
     def answer(
-        self, request: SamplesRequest, covered: bytes, cancelled: Callable[[], bool] = lambda: False
+        self, request: SamplesRequest, covered: bytes, cancel: Cancel
     ) -> SamplesReply:
         """The page that a request asks for, of the partitions covered.
 
-        cancelled: asked now and then; when it says so the page ends early, and nobody reads it. Raises ProtocolError
-        for a request that cannot be, StorageError for damage.
+        Raises ProtocolError for a request that cannot be, StorageError for damage, CancelledError.
         """
         if not 1 <= request.limit <= MAX_ROWS:
             raise ProtocolError(f"limit of {request.limit} rows, want 1 to {MAX_ROWS}")
@@ -78,7 +78,7 @@ class Sampling:
         ordered = self._ordered(request, covered)
         start, view = self._store.first_kept(request.start_ns), self._store.view
         span = Span(EARLIEST if start is None else start, LATEST if request.end_ns is None else request.end_ns)
-        page = Page(view, ordered, span, request.limit, cancelled)
+        page = Page(view, ordered, span, request.limit, cancel)
         with self._store.watching_damage():
             page.fill(request.after_key, request.after_ns)
         cost = page.cost(time.perf_counter_ns() - started_ns)
@@ -111,14 +111,14 @@ class Page:
         ordered: Ordered,
         span: Span,
         limit: int,
-        cancelled: Callable[[], bool] = lambda: False,
+        cancel: Cancel,
     ) -> None:
         self.more = False
         self._view = view
         self._ordered = ordered
         self._span = span
         self._left = limit
-        self._cancelled = cancelled
+        self._cancel = cancel
         self._keys: list[bytes] = []
         self._rows: list[int] = []  # by key
         self._pieces: list[Rows] = []
@@ -132,7 +132,8 @@ class Page:
             if after_ns < self._span.end:
                 self._take(at, at + 1, Span(max(self._span.start, after_ns + 1), self._span.end))
             at += 1
-        while at < len(keys) and not self.more and not self._cancelled():
+        while at < len(keys) and not self.more:
+            self._cancel.check()
             self._take(at, at + step, self._span)
             at, step = at + step, min(2 * step, _MAX_STEP)
 
@@ -155,8 +156,9 @@ class Page:
             some = _Series(self._view, table, recent, self._count)
             for place in some.filled(span):
                 self._take_series(some, place, self._ordered.keys[at + place], span)
-                if self.more or self._cancelled():
+                if self.more:
                     return
+                self._cancel.check()
             at += len(part.ids)
 
     def _take_series(self, some: "_Series", place: int, key: bytes, span: Span) -> None:

@@ -46,11 +46,12 @@ def _serve(settings: config.Settings, stop: process.Stop, node_id: str, data_dir
     node_bus = bus.Bus(bus.load_key(settings))
     pull, _ = node_bus.pull(place.ingest_endpoint)
     router = node_bus.router(place.request_endpoint)
+    publisher = node_bus.publisher(place.live_endpoint)
     logger.info("listening", endpoint=place.endpoint)
     # Imported here: the kernels take a second to load, and a node that cannot start should say so before.
     from workers.storage import running
 
-    running.run(settings, stop, node_id, directory, view, (node_bus, pull, router))
+    running.run(settings, stop, node_id, directory, view, (node_bus, pull, router, publisher))
 
 
 def _place(ring: Ring, node_id: str, port: int | None) -> RingNode:

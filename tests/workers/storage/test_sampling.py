@@ -15,13 +15,14 @@ from tests.workers.storage.support import EVERYWHERE, batch_of, key, open_store
 from tests.workers.storage.views import DEVICES, KEYS, Delete, Place, oracle_of, selection, view_of
 from workers.storage import sampling
 from workers.storage.sampling import MAX_ROWS, Ordered, Sampling, Span
+from workers.storage.work import Cancel
 
 EVERYTHING = Match()
 Row = tuple[bytes, int, float]
 
 
 def page(view: sampling.View, chosen: Sequence[int], span: Span, limit: int, after: tuple[bytes, int]) -> sampling.Page:
-    made = sampling.Page(view, Ordered.of(selection(chosen)), span, limit)
+    made = sampling.Page(view, Ordered.of(selection(chosen)), span, limit, Cancel())
     made.fill(*after)
     return made
 
@@ -153,14 +154,15 @@ def test_a_store_answers_for_what_matches_in_the_partitions_asked(tmp_path: Path
         store.append([batch_of(rows[1::2])])
         samples = Sampling(store)
         wanted = Match((Pattern("glob", "?"),), (Pattern("is", "m"),))
-        reply = samples.answer(request(7, match=wanted, start_ns=2), EVERYWHERE)
+        reply = samples.answer(request(7, match=wanted, start_ns=2), EVERYWHERE, Cancel())
         got = rows_of(PointBatch.decode(reply.batch))
         assert got == sorted(row for row in rows if row[0] in [key(each, "m") for each in "abc"] and row[1] >= 2)
         assert (reply.more, reply.partitions, reply.delete_number) == (False, EVERYWHERE, 0)
         nowhere = bytes(len(EVERYWHERE))
-        assert len(PointBatch.decode(samples.answer(request(7), nowhere).batch)) == 0
+        assert len(PointBatch.decode(samples.answer(request(7), nowhere, Cancel()).batch)) == 0
         store.append([batch_of([(key("d", "m"), 5, 1.0)])])  # a series that was not there when the order was kept
-        assert key("d", "m") in PointBatch.decode(samples.answer(request(50, match=wanted), EVERYWHERE).batch).keys
+        reply = samples.answer(request(50, match=wanted), EVERYWHERE, Cancel())
+        assert key("d", "m") in PointBatch.decode(reply.batch).keys
     finally:
         store.close()
 
@@ -170,7 +172,7 @@ def test_a_limit_that_no_page_has_is_refused(tmp_path: Path, limit: int) -> None
     store = open_store(tmp_path)
     try:
         with pytest.raises(ProtocolError, match=f"limit of {limit} rows, want 1 to {MAX_ROWS}"):
-            Sampling(store).answer(request(limit), EVERYWHERE)
+            Sampling(store).answer(request(limit), EVERYWHERE, Cancel())
     finally:
         store.close()
 
@@ -180,7 +182,7 @@ def test_points_behind_the_retention_are_not_there(tmp_path: Path) -> None:
     try:
         now = clock.wall_ns()
         store.append([batch_of([(key("a"), now, 1.0)])])
-        reply = Sampling(store).answer(request(10, start_ns=0), EVERYWHERE)
+        reply = Sampling(store).answer(request(10, start_ns=0), EVERYWHERE, Cancel())
         assert PointBatch.decode(reply.batch).times.tolist() == [now]
     finally:
         store.close()

@@ -1,0 +1,220 @@
+"""Samples as they are sent: series with columns of times and values, or a row for each point; see docs/http-api.md.
+
+Nothing here is done for each point in Python where a format can do without. Memory is that of SPAN_ROWS points.
+Any thread; an Answer belongs to one.
+"""
+
+import base64
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Final
+
+import msgspec
+import numpy as np
+
+from common.series import Series, parse_key
+from workers.query import formats, table
+from workers.query.coverage import Coverage
+from workers.query.refusal import Refusal
+from workers.query.sampling import Chunk, Place, Samples
+from workers.query.table import Page, Table
+
+SPAN_ROWS: Final = 100_000  # points of one entry, of one msgpack map: what is held of an answer of any length
+_JOINED_BYTES: Final = 1 << 16  # of small parts sent as one
+_NAMES: Final = ("device_id", "metric_name", "tags", "time", "value")
+_KINDS: Final[Mapping[str, table.Kind]] = {"device_id": "text", "metric_name": "text", "tags": "tags", "time": "time"}
+
+_json: Final = msgspec.json.Encoder()
+_msgpack: Final = msgspec.msgpack.Encoder()
+
+
+class Answer:
+    """What is to be sent. entries: of each series its points, in order, at most SPAN_ROWS in one.
+
+    unit: of times, of table.TIME_UNITS. binary: columns of msgpack as little-endian bytes. told: the coverage that
+    headers have told, None where the answer itself does.
+    """
+
+    def __init__(self, samples: Samples, entries: Iterator[Chunk], unit: str, binary: bool, told: Coverage) -> None:
+        self.entries = entries
+        self.unit = unit
+        self.binary = binary
+        self.told = told
+        self._samples = samples
+
+    @property
+    def coverage(self) -> Coverage:
+        """Of what has been read so far."""
+        return self._samples.coverage
+
+    @property
+    def next_cursor(self) -> str | None:
+        """Where the next page begins, None where nothing follows."""
+        return make_cursor(self._samples.place) if self._samples.more else None
+
+    def foot(self) -> dict[str, Any]:
+        """What is known at the end."""
+        return {"next_cursor": self.next_cursor, "coverage": self.coverage}
+
+    def silent_foot(self) -> dict[str, Any]:
+        """The same where the format has no place for it: raises a Refusal when headers have promised too much."""
+        if self.told.complete and not self.coverage.complete:
+            missing = "; ".join(f"{one.node}: {one.reason}" for one in self.coverage.missing)
+            raise Refusal(503, "incomplete", f"lost while the answer was sent: {missing}")
+        return {}
+
+
+def make_cursor(place: Place) -> str:
+    """A place as text."""
+    return base64.urlsafe_b64encode(_msgpack.encode([place.key, place.time_ns])).decode().rstrip("=")
+
+
+def joined(chunks: Iterator[Chunk], most: int = SPAN_ROWS) -> Iterator[Chunk]:
+    """Chunks of one series put together, as far as they have at most so many points; longer ones come in several."""
+    held: list[Chunk] = []
+    rows = 0
+    for chunk in chunks:
+        if held and (held[0].key != chunk.key or rows + len(chunk.times) > most):
+            yield _whole(held)
+            held, rows = [], 0
+        held.append(chunk)
+        rows += len(chunk.times)
+    if held:
+        yield _whole(held)
+
+
+def _whole(held: list[Chunk]) -> Chunk:
+    if len(held) == 1:
+        return held[0]
+    times, values = (np.concatenate([chunk[column] for chunk in held]) for column in (1, 2))
+    return Chunk(held[0].key, times, values)
+
+
+def parts_of(answer: Answer, name: str) -> Iterator[bytes]:
+    """The answer in a format, part by part."""
+    return _WRITERS[name](answer)
+
+
+def _named(series: Series) -> dict[str, Any]:
+    return {"device_id": series.device_id, "metric_name": series.metric_name, "tags": dict(series.tags)}
+
+
+def _as_json(answer: Answer) -> Iterator[bytes]:
+    made, size = [b'{"series":['], 0
+    between = b""
+    for chunk in answer.entries:
+        made += (
+            between, _json.encode(_named(parse_key(chunk.key)))[:-1],
+            b',"times":', _json.encode(table.times(chunk.times, answer.unit)),
+            b',"values":', _json.encode(chunk.values.tolist()), b"}",
+        )  # fmt: skip
+        between = b","
+        size += sum(map(len, made[-7:]))
+        if size >= _JOINED_BYTES:
+            yield b"".join(made)
+            made, size = [], 0
+    yield b"".join((*made, b"],", _json.encode(answer.foot())[1:]))
+
+
+def _as_msgpack(answer: Answer) -> Iterator[bytes]:
+    """One map; of more points than SPAN_ROWS several, one behind the other, each with where to go on."""
+    held: list[Chunk] = []
+    rows = 0
+    for chunk in answer.entries:
+        if held and rows + len(chunk.times) > SPAN_ROWS:
+            cursor = make_cursor(Place(held[-1].key, int(held[-1].times[-1])))
+            yield _msgpack.encode({"series": _columns(held, answer), "next_cursor": cursor, "coverage": None})
+            held, rows = [], 0
+        held.append(chunk)
+        rows += len(chunk.times)
+    yield _msgpack.encode({"series": _columns(held, answer), **answer.foot()})
+
+
+def _columns(chunks: list[Chunk], answer: Answer) -> list[dict[str, Any]]:
+    if answer.binary:
+        return [
+            {**_named(parse_key(key)), "times": times.astype("<i8").tobytes(), "values": values.astype("<f8").tobytes()}
+            for key, times, values in chunks
+        ]
+    return [
+        {**_named(parse_key(key)), "times": table.times(times, answer.unit), "values": values.tolist()}
+        for key, times, values in chunks
+    ]
+
+
+def _grouped(entries: Iterator[Chunk]) -> Iterator[list[Chunk]]:
+    """Chunks in groups of at most table.PAGE_ROWS points, long ones cut."""
+    held: list[Chunk] = []
+    rows = 0
+    for key, times, values in entries:
+        for begin in range(0, len(times), table.PAGE_ROWS):
+            part = Chunk(key, times[begin : begin + table.PAGE_ROWS], values[begin : begin + table.PAGE_ROWS])
+            if rows + len(part.times) > table.PAGE_ROWS:
+                yield held
+                held, rows = [], 0
+            held.append(part)
+            rows += len(part.times)
+    if held:
+        yield held
+
+
+def _rows(chunks: list[Chunk]) -> Page:
+    """Chunks as a page of a table, a row for each point."""
+    named = [(parse_key(chunk.key), len(chunk.times)) for chunk in chunks]
+    return {
+        "device_id": [series.device_id for series, count in named for _ in range(count)],
+        "metric_name": [series.metric_name for series, count in named for _ in range(count)],
+        "tags": [tags for tags, count in ((dict(series.tags), count) for series, count in named) for _ in range(count)],
+        "time": np.concatenate([chunk.times for chunk in chunks]),
+        "value": np.concatenate([chunk.values for chunk in chunks]),
+    }
+
+
+def _as_table(name: str) -> Callable[[Answer], Iterator[bytes]]:
+    def parts(answer: Answer) -> Iterator[bytes]:
+        foot = answer.silent_foot if name == "csv" else answer.foot
+        pages = (_rows(chunks) for chunks in _grouped(answer.entries))
+        return formats.parts_of(Table({}, _NAMES, pages, foot, _KINDS, answer.unit), name)
+
+    return parts
+
+
+def _as_arrow(answer: Answer) -> Iterator[bytes]:
+    """A record batch for every table.PAGE_ROWS points; what names a series is in dictionaries."""
+    arrow = formats.pyarrow()
+    word = arrow.dictionary(arrow.int32(), arrow.string())
+    types = [word, word, word, arrow.timestamp("ns", "UTC"), arrow.float64()]
+    schema = arrow.schema(list(zip(_NAMES, types, strict=True)))
+    sink = formats.Sink()
+    with arrow.ipc.new_stream(sink, schema) as writer:
+        for chunks in _grouped(answer.entries):
+            writer.write_batch(_record_batch(arrow, schema, chunks))
+            yield sink.taken()
+        answer.silent_foot()
+    yield sink.taken()
+
+
+def _record_batch(arrow: Any, schema: Any, chunks: list[Chunk]) -> Any:
+    named = [parse_key(chunk.key) for chunk in chunks]
+    texts = [
+        [series.device_id for series in named],
+        [series.metric_name for series in named],
+        [_json.encode(dict(series.tags)).decode() for series in named],
+    ]
+    counts = [len(chunk.times) for chunk in chunks]
+    words = []
+    for column in texts:
+        places = {text: at for at, text in enumerate(dict.fromkeys(column))}
+        index = np.repeat(np.array([places[text] for text in column], np.int32), counts)
+        words.append(arrow.DictionaryArray.from_arrays(arrow.array(index), arrow.array(list(places), arrow.string())))
+    times = arrow.array(np.concatenate([chunk.times for chunk in chunks])).view(arrow.timestamp("ns", "UTC"))
+    values = arrow.array(np.concatenate([chunk.values for chunk in chunks]))
+    return arrow.record_batch([*words, times, values], schema=schema)
+
+
+_WRITERS: Final[dict[str, Callable[[Answer], Iterator[bytes]]]] = {
+    "json": _as_json,
+    "ndjson": _as_table("ndjson"),
+    "csv": _as_table("csv"),
+    "msgpack": _as_msgpack,
+    "arrow": _as_arrow,
+}
