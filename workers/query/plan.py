@@ -18,8 +18,6 @@ from common.series import partition_of, series_key
 
 Partitions = int  # a set of partitions
 
-MAX_KEYS: Final = 1000  # that are hashed to ask fewer partitions: of more, most partitions hold one anyway
-
 
 @dataclass(frozen=True)
 class Plan:
@@ -65,22 +63,6 @@ class Plan:
             key = series_key(device, metric, dict(zip(tags, chosen, strict=True)))
             wanted |= 1 << partition_of(key, self.ring.partitions)
         return wanted
-
-    def wanted_by(self, match: Match) -> Partitions:
-        """The partitions that may hold a matching series: few when all is exact, tags too, else all."""
-        devices, metrics = exact(match.device_id), exact(match.metric_name)
-        if devices is None or metrics is None or match.tags is None or match.more_tags:
-            return self.everything
-        values = [exact(patterns) for patterns in match.tags.values()]
-        known = [each for each in values if each is not None]
-        keys = math.prod(map(len, (devices, metrics, *known)))
-        if len(known) < len(values) or keys > MAX_KEYS:
-            return self.everything
-        found = 0
-        for device, metric, *tags in itertools.product(devices, metrics, *known):
-            key = series_key(device, metric, dict(zip(match.tags, tags, strict=True)))
-            found |= 1 << partition_of(key, self.ring.partitions)
-        return found
 
     def assign(self, wanted: Partitions, avoid: Collection[str] = ()) -> Mapping[str, Partitions]:
         """Each wanted partition given to its first owner that is not to be avoided, grouped by node.
