@@ -36,7 +36,7 @@ class Answer(Struct):
 def query(context: Context, asked: Request) -> Response:
     """Aggregate what matches; see docs/http-api.md."""
     started_ns = perf_counter_ns()
-    query = request.parse_query(asked.body(), context.settings.ingest)
+    query = request.parse_query(asked.body(), context.settings, context.now_ns())
     body = query.body
 
     def ask(bitmap: bytes) -> AggregateRequest:

@@ -76,7 +76,7 @@ class QueryBody(msgspec.Struct):
 class Query(msgspec.Struct, frozen=True):
     """A checked query.
 
-    body: as sent. start_ns, end_ns: inclusive, None is open. listed: the operations were a list, so the result is a map.
+    body: as sent. start_ns, end_ns: inclusive, None is open. listed: the operations were a list, the result is a map.
     is_seed_shape: one AGGREGATE answers it. stretches: the buckets, none where nothing is cut; None: the range is open
     and has to be known first, see `needs_reach`. max_points: 0 where it was not asked. fill: of FILLS, or a number.
     timeout_s: None is that of the settings. format: None is what Accept says.
