@@ -1,8 +1,8 @@
 """Formats in which a table is sent: JSON, NDJSON, CSV, MessagePack, Arrow; see docs/http-api.md.
 
 Each is a generator of parts, made as they are sent. What fails before the first megabyte is an error like any other.
-What fails behind it ends the answer with a part that no reader of the format takes for the end: granian ends the transfer
-in order whatever is raised, so the bytes have to tell half an answer from a whole one. Any thread.
+What fails behind it ends the answer with a part that no reader of the format takes for the end: granian ends the
+transfer in order whatever is raised, so the bytes have to tell half an answer from a whole one. Any thread.
 """
 
 import csv
@@ -84,7 +84,8 @@ def send(
     parts: Iterator[bytes], name: str, max_bytes: int, headers: Mapping[str, str], status: int = 200
 ) -> Response:
     """The response that sends parts in a format, however they are made. Raises Refusal, as `respond`."""
-    return Response(_started(_bounded(parts, max_bytes)), status, CONTENT_TYPES[name], dict(headers))
+    body = _started(_marked(_bounded(parts, max_bytes), _BROKEN[name]))
+    return Response(body, status, CONTENT_TYPES[name], dict(headers))
 
 
 def _started(parts: Iterator[bytes]) -> bytes | Iterator[bytes]:

@@ -3,7 +3,7 @@
 import csv
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import msgspec
@@ -142,23 +142,47 @@ def test_a_long_answer_is_made_page_by_page_as_it_is_read_and_no_more_of_it_when
     assert ended == [True]
 
 
-@pytest.mark.parametrize("name", ["json", "ndjson", "csv"])
-def test_a_failure_before_much_is_sent_is_an_error_and_later_cuts_the_answer(name: str) -> None:
-    def failing(after: int) -> Iterator[Page]:
-        for _ in range(after):
-            yield {"text": ["x" * 1000] * 100}
-        raise Refusal(503, "incomplete", "ing2 is away")
+def failing(after: int) -> Iterator[Page]:
+    for _ in range(after):
+        yield {"text": ["x" * 1000] * 100}
+    raise Refusal(503, "incomplete", "ing2 is away")
 
+
+def read_json(data: bytes) -> None:
+    json.loads(data)
+
+
+def read_ndjson(data: bytes) -> None:
+    last = json.loads(data.splitlines()[-1])
+    assert last == {"error": "incomplete", "message": "ing2 is away"}
+    raise ValueError("the last line is an error")
+
+
+def read_csv(data: bytes) -> None:
+    pytest.importorskip("pandas").read_csv(io.BytesIO(data))
+
+
+def read_arrow(data: bytes) -> None:
+    pytest.importorskip("pyarrow").ipc.open_stream(data).read_all()
+
+
+@pytest.mark.parametrize("read", [read_json, read_ndjson, read_csv, read_arrow])
+def test_a_failure_before_much_is_sent_is_an_error_and_later_no_reader_takes_the_answer_for_whole(
+    read: Callable[[bytes], None],
+) -> None:
+    name = read.__name__.removeprefix("read_")
+    if name == "arrow":
+        pytest.importorskip("pyarrow")
     with pytest.raises(Refusal, match="ing2 is away"):
-        formats.respond(Table({}, ["text"], failing(2), dict), name, 1 << 30)
-    parts = formats.respond(Table({}, ["text"], failing(30), dict), name, 1 << 30).body
+        formats.respond(Table({}, ["text"], failing(2), dict, {"text": "text"}), name, 1 << 30)
+    parts = formats.respond(Table({}, ["text"], failing(30), dict, {"text": "text"}), name, 1 << 30).body
     got = b""
     with pytest.raises(Refusal, match="ing2 is away"):
         for part in parts:
             got += part  # type: ignore[operator]
     assert len(got) > 1 << 20
-    if name == "ndjson":
-        assert json.loads(got.splitlines()[-1]) == {"error": "incomplete", "message": "ing2 is away"}
+    with pytest.raises((ValueError, OSError)):
+        read(got)
 
 
 @pytest.mark.parametrize("name", formats.CONTENT_TYPES)
