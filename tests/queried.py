@@ -57,8 +57,13 @@ class Queried:
 
     def wait_ready(self) -> Self:
         """Wait until every node answers the query worker."""
-        wait_until(lambda: self._status("/readyz") == 200, READY_S, f"the cluster in {self._home} to be ready")
+        wait_until(self._is_ready, READY_S, f"the cluster in {self._home} to be ready")
         return self
+
+    def _is_ready(self) -> bool:
+        for name, process in {**self.nodes, "query": self.query}.items():
+            assert process.poll() is None, f"{name} has ended: {self.log(name)[-2000:]}"
+        return self._status("/readyz") == 200
 
     def is_alive(self) -> bool:
         """Whether /healthz answers."""

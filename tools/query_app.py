@@ -243,7 +243,7 @@ def _listing(name: str, path: str, items: str, text: str, *more: Callable[[Comma
         asked.answer("POST", path, fields | _given(options), lambda answer: asked.rows(answer[items]))
 
     command.__doc__ = text
-    options = (*more, click.option("--limit", type=int, help="Rows at most."))
+    options: tuple[Callable[[Command], Command], ...] = (*more, click.option("--limit", type=int, help="Rows at most."))
     made: Any = functools.reduce(lambda made, option: option(made), options, _selecting(_url_options(command)))
     cli.command(name, context_settings=DASHES, epilog=EXIT_CODES)(made)
 

@@ -1,0 +1,64 @@
+"""The HTTP API against docs/openapi.yaml on a real cluster: requests that the file allows, and that it forbids.
+
+No 5xx, no status, type or header that the file does not know, every answer of the shape that it says, and what it
+forbids is refused. The same requests on every run.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import schemathesis
+import yaml
+from hypothesis import HealthCheck, Phase, settings
+from schemathesis.specs.openapi import checks as of_openapi
+
+from tests.queried import Queried
+from tests.support import ROOT, Children
+
+OPENAPI: dict[str, Any] = yaml.safe_load((ROOT / "docs/openapi.yaml").read_text())
+STREAMS = ("/live",)  # have no end: tests of their own
+EXAMPLES = 25  # of each operation
+CHECKS = [
+    schemathesis.checks.not_a_server_error,
+    of_openapi.status_code_conformance,
+    of_openapi.content_type_conformance,
+    of_openapi.response_headers_conformance,
+    of_openapi.response_schema_conformance,
+    of_openapi.negative_data_rejection,
+    of_openapi.positive_data_acceptance,
+    of_openapi.missing_required_header,
+    of_openapi.unsupported_method,
+    of_openapi.use_after_free,
+    of_openapi.ensure_resource_availability,
+    of_openapi.ignored_auth,
+]
+
+# What a schema cannot say (the order of two times, bytes of a text, that a pattern can be compiled) may be refused.
+CONFIG = schemathesis.Config.from_dict(
+    {"checks": {"positive_data_acceptance": {"expected-statuses": ["2xx", "400", "401", "403", "404", "422", "429", "503"]}}}
+)
+schema = schemathesis.openapi.from_dict(OPENAPI, config=CONFIG)
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Queried]:
+    children = Children()
+    made = Queried(children, tmp_path_factory.mktemp("schemathesis"), 3).wait_ready()
+    series = [("sensor_1", "temperature", ()), ("sensor_1", "temperature", (("room", "x"),)), ("b", "temperature", ())]
+    made.push((series[at % 3], (1_700_000_000 + at) * 10**9, at / 7) for at in range(300))
+    yield made
+    children.stop_all()
+
+
+@schema.exclude(path=STREAMS).parametrize()
+@settings(
+    max_examples=EXAMPLES,
+    deadline=None,
+    derandomize=True,
+    database=None,
+    phases=[Phase.explicit, Phase.generate],
+    suppress_health_check=list(HealthCheck),
+)
+def test_every_answer_is_one_that_the_document_allows(case: Any, cluster: Queried) -> None:
+    case.call_and_validate(base_url=cluster.url, checks=CHECKS, timeout=30)
