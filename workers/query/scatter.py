@@ -18,6 +18,8 @@ from collections import Counter, deque
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
+import msgspec
+
 from common import bus, clock, log, protocol
 from common.errors import MinitrueError, ProtocolError, RingError, RingStoreError
 from common.protocol import AggregateReply, ErrorReply, Header, Message
@@ -72,8 +74,9 @@ class Link:
 
 
 class Scatter:
-    """See the module's text. `ask` is for any thread, everything else for the scatter thread.
+    """See the module's text. `ask`, `hurry` and `store` are for any thread, everything else for the scatter thread.
 
+    store: the ring store, constant.
     plan: of the ring in force, None before there is one; replaced whole. ring_fault: why there is none.
     counts: ignored frames and other events by name, written by the scatter thread, read by any.
     """
@@ -86,7 +89,7 @@ class Scatter:
         self.counts: Counter[str] = Counter()
         self.ignored: Counter[str] = Counter()
         self.incarnation = secrets.randbits(63) | 1
-        self._store = store
+        self.store = store
         self._poll_s = poll_s
         self._view: RingView | None = None
         self._behind = Behind(store)
@@ -96,6 +99,7 @@ class Scatter:
         self._wake = _Wake()
         self._poller.register(self._wake)
         self._inbox: deque[Question] = deque()  # filled by HTTP threads
+        self._hurried = False  # somebody knows of a newer ring
         self._awake = False  # whether the thread will look at the inbox before it sleeps
         self._links: dict[str, Link] = {}
         self._by_socket: dict[bus.Socket, Link] = {}
@@ -119,6 +123,11 @@ class Scatter:
         if not question.done.acquire(timeout=question.timeout_s + HANG_MARGIN_S):
             raise ScatterError(f"BUG: a question did not end within {question.timeout_s + HANG_MARGIN_S:g} s")
 
+    def hurry(self) -> None:
+        """Look at the ring store soon: somebody knows of a newer ring."""
+        self._hurried = True
+        self._wake.set()
+
     def start(self) -> None:
         """Start the thread. The process ends when it fails: half a query worker answers nothing."""
         threading.Thread(target=self._guarded, name="scatter", daemon=True).start()
@@ -141,6 +150,10 @@ class Scatter:
             else:
                 self._drain(self._by_socket[source])
         now_s = clock.monotonic_s()
+        if self._hurried and self._view is not None:
+            self._hurried = False
+            self._view.hurry()
+            self._follow_ring(now_s)
         while self._inbox:
             self._begin(self._inbox.popleft(), now_s)
         if self._resting:
@@ -357,7 +370,18 @@ class Scatter:
             return
         del link.in_flight[sequence]
         self.counts["expired"] += len(asks)
+        self._cancel(link, sequence)
         self._give_up(asks, f"no answer within {asks[0].wait_s:g} s", NEVER_S, now_s)
+
+    def _cancel(self, link: Link, sequence: int) -> None:
+        """Tell a node that nobody waits for an answer any more. Not sent for a lack of room: it costs the node time."""
+        plan = self.plan
+        if plan is None:
+            raise ScatterError("BUG: asked without a ring")
+        header = self._header(plan.ring, link.node, next(self._sequence))
+        header = msgspec.structs.replace(header, re=sequence, re_incarnation=self.incarnation)
+        if link.socket.send(protocol.pack(protocol.CANCEL, header, b"")):
+            self.counts["cancelled"] += 1
 
     def _give_up(self, asks: list[Ask], reason: str, until_s: float, now_s: float) -> None:
         for ask in asks:
@@ -384,14 +408,14 @@ class Scatter:
             return
         self._next_load_s = now_s + self._poll_s
         try:
-            ring = self._store.load()
+            ring = self.store.load()
         except (RingError, RingStoreError) as error:
             self.ring_fault = str(error)
             if logger.limited("ring", 30.0):
                 logger.error("no ring to begin with", detail=str(error))
             return
         if ring is not None:
-            self._view = RingView(self._store, ring, self._poll_s)
+            self._view = RingView(self.store, ring, self._poll_s)
             self._adopt(ring, now_s)
 
     def _adopt(self, ring: Ring, now_s: float) -> None:

@@ -194,6 +194,7 @@ def _export(scatter: Scatter) -> None:
             "not_sent": "Requests that a node's connection did not take.",
             "lost": "Requests in flight when their connection broke.",
             "expired": "Requests that were not answered in time.",
+            "cancelled": "Cancels sent to nodes whose answer came too late.",
         },
         lambda: scatter.counts,
     )

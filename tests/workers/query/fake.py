@@ -54,6 +54,7 @@ class FakeNode:
         self.points = list(points)
         self.reaction: Reaction | None = None
         self.requests: list[Message] = []
+        self.cancels: list[Message] = []
         self.bridges: dict[str, Any] = {}
         self.families: list[protocol.ProcessMetrics] = []
         self.owned = _set(ring.owned_bitmap(node_id))
@@ -75,6 +76,9 @@ class FakeNode:
             while (received := self._router.receive_routed()) is not None:
                 route, frames = received
                 message = protocol.unpack(frames)
+                if message.kind == protocol.CANCEL:
+                    self.cancels.append(message)
+                    continue
                 self.requests.append(message)
                 if self.reaction is None or not self.reaction(self, route, message):
                     self.answer(route, message)

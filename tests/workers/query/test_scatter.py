@@ -359,6 +359,18 @@ def test_a_silent_node_costs_the_deadline_and_is_named(cluster: Cluster) -> None
     assert is_whole(gather(cluster.scatter))
 
 
+def test_a_node_whose_answer_comes_too_late_is_told_that_nobody_waits_for_it(cluster: Cluster) -> None:
+    node = cluster.nodes["ing2"]
+    node.reaction = silent
+    gather(cluster.scatter, 0.2)
+    wait_until(lambda: node.cancels, what="a cancel")
+    (cancel,), (request,) = node.cancels, node.requests
+    assert (cancel.header.re, cancel.header.re_incarnation) == (request.header.sequence, request.header.incarnation)
+    assert (cancel.header.sender, cancel.header.destination) == (request.header.sender, "ing2")
+    assert cluster.scatter.counts["cancelled"] == 1
+    assert not cluster.nodes["ing1"].cancels
+
+
 def test_a_silent_node_is_replaced_by_the_other_owner(doubled: Cluster) -> None:
     doubled.nodes["ing2"].reaction = silent
     asked = gather(doubled.scatter, timeout_s=1.0)
