@@ -371,6 +371,8 @@ class Delivery:
         if reason is None and header.sender not in self._lanes:
             reason = "sender"
         if reason is None:
+            if header.epoch > self._ring.epoch:
+                self._hurry()
             return self._lanes[header.sender]
         self._ignore(reason, f"from {header.sender} to {header.destination} of {header.cluster}")
         return None
@@ -427,8 +429,6 @@ class Delivery:
         if ack.error in (protocol.ERR_STALE_EPOCH, protocol.ERR_NOT_MINE) and not self._is_behind(lane, flight, epoch):
             lane.remove(flight)
             self._misrouted.append(_Misrouted(self._now + RESPLIT_S, flight.batch, lane.node.id, flight.drained))
-            if epoch > self._ring.epoch:
-                self._hurry()
         elif ack.error == protocol.ERR_BAD_BATCH:
             logger.error("BUG: a node cannot decode our batch, kept in the dead letter", node=lane.node.id)
             self._refuse_batch(flight.batch, f"{lane.node.id}: {ack.detail}")
@@ -464,6 +464,8 @@ class Delivery:
                 self._lanes[node.id] = self._new_lane(node)
             elif lane.node.ingest_endpoint != node.ingest_endpoint:
                 lane.move(node, self._connect(node.ingest_endpoint), self._now)
+            else:
+                lane.beat_due_s = self._now  # at which epoch we are is waited for, after a delete
         self._owned = owned_partitions(ring)
 
     def _new_lane(self, node: Node) -> Lane:

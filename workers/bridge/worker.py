@@ -166,6 +166,7 @@ class Bridge:
         ring = self._view.poll()
         if ring is not None:
             self._delivery.adopt(ring)
+            self._beat_made_s = float("-inf")
         self._clock_gate.tick(now, self.counts["messages"])
         self._replay.tick(self._has_room)
         self._push(now, force=False)

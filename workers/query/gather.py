@@ -169,6 +169,8 @@ class Gather(Question, Generic[R]):
         if answered & ~ask.partitions:
             raise ProtocolError(f"{ask.node} answers for partitions that it was not asked for")
         self._check(reply)
+        if self._lacks_deletes(ask, reply):
+            return
         left = ask.partitions & ~answered
         if left:
             reason = f"does not own {left.bit_count()} of the partitions that the ring gives it"
@@ -178,6 +180,14 @@ class Gather(Question, Generic[R]):
             self.covered |= answered
             if ask.node not in self.nodes:
                 self.nodes.append(ask.node)
+
+    def _lacks_deletes(self, ask: Ask, reply: Any) -> bool:
+        """Whether a reply shows points that the ring by which we ask has deleted; it is refused then, for now."""
+        wanted = self.plan.ring.delete_number if self.plan is not None else 0
+        applied = getattr(reply, "delete_number", wanted)  # a listing of keys has none
+        if applied < wanted:
+            self.refuse(ask.node, f"has not applied delete {wanted} yet, it is at {applied}", self.deadline_s)
+        return bool(applied < wanted)
 
     def complete(self) -> bool:
         return self.covered == self.wanted != 0
