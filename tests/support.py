@@ -67,6 +67,15 @@ def require_part(name: str) -> str:
     pytest.skip(text)
 
 
+def certificate(directory: Path) -> tuple[Path, Path]:
+    """A self-signed certificate for 127.0.0.1, and its key."""
+    cert, key = directory / "cert.pem", directory / "key.pem"
+    command = [require_part("openssl"), "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-subj", "/CN=x"]
+    command += ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(key), "-out", str(cert)]
+    subprocess.run(command, check=True, capture_output=True)
+    return cert, key
+
+
 def wait_until(condition: Callable[[], T], timeout_s: float = 20.0, what: str = "") -> T:
     """The first true value of the condition. Fails after timeout_s, with its last value."""
     deadline = time.monotonic() + timeout_s

@@ -52,6 +52,19 @@ def test_minitrue_config_names_the_file(tmp_path):
     assert config.load(environ={"MINITRUE_CONFIG": str(file)}).query.port == 9100
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        '[query]\nhost = "0.0.0.0"\ntokens_file = "t"\nplain_http = true',
+        '[query]\nhost = "10.0.0.1"\ntokens_file = "t"\ncert_file = "c"\nkey_file = "k"',
+        '[bridge]\nack_endpoint = "tcp://10.0.0.1:*"\n[bus]\nkey_file = "k"',
+        '[bridge]\nack_endpoint = "tcp://*:5"\nack_advertised = "tcp://10.0.0.1:5"\n[bus]\nkey_file = "k"',
+    ],
+)
+def test_what_is_locked_may_leave_loopback(tmp_path, text):
+    assert _load(tmp_path, text)
+
+
 def test_relative_paths_are_relative_to_the_file(tmp_path):
     (tmp_path / "conf").mkdir()
     (tmp_path / "conf" / "minitrue.toml").write_text('[paths]\ndata = "../elsewhere"')
@@ -109,6 +122,20 @@ MISTAKES = [
     ('[mqtt]\nshare_group = "a/b"', "FILE: mqtt.share_group = 'a/b': want text matching ^[^/+#]{0,64}$"),
     ('[cluster]\nring_store = "etcd://h"', "FILE: cluster.ring_store = 'etcd://h': want file:PATH"),
     ('[query]\nhost = "0.0.0.0"', "FILE: query.host = '0.0.0.0': want a loopback address"),
+    (
+        '[query]\nhost = "0.0.0.0"\ntokens_file = "t"',
+        "FILE: query.host = '0.0.0.0': want a loopback address (127.0.0.1, ::1, localhost), or TLS: query.cert_file",
+    ),
+    (
+        '[query]\nhost = "0.0.0.0"\nplain_http = true',
+        "FILE: query.host = '0.0.0.0': want a loopback address (127.0.0.1, ::1, localhost), or tokens that requests",
+    ),
+    ('[query]\ncert_file = "c"', "FILE: query.cert_file = 'c': belongs together with query.key_file = ''; want both"),
+    ("[query]\nplain_http = 1", "FILE: query.plain_http = 1: want true or false"),
+    (
+        '[bridge]\nack_endpoint = "tcp://*:5"\n[bus]\nkey_file = "k"',
+        "FILE: bridge.ack_endpoint = 'tcp://*:5': is on all interfaces: bridge.ack_advertised must say which one",
+    ),
     ('[query]\nhost = "example.org"', "FILE: query.host = 'example.org': want a loopback address"),
     ('[bridge]\nack_endpoint = "tcp://*:5"', "FILE: bridge.ack_endpoint = 'tcp://*:5': want a loopback address"),
     ('[bridge]\nack_advertised = "tcp://127.0.0.1:*"', "FILE: bridge.ack_advertised = 'tcp://127.0.0.1:*': want tcp"),

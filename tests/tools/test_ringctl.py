@@ -52,6 +52,22 @@ def answer(place, *arguments, code=0):
     return json.loads(done.stdout)
 
 
+# keys
+
+
+def test_keys_writes_a_key_once_and_with_it_the_first_ring_may_leave_loopback(place):
+    assert 'bus.key_file = "": want the name of a file' in ringctl(place, "keys").stderr
+    (place / "minitrue.toml").write_text('[cluster]\nring_store = "file:ring.json"\n[bus]\nkey_file = "bus.key"\n')
+    made = answer(place, "keys")
+    assert made["public"] in (place / "bus.key").read_text()
+    assert (place / "bus.key").stat().st_mode & 0o777 == 0o600
+    again = ringctl(place, "keys")
+    assert again.returncode == 1 and again.stderr.count("\n") == 1 and "never overwritten" in again.stderr
+    nodes = (place / "ring.toml").read_text()
+    (place / "ring.toml").write_text(nodes.replace("127.0.0.1", "192.0.2.1"))
+    assert answer(place, "init")["created"]
+
+
 # init
 
 

@@ -13,7 +13,7 @@ import pytest
 from common.protocol import ERR_DISK, Ack
 from common.ringstore import FileStore
 from common.series import partition_of, series_key
-from tests.support import free_port, require_part, wait_until
+from tests.support import certificate, free_port, wait_until
 from tests.workers.bridge.harness import Place, Publisher, Row, kill, numbered, rows
 from tests.workers.bridge.scripted import ScriptedBroker
 from workers.broker import password_line
@@ -217,15 +217,6 @@ def test_with_the_embedded_broker_everything_arrives_too(make_place: MakePlace) 
     wait_until(lambda: place.mqtt()["connects"] == 2 and place.mqtt()["connected"], what="connected again")
     Publisher(place.mqtt_port).publish_all(numbered(100, start=1000))
     wait_until(lambda: place.count() == 1100, what="stored")
-
-
-def certificate(directory: Path) -> tuple[Path, Path]:
-    """A self-signed certificate for 127.0.0.1, and its key."""
-    cert, key = directory / "cert.pem", directory / "key.pem"
-    command = [require_part("openssl"), "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-subj", "/CN=x"]
-    command += ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(key), "-out", str(cert)]
-    subprocess.run(command, check=True, capture_output=True)
-    return cert, key
 
 
 @pytest.mark.parametrize(("password", "welcome"), [("secret", True), ("wrong", False)])

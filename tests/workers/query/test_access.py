@@ -155,7 +155,7 @@ def application(file):
 class _NoScatter:
     """Requests that are denied ask nobody."""
 
-    name = "query"
+    name, bus, plan = "query", None, None
 
 
 def _call(application, path, method, **headers):

@@ -79,7 +79,7 @@ def test_the_schemas_have_the_fields_of_the_code(schema: str, struct: Any) -> No
 
 def test_operations_errors_and_limits_are_those_of_the_code() -> None:
     assert SCHEMAS["Query"]["properties"]["operation"]["enum"] == list(request.OPERATIONS)
-    used = set(re.findall(r"(?:Refusal\(\d+, |Incomplete\()\"(\w+)\"", SOURCE))
+    used = set(re.findall(r"(?:(?:Refusal|Denied)\(\d+, |Incomplete\()\"(\w+)\"", SOURCE))
     used |= {"not_found", "method_not_allowed", "http_error", "limit", "too_large"}
     assert set(SCHEMAS["Error"]["properties"]["error"]["enum"]) == used
     for error in used - {"http_error"}:
