@@ -78,9 +78,9 @@ class Request:
         raise TooLarge(limit)
 
     def parameters(self) -> dict[str, Any]:
-        """What is asked, by name: the URL's parameters and, of a POST, the fields of the body. Raises Refusal."""
+        """What is asked, by name: the URL's parameters and, but for a GET, the fields of the body. Raises Refusal."""
         found = url_parameters(self.environ.get("QUERY_STRING", ""))
-        if self.method != "POST":
+        if self.method in ("GET", "HEAD"):
             return found
         fields = _body_fields(self.body())
         for name in fields:
@@ -144,7 +144,7 @@ class Context:
         allow_partial: an answer that lacks partitions is one, its coverage says so.
         """
         self.scatter.ask(gather)
-        return coverage.judge(gather, self.scatter.ring_fault, allow_partial)
+        return coverage.judge(gather, self.scatter.ring_fault, allow_partial, self.settings.query)
 
     def survey(self, kind: bytes, reply_type: Any) -> Survey:
         """Ask every node of the ring once; soon over."""
