@@ -23,6 +23,7 @@ from common.series import parse_key
 from workers.query import table
 from workers.query.gate import Busy
 from workers.query.plan import Plan
+from workers.query.scatter import Wake
 
 TICK_S: Final = 0.1  # how soon the thread notices a ring, and that nobody listens any more
 READY_S: Final = 1.0  # for which a new stream waits for the greetings of all nodes
@@ -172,6 +173,7 @@ class Live:
         self._channels: dict[bytes, _Channel] = {}
         self._running = False
         self._links: dict[str, _Link] = {}
+        self._wake = Wake()  # a new stream is greeted at once
 
     # Any thread
 
@@ -194,6 +196,7 @@ class Live:
             if not self._running:
                 self._running = True
                 threading.Thread(target=self._run, name="live", daemon=True).start()
+        self._wake.set()
         return stream
 
     def leave(self, stream: Stream) -> None:
@@ -240,8 +243,10 @@ class Live:
         if plan is not None:
             self._follow(plan.ring)
         by_socket = {link.socket: link for link in self._links.values()}
-        ready = bus.Poller(by_socket).poll(TICK_S)
-        batches = [batch for socket in ready for batch in self._heard(by_socket[socket], plan)]
+        ready = bus.Poller([self._wake, *by_socket]).poll(TICK_S)
+        if self._wake in ready:
+            self._wake.clear()
+        batches = [batch for each in ready if each in by_socket for batch in self._heard(by_socket[each], plan)]
         for channel in list(self._channels.values()):
             rows = [row for batch in batches for row in channel.rows(batch)]
             if rows:

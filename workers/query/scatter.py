@@ -96,7 +96,7 @@ class Scatter:
         self._next_load_s = NEVER_S
         self.bus = self._bus = bus.Bus(key)  # others may open sockets of their own on it
         self._poller = bus.Poller()
-        self._wake = _Wake()
+        self._wake = Wake()
         self._poller.register(self._wake)
         self._inbox: deque[Question] = deque()  # filled by HTTP threads
         self._hurried = False  # somebody knows of a newer ring
@@ -462,8 +462,8 @@ def _outcomes(asks: list[Ask], message: Message) -> Sequence[Outcome]:
     return [outcome.error or outcome.reply for outcome in outcomes]
 
 
-class _Wake:
-    """A descriptor by which any thread wakes the scatter thread."""
+class Wake:
+    """A descriptor by which any thread wakes the one that polls it."""
 
     def __init__(self) -> None:
         self._descriptor = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
