@@ -15,6 +15,7 @@ Thread rule: a Bus may be shared, each socket belongs to the one thread that use
 import itertools
 import math
 import os
+import struct
 import threading
 import tomllib
 import weakref
@@ -27,7 +28,6 @@ from urllib.parse import urlsplit
 import msgspec
 import zmq
 from zmq.utils import z85
-from zmq.utils.monitor import parse_monitor_message
 
 from common import clock, config, log, private, protocol
 from common.errors import ConfigError, MinitrueError, ProtocolError
@@ -59,6 +59,8 @@ _HANDSHAKES: Final = (
     | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
     | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
 )
+
+_MONITORED: Final = struct.Struct("=Hi")  # an event of a socket's monitor, and its value
 
 logger = log.get("bus")
 
@@ -424,7 +426,7 @@ class _Gate:
 
     def _note(self, reader: "zmq.Socket[bytes]") -> bool:
         """Take one event of a socket; False when it was its last one."""
-        event = parse_monitor_message(reader.recv_multipart())["event"]
+        event, _ = _MONITORED.unpack(reader.recv_multipart()[0])  # the address follows, which is the endpoint
         if event == zmq.EVENT_MONITOR_STOPPED:
             return False
         handshakes, endpoint = self._watched[reader]
