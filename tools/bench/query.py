@@ -10,6 +10,7 @@ import json
 import os
 import statistics
 import tempfile
+import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -140,5 +141,8 @@ def _p50(measured: Measured, name: str) -> float:
 
 
 def _answer(port: int, path: str, body: str) -> bytes:
-    found: bytes = urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", body.encode() or None).read()
+    try:
+        found: bytes = urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", body.encode() or None).read()
+    except urllib.error.HTTPError as error:
+        raise click.ClickException(f"{path} {body}: {error.code} {error.read()[:500]!r}") from error
     return found

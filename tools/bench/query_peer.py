@@ -79,7 +79,7 @@ def _case(
 
 
 def _renamed(points: Dataset, metric: str) -> Dataset:
-    return points._replace(series=[Series(each.device_id, metric) for each in points.series])
+    return Dataset(points.name, [Series(each.device_id, metric) for each in points.series], points.rows)
 
 
 def _over(function: str, selector: str, points: Dataset) -> str:
