@@ -103,7 +103,8 @@ def group_of(series: Series, group_by: Sequence[str]) -> tuple[Any, ...]:
 
 def bucket_of(at: int, asked: Question) -> tuple[int, int]:
     """Where the bucket of a time begins, and where the next one does, ns."""
-    assert asked.interval is not None
+    if asked.interval is None:
+        return asked.start or 0, 2**63
     shift = length_of(asked.offset) if asked.offset else 0
     match = re.fullmatch(r"(\d+)(s|mo|m|h|d|w|y)", asked.interval)
     assert match, asked.interval
@@ -161,70 +162,59 @@ def clock_ns(local: datetime, zone: ZoneInfo) -> int:
 # Figures
 
 
+Step = tuple[Fraction, Fraction, Fraction]  # seconds, signed change, increase
+Area = tuple[Fraction, Fraction]  # seconds, value times seconds
+
+
+class Bucket:
+    """What lies in a bucket. samples, steps: by series."""
+
+    def __init__(self, series: int) -> None:
+        self.samples: list[list[Sample]] = [[] for _ in range(series)]
+        self.steps: list[list[Step]] = [[] for _ in range(series)]
+        self.areas: list[Area] = []
+
+
 def group_rows(series: list[list[Sample]], asked: Question) -> Iterator[dict[str, Any]]:
     """The rows of one group, by time, of the buckets in which there is something."""
-    if asked.interval is None:
-        if not asked.group_by or any(series):
-            yield {"time": asked.start or 0} | figures(series, steps_in(series, None), areas_in(series, None), asked)
-        return
-    wants_areas = {"integral", "twa"} & set(asked.operations)
-    buckets = {bucket_of(at, asked) for rows in series for at, _ in rows}
-    if wants_areas:
-        for rows in series:
-            for (at, _), (until, _) in pairwise(rows):
-                while at < until:
-                    bucket = bucket_of(at, asked)
-                    buckets.add(bucket)
-                    at = bucket[1]
-    for bucket in sorted(buckets):
-        chosen = [[row for row in rows if bucket[0] <= row[0] < bucket[1]] for rows in series]
-        yield {"time": bucket[0]} | figures(chosen, steps_in(series, bucket), areas_in(series, bucket), asked)
+    buckets: dict[int, Bucket] = {}
+    for number, rows in enumerate(series):
+        collect(number, rows, lambda start: buckets.setdefault(start, Bucket(len(series))), asked)
+    if asked.interval is None and not asked.group_by and not buckets:
+        buckets[asked.start or 0] = Bucket(len(series))
+    for start, bucket in sorted(buckets.items()):
+        if any(bucket.samples) or asked.interval is None or {"integral", "twa"} & set(asked.operations):
+            yield {"time": start} | figures(bucket, asked)
 
 
-Step = tuple[Fraction, Fraction, Fraction]  # seconds, signed change, increase
+def collect(number: int, rows: list[Sample], bucket_at: Callable[[int], Bucket], asked: Question) -> None:
+    """Put a series' samples, steps and trapezoids into their buckets."""
+    for at, value in rows:
+        bucket_at(bucket_of(at, asked)[0]).samples[number].append((at, value))
+    for (before, old), (at, new) in pairwise(rows):
+        change = Fraction(new) - Fraction(old)
+        step = (Fraction(at - before, S), change, change if new >= old else Fraction(new))
+        bucket_at(bucket_of(at, asked)[0]).steps[number].append(step)
+        begin = before
+        while begin < at:
+            start, edge = bucket_of(begin, asked)
+            end = min(edge, at)
+            heights = [Fraction(old) + change * (time - before) / (at - before) for time in (begin, end)]
+            seconds = Fraction(end - begin, S)
+            bucket_at(start).areas.append((seconds, sum(heights) / 2 * seconds))
+            begin = end
 
 
-def steps_in(series: list[list[Sample]], bucket: tuple[int, int] | None) -> list[list[Step]]:
-    """By series, the steps whose later sample lies in a bucket; None is everything."""
-    found = []
-    for rows in series:
-        steps = []
-        for (before, old), (at, new) in pairwise(rows):
-            if bucket is None or bucket[0] <= at < bucket[1]:
-                change = Fraction(new) - Fraction(old)
-                steps.append((Fraction(at - before, S), change, change if new >= old else Fraction(new)))
-        found.append(steps)
-    return found
-
-
-def areas_in(series: list[list[Sample]], bucket: tuple[int, int] | None) -> list[tuple[Fraction, Fraction]]:
-    """Seconds and value times seconds of each trapezoid between neighbours, as far as it lies in a bucket."""
-    found = []
-    for rows in series:
-        for (before, old), (at, new) in pairwise(rows):
-            begin, end = (before, at) if bucket is None else (max(before, bucket[0]), min(at, bucket[1]))
-            if begin < end:
-                slope = (Fraction(new) - Fraction(old)) / (at - before)
-                heights = [Fraction(old) + slope * (edge - before) for edge in (begin, end)]
-                seconds = Fraction(end - begin, S)
-                found.append((seconds, sum(heights) / 2 * seconds))
-    return found
-
-
-def figures(
-    chosen: list[list[Sample]],
-    steps: list[list[Step]],
-    areas: list[tuple[Fraction, Fraction]],
-    asked: Question,
-) -> dict[str, Any]:
+def figures(bucket: Bucket, asked: Question) -> dict[str, Any]:
     """Each operation over the samples, steps and trapezoids of a bucket, and count."""
-    rows = [row for rows in chosen for row in rows]
+    rows = [row for rows in bucket.samples for row in rows]
     made: dict[str, Any] = {}
     for operation in asked.operations:
         if operation in _OF_STEPS:
-            made[operation] = _OF_STEPS[operation]([of for of in steps if of]) if any(steps) else None
+            steps = [of for of in bucket.steps if of]
+            made[operation] = _OF_STEPS[operation](steps) if steps else None
         elif operation in ("integral", "twa"):
-            made[operation] = area(operation, areas)
+            made[operation] = area(operation, bucket.areas)
         elif operation == "count":
             made[operation] = len(rows)
         elif match := re.fullmatch(r"percentile\((.+)\)", operation):
@@ -234,7 +224,7 @@ def figures(
     return made | {"count": len(rows)}
 
 
-def area(operation: str, areas: list[tuple[Fraction, Fraction]]) -> Fraction | None:
+def area(operation: str, areas: list[Area]) -> Fraction | None:
     """The integral or the time-weighted average."""
     if not areas:
         return None
@@ -331,7 +321,7 @@ def filled(rows: list[dict[str, Any]], asked: Question) -> list[dict[str, Any]]:
         return rows
     by_time = {row["time"]: row for row in rows}
     at = rows[0]["time"] if asked.start is None else asked.start
-    last = rows[-1]["time"] if asked.end is None else asked.end
+    last = max(at, rows[-1]["time"]) if asked.end is None else asked.end  # the row's bucket may begin before the range
     times = []
     while at <= last:
         begin, at = bucket_of(at, asked)

@@ -1,6 +1,6 @@
 """A client of the HTTP API for notebooks and scripts: answers as Python values, numpy arrays and pandas tables.
 
-Needs numpy alone, pandas only for the tables; imports nothing else of this project, so the file may be copied. A Client
+Needs numpy and msgpack, pandas only for tables; imports nothing of this project, so the file may be copied. A Client
 has one connection and belongs to one thread. Times that come back are int64 nanoseconds. Guide: docs/client.md.
 """
 
@@ -12,11 +12,11 @@ from datetime import datetime
 from typing import Any, Final, NamedTuple, Self
 from urllib.parse import urlencode, urlsplit
 
+import msgpack
 import numpy as np
 import numpy.typing as npt
 
 TIMEOUT_S: Final = 60.0
-PART_ROWS: Final = 65_536  # samples that are held as Python numbers at a time
 _READ_BYTES: Final = 1 << 16
 _BEGINNINGS: Final = (http.client.RemoteDisconnected, BrokenPipeError, ConnectionResetError)
 
@@ -81,8 +81,16 @@ class Samples(NamedTuple):
         return _frame(columns | {"value": self.values})
 
 
+class Part(NamedTuple):
+    """Columns of some points, as in Samples."""
+
+    series_at: npt.NDArray[np.uint32]
+    times: npt.NDArray[np.int64]
+    values: npt.NDArray[np.float64]
+
+
 class Event(NamedTuple):
-    """Something that /live sent. name: "message" where the server gave none; data: its JSON."""
+    """Something that /live sent. name: "point" (data: a list of points), "lost" and others; data: its JSON."""
 
     name: str
     data: Any
@@ -133,21 +141,27 @@ class Client:
             asked = {"time_unit": "ns"} | asked
         return Answer(self.call("POST", "/query", asked))
 
-    def samples(self, metric_name: Any = None, device_id: Any = None, **fields: Any) -> Samples:
-        """Every point that matches, in arrays; they are read as they come, 24 bytes each."""
+    def samples(self, metric_name: Any = "*", device_id: Any = "*", **fields: Any) -> Samples:
+        """Every point that matches, in arrays of 20 bytes each; read as they come."""
         table: dict[Series, int] = {}
-        parts = [_packed([])]
-        parts += [_packed(part) for part in _parts(self.stream(metric_name, device_id, **fields), table)]
-        index, times, values = zip(*parts, strict=True)
-        return Samples(list(table), np.concatenate(index), np.concatenate(times), np.concatenate(values))
+        parts = [Part(np.zeros(0, np.uint32), np.zeros(0, np.int64), np.zeros(0))]
+        for series, times, values in self.stream(metric_name, device_id, **fields):
+            at = table.setdefault(series, len(table))
+            parts.append(Part(np.full(len(times), at, np.uint32), times, values))
+        return Samples(list(table), *(np.concatenate(column) for column in zip(*parts, strict=True)))
 
     def stream(
-        self, metric_name: Any = None, device_id: Any = None, **fields: Any
-    ) -> Iterator[tuple[Series, int, float]]:
-        """The same, one point at a time: series, time in ns, value. Memory does not grow."""
-        asked = {"metric_name": metric_name, "device_id": device_id, "format": "ndjson", "time_unit": "ns"} | fields
-        for row in self._all_pages("/api/v1/samples", asked):
-            yield _series_of(row), row["time"], row["value"]
+        self, metric_name: Any = "*", device_id: Any = "*", **fields: Any
+    ) -> Iterator[tuple[Series, npt.NDArray[np.int64], npt.NDArray[np.float64]]]:
+        """The same in parts: a series, times in ns and values of some of its points. Memory does not grow.
+
+        A series comes in several parts, one behind the other, where it has many points.
+        """
+        asked = {"metric_name": metric_name, "device_id": device_id, "limit": "all"} | fields
+        for held in self._maps("/api/v1/samples", {**asked, "format": "msgpack", "binary": True}):
+            for entry in held["series"]:
+                times, values = np.frombuffer(entry["times"], "<i8"), np.frombuffer(entry["values"], "<f8")
+                yield _series_of(entry), times, values
 
     def series(self, **fields: Any) -> list[dict[str, Any]]:
         """Every series that matches, and what it holds, over all pages."""
@@ -209,22 +223,18 @@ class Client:
             if cursor is None:
                 return found
 
-    def _all_pages(self, path: str, asked: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-        """The rows of NDJSON answers: the last line of each holds no row, but coverage and the next cursor."""
-        cursor = None
-        while True:
-            foot: dict[str, Any] | None = None
-            for line in _split(self.chunks("POST", path, {**asked, "cursor": cursor})):
-                row = json.loads(line)
-                if "value" in row:
-                    yield row
-                else:
-                    foot = row
-            if foot is None or "coverage" not in foot:
-                raise Unreachable(f"{self.url}{path}: the answer broke off: {(foot or {}).get('message', 'no end')}")
-            cursor = foot.get("next_cursor")
-            if cursor is None or "limit" in asked:
-                return
+    def _maps(self, path: str, asked: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+        """The maps of an answer of MessagePack, one behind the other; the last one has the coverage."""
+        unpacker = msgpack.Unpacker(max_buffer_size=0)
+        last: dict[str, Any] = {}
+        for chunk in self.chunks("POST", path, asked):
+            unpacker.feed(chunk)
+            for last in unpacker:
+                if "error" in last:
+                    raise Unreachable(f"{self.url}{path}: the answer broke off: {last.get('message')}")
+                yield last
+        if not last.get("coverage"):
+            raise Unreachable(f"{self.url}{path}: the answer broke off")
 
     def _open(self, method: str, target: str, body: bytes | None) -> http.client.HTTPResponse:
         reply = self._exchange(method, target, body)
@@ -300,16 +310,6 @@ def _read(reply: http.client.HTTPResponse, most: int = _READ_BYTES) -> bytes:
         raise Unreachable(f"the answer broke off: {error or type(error).__name__}") from error
 
 
-def _split(chunks: Iterator[bytes]) -> Iterator[bytes]:
-    """The lines of bytes that come in parts."""
-    rest = b""
-    for chunk in chunks:
-        *lines, rest = (rest + chunk).split(b"\n")
-        yield from filter(None, lines)
-    if rest:
-        yield rest
-
-
 def _lines(reply: http.client.HTTPResponse) -> Iterator[str]:
     while True:
         try:
@@ -336,28 +336,7 @@ def _events(lines: Iterator[str]) -> Iterator[Event]:
 
 
 def _series_of(row: Mapping[str, Any]) -> Series:
-    tags = row.get("tags") or {name[5:]: value for name, value in row.items() if name.startswith("tags.")}
-    return Series(row["device_id"], row["metric_name"], tuple(sorted(tags.items())))
-
-
-Part = list[tuple[int, int, float]]
-
-
-def _parts(points: Iterator[tuple[Series, int, float]], table: dict[Series, int]) -> Iterator[Part]:
-    """Points by number of their series, some at a time; the table grows by the series that they name."""
-    part: Part = []
-    for series, time_ns, value in points:
-        part.append((table.setdefault(series, len(table)), time_ns, value))
-        if len(part) == PART_ROWS:
-            yield part
-            part = []
-    if part:
-        yield part
-
-
-def _packed(part: Part) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.int64], npt.NDArray[np.float64]]:
-    index, times, values = zip(*part, strict=True) if part else ((), (), ())
-    return np.array(index, np.uint32), np.array(times, np.int64), np.array(values, np.float64)
+    return Series(row["device_id"], row["metric_name"], tuple(sorted(row["tags"].items())))
 
 
 def _column(name: str, items: list[Any]) -> npt.NDArray[Any]:

@@ -255,7 +255,6 @@ _listing(
     """Every series that matches: its points, first and last time, last value, usual interval.""",
 )
 _listing("last", "/api/v1/last", "rows", """The newest point of every series that matches.""")
-_listing("samples", "/api/v1/samples", "rows", """The points themselves, in order of series and time.""")
 _listing(
     "gaps",
     "/api/v1/gaps",
@@ -263,6 +262,26 @@ _listing(
     """Silences: longer than a factor of a series' usual interval.""",
     click.option("--factor", type=float, help="Of the usual interval, to be a gap."),
 )
+
+
+@cli.command(context_settings=DASHES, epilog=EXIT_CODES)
+@_selecting
+@click.option("--limit", default="10000", show_default=True, help="Points at most, or `all`.")
+@_url_options
+def samples(**options: Any) -> None:
+    """The points themselves, in order of series and time."""
+    asked, fields = _asked(options), _selection(options)
+
+    def show(answer: dict[str, Any]) -> None:
+        asked.rows(
+            [
+                {**{name: one[name] for name in ("device_id", "metric_name", "tags")}, "time": time_, "value": value}
+                for one in answer["series"]
+                for time_, value in zip(one["times"], one["values"], strict=True)
+            ]
+        )
+
+    asked.answer("POST", "/api/v1/samples", fields | _given(options), show)
 
 
 @cli.command(context_settings=DASHES, epilog=EXIT_CODES)
@@ -291,6 +310,7 @@ def delete(dry_run: bool, yes: bool, **options: Any) -> None:
     asked, fields = _asked(options), _selection(options)
     if "allow_partial" in fields:
         raise click.UsageError("a delete is never partial")
+    fields.pop("more_tags", None)  # the series with exactly these tags go
     would = asked.client.delete(dry_run=True, **fields)
     if dry_run:
         print(json.dumps(would, ensure_ascii=False))

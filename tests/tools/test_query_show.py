@@ -1,5 +1,6 @@
 """What tools/query shows, and how tools/client.py writes requests and reads answers: without a server."""
 
+import numpy as np
 import pytest
 from rich.console import Console
 
@@ -78,10 +79,6 @@ def test_server_sent_events_are_read_whole_and_heartbeats_left_out():
     assert list(client._events(iter(lines))) == [Event("points", {"a": 1}), Event("message", {"b": 2})]
 
 
-def test_lines_are_whole_however_they_come():
-    assert list(client._split(iter([b"a", b"b\nc", b"\n", b"\nd"]))) == [b"ab", b"c", b"d"]
-
-
 def test_rows_become_columns_and_a_table():
     answer = Answer(rows=[{"time": 10**18, "device_id": "a", "avg": 1}, {"time": 10**18 + 1, "avg": None}])
     columns = answer.columns()
@@ -95,10 +92,9 @@ def test_rows_become_columns_and_a_table():
 
 def test_samples_are_told_apart_by_series():
     one, other = Series("a", "m", ()), Series("b", "m", (("room", "x"),))
-    points = [(one, 1, 1.0), (other, 2, 2.0), (one, 3, -0.0)]
-    table: dict[Series, int] = {}
-    (part,) = client._parts(iter(points), table)
-    samples = Samples(list(table), *client._packed(part))
+    samples = Samples(
+        [one, other], np.array([0, 1, 0], np.uint32), np.array([1, 2, 3], np.int64), np.array([1.0, 2.0, -0.0])
+    )
     found = {series: (times.tolist(), values.tolist()) for series, (times, values) in samples.by_series().items()}
     assert found == {one: ([1, 3], [1.0, -0.0]), other: ([2], [2.0])}
     frame = samples.frame()
