@@ -28,18 +28,20 @@ from workers.storage.recent import Integers, Recent
 from workers.storage.selections import Grouped
 from workers.storage.table import Selection, Table, View
 from workers.storage.values import Counted, Distinct, ValueFold
+from workers.storage.work import Cancel
 
 _VALUES: Final = "values"
+_BY_SAMPLES: Final = {_VALUES, "steps", "integral"}  # not told by summaries or windows
 _NAMES: Final = {  # of the columns, as values_of has them
     "count": "counts", "sum_hi": "sum_hi", "sum_lo": "sum_lo", "min": "least", "max": "most",
     "first_time": "first_times", "first": "first", "last_time": "last_times", "last": "last", "m2": "m2",
 }  # fmt: skip
 
 
-def answer(store: Reading, request: GroupsRequest, partitions: bytes, pool: Readers | None = None) -> GroupsReply:
+def answer(store: Reading, request: GroupsRequest, partitions: bytes, cancel: Cancel) -> GroupsReply:
     """The groups and figures of all series that match, in partitions that this node answers for.
 
-    Raises LimitError, ProtocolError for a request that means nothing, and StorageError for damage.
+    Raises LimitError, ProtocolError for a request that means nothing, StorageError for damage, CancelledError.
     """
     began_ns = time.perf_counter_ns()
     unknown = set(request.wants) - set(figures.WANTS)
@@ -50,7 +52,7 @@ def answer(store: Reading, request: GroupsRequest, partitions: bytes, pool: Read
     spans = buckets.spans(request.stretches, request.start_ns, request.end_ns, store.first_kept(request.start_ns))
     with store.watching_damage():
         view = store.view
-        question = _Question(view, request.wants, request.limits, pool or store.pool)
+        question = _Question(view, request.wants, request.limits, store.pool.watching(cancel))
         series = Selection(grouped.ids, grouped.hashes, store.key_of)
         columns = question.ask(series, _group_of(grouped), spans)
     cost = question.cost
@@ -61,9 +63,10 @@ def answer(store: Reading, request: GroupsRequest, partitions: bytes, pool: Read
     )  # fmt: skip
 
 
-def tags(store: Reading, request: TagsRequest, partitions: bytes) -> TagsReply:
+def tags(store: Reading, request: TagsRequest, partitions: bytes, cancel: Cancel) -> TagsReply:
     """The tags of all series that match. Raises LimitError, and ProtocolError for a request that means nothing."""
     series = store.select(request.match, partitions)
+    cancel.check()
     check_series(len(series.ids), request.limits)
     return TagsReply(partitions, store.view.deletes.number, store.count_tags(series))
 
@@ -126,7 +129,7 @@ class _Question:
         self._wants = wants
         self._limits = limits
         self._pool = pool
-        self._with_windows = WINDOWED.issuperset(set(wants) - {_VALUES})
+        self._with_windows = WINDOWED.issuperset(set(wants) - _BY_SAMPLES)
         self._rows = 0  # of the answer, so far
         self._points = 0  # to decode, so far
         self._found: list[_Found] = []
