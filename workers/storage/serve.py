@@ -254,7 +254,7 @@ class Server:
         if isinstance(error, ProtocolError):
             return ErrorReply(protocol.ERR_BAD_REQUEST, str(error))
         if isinstance(error, LimitError):
-            return ErrorReply(protocol.ERR_LIMIT, str(error), error.setting)
+            return ErrorReply(protocol.ERR_LIMIT, str(error), error.setting, error.limit, error.value)
         if isinstance(error, MinitrueError):
             logger.error("request failed", kind=kind.decode(), reason=str(error))
         else:
