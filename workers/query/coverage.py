@@ -7,7 +7,7 @@ from typing import Any, NoReturn
 
 from msgspec import Struct
 
-from common import protocol
+from common import config, protocol
 from workers.query.gather import Gather
 from workers.query.refusal import OverLimit, Refusal
 
@@ -40,13 +40,13 @@ class Incomplete(Refusal):
         self.coverage = coverage
 
 
-def judge(gather: Gather[Any], ring_fault: str, allow_partial: bool) -> Coverage:
+def judge(gather: Gather[Any], ring_fault: str, allow_partial: bool, limits: config.Query) -> Coverage:
     """The coverage of a question that has ended. Raises Incomplete, or the Refusal that a node's error means.
 
-    ring_fault: why there is no ring, if there is none.
+    ring_fault: why there is no ring, if there is none. limits: by which was asked.
     """
     if gather.error is not None:
-        _raise_error(gather.error)
+        _raise_error(gather.error, limits)
     found = of(gather)
     if not found.complete and not (allow_partial and gather.epoch):
         raise _incomplete(gather, found, ring_fault)
@@ -102,7 +102,8 @@ def _incomplete(gather: Gather[Any], coverage: Coverage, ring_fault: str) -> Inc
     return Incomplete("incomplete", text, coverage)
 
 
-def _raise_error(error: protocol.ErrorReply) -> NoReturn:
+def _raise_error(error: protocol.ErrorReply, limits: config.Query) -> NoReturn:
     if error.error == protocol.ERR_LIMIT:
-        raise OverLimit(error.setting, 0, None, error.message)
+        limit = getattr(limits, error.setting.removeprefix("query."), 0)
+        raise OverLimit(error.setting, limit, None, error.message)
     raise Refusal(500, "internal", f"BUG: a storage node refused our request: {error.message}")

@@ -45,7 +45,11 @@ _ACCEPTED: Final = {
 
 def wanted(asked: Request, parameters: Mapping[str, Any]) -> str:
     """The format of a request: its `format`, else by its header Accept, else JSON. Raises Refusal."""
-    name = parameters.get("format")
+    return named(asked, parameters.get("format"))
+
+
+def named(asked: Request, name: Any) -> str:
+    """The format of a request that names it so, or None. Raises Refusal."""
     return by_accept(asked.header("Accept")) if name is None else choice("format", name, CONTENT_TYPES)
 
 
@@ -187,7 +191,8 @@ def _lines(rows: Any) -> bytes:
 def _as_msgpack(table: Table) -> Iterator[bytes]:
     """One map, as JSON has it. Lengths come first in this format, so all rows are made before the first is sent."""
     rows = [row for page in table.pages for row in _rows(table, page)]
-    yield _msgpack.encode({**table.head, table.member: rows, **table.foot()})
+    member = {table.member: rows} if table.names else {}
+    yield _msgpack.encode({**table.head, **member, **table.foot()})
 
 
 def _as_arrow(table: Table) -> Iterator[bytes]:

@@ -100,7 +100,7 @@ class Question(ABC):
             self.refuse(ask.node, f"{error.error}: {error.message}", self.deadline_s)
             return
         self.refuse(ask.node, f"{error.error}: {error.message}", NEVER_S)
-        if error.error == protocol.ERR_BAD_REQUEST:
+        if error.error in (protocol.ERR_BAD_REQUEST, protocol.ERR_LIMIT):
             self.error = error
 
     def may_pass(self, now_s: float) -> bool:
@@ -126,8 +126,8 @@ R = TypeVar("R", bound=Covering)
 class Gather(Question, Generic[R]):
     """A question to the owners of partitions.
 
-    replies: disjoint in their partitions. wanted, covered: sets of partitions; complete when they are equal.
-    nodes: who answered.
+    replies: disjoint in their partitions. senders: the node of each. wanted, covered: sets of partitions; complete when
+    they are equal. nodes: who answered.
     """
 
     def __init__(
@@ -143,6 +143,8 @@ class Gather(Question, Generic[R]):
         super().__init__(timeout_s)
         self.kind = kind
         self.replies: list[R] = []
+        self.sources: list[str] = []
+        self.senders: list[str] = []
         self.nodes: list[str] = []
         self.wanted: Partitions = 0
         self.covered: Partitions = 0
@@ -177,6 +179,8 @@ class Gather(Question, Generic[R]):
             self.refuse(ask.node, reason, self.deadline_s)
         if answered:
             self.replies.append(reply)
+            self.sources.append(ask.node)
+            self.senders.append(ask.node)
             self.covered |= answered
             if ask.node not in self.nodes:
                 self.nodes.append(ask.node)

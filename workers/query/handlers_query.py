@@ -1,63 +1,138 @@
 """POST /query. Runs in the threads of granian's pool. Reference: docs/http-api.md."""
 
+from collections.abc import Mapping
 from time import perf_counter_ns
-from typing import Final
+from typing import Any, Final
 
 from msgspec import UNSET, Struct, UnsetType
 
-from common import protocol
-from common.protocol import AggregateReply, AggregateRequest, SeriesReply, SeriesRequest
-from common.series import Series, parse_key, series_key
-from workers.query import aggregate, request
-from workers.query.coverage import Coverage
+from common import clock, protocol
+from common.protocol import AggregateReply, AggregateRequest, GroupsReply
+from workers.query import aggregate, answering, formats, request, unknown
+from workers.query.answering import Found
+from workers.query.coverage import Coverage, merged
+from workers.query.explain import Stages, explained
 from workers.query.frame import Context, Request, Response, answer
 from workers.query.gather import Gather
-from workers.query.refusal import Refusal, shown
+from workers.query.request import Query
+from workers.query.table import PAGE_ROWS, Kind, Table
+from workers.query.times import Time
 
-HINT_KEYS: Final = 1000  # series looked at to say which part of an unknown series is unknown
-HINT_NAMES: Final = 10  # of them named in the text
+_KINDS: Final[dict[str, Kind]] = {"time": "time", "count": "count", "tags": "tags"}
+_TEXTS: Final = ("device_id", "metric_name")
 
 
 class Answer(Struct):
     """The answer to POST /query: the request's fields, then what was found."""
 
-    device_id: str
-    metric_name: str
-    operation: str
-    start_time: request.Time
-    end_time: request.Time
-    tags: dict[str, str] | UnsetType
-    result: float | int | None
+    device_id: Any
+    metric_name: Any
+    operation: Any
+    start_time: Time
+    end_time: Time
+    tags: Any
+    result: Any
     count: int
     duration_ns: int
     coverage: Coverage
+    explain: dict[str, Any] | UnsetType = UNSET
+
+
+class Work(Struct):
+    """A query on its way: what is known by now. deadline_s: monotonic. asked: the questions for the nodes."""
+
+    query: Query
+    started_ns: int
+    deadline_s: float
+    stages: Stages
+    asked: list[Gather[Any]] = []
+    coverages: list[Coverage] = []
+
+    @property
+    def coverage(self) -> Coverage:
+        """What the answer speaks of."""
+        return merged(self.coverages[-1], *self.coverages[:-1])
 
 
 def query(context: Context, asked: Request) -> Response:
     """Aggregate what matches; see docs/http-api.md."""
     started_ns = perf_counter_ns()
     query = request.parse_query(asked.body(), context.settings, context.now_ns())
-    body = query.body
+    timeout_s = context.settings.query.timeout_s
+    if query.timeout_s is not None:
+        timeout_s = min(timeout_s, query.timeout_s)
+    work = Work(query, started_ns, clock.monotonic_s() + timeout_s, Stages(started_ns))
+    name = formats.named(asked, query.format)
+    work.stages.end("parse")
+    found = _seed(context, work) if query.is_seed_shape else _grouped(context, work)
+    if not found.series and work.coverage.complete:
+        unknown.check(context, query.match, work.deadline_s - clock.monotonic_s())
+    return _told(context, work, found, name)
+
+
+def _seed(context: Context, work: Work) -> Found:
+    query = work.query
+    whole = answering.aggregate_request(query, b"")
 
     def ask(bitmap: bytes) -> AggregateRequest:
-        return AggregateRequest(bitmap, body.device_id, body.metric_name, body.tags, query.start_ns, query.end_ns)
+        return AggregateRequest(
+            bitmap, whole.device_id, whole.metric_name, whole.tags, whole.start_ns, whole.end_ns
+        )
 
-    whole = ask(b"")
     gather = Gather(
-        protocol.AGGREGATE,
-        AggregateReply,
-        lambda plan: plan.wanted(whole),
-        ask,
-        context.settings.query.timeout_s,
-        aggregate.check,
+        protocol.AGGREGATE, AggregateReply, lambda plan: plan.wanted(whole), ask, _left_s(work), aggregate.check
     )
-    coverage = context.gather(gather)
-    if not any(reply.series for reply in gather.replies):
-        _check_known(context, body)
-    try:
-        result = aggregate.finish(body.operation, gather.replies)
-    except aggregate.Overflow as error:
-        raise Refusal(422, "overflow", str(error), "operation") from error
+    _gather(context, work, gather)
+    work.stages.end("scatter")
+    found = answering.answer_seed(query, gather.replies)
+    work.stages.end("merge")
+    return found
+
+
+def _grouped(context: Context, work: Work) -> Found:
+    spend = answering.limits(context.settings)
+    if work.query.needs_reach:
+        reach = _groups(work, lambda bitmap: answering.reach_request(work.query, bitmap, spend), answering.check_reach)
+        _gather(context, work, reach)
+        work.query = request.reaching(work.query, answering.reach(reach.replies), context.settings)
+        work.stages.end("reach")
+    query = work.query
+    gather = _groups(
+        work,
+        lambda bitmap: answering.groups_request(query, bitmap, spend),
+        lambda reply: answering.check_groups(query, reply),
+    )
+    _gather(context, work, gather)
+    work.stages.end("scatter")
+    found = answering.answer(query, gather.replies, context.settings)
+    work.stages.end("merge")
+    return found
+
+
+def _groups(work: Work, ask: Any, check: Any) -> Gather[GroupsReply]:
+    match = work.query.match
+    return Gather(protocol.GROUPS, GroupsReply, lambda plan: plan.wanted_by(match), ask, _left_s(work), check)
+
+
+def _gather(context: Context, work: Work, gather: Gather[Any]) -> None:
+    work.asked.append(gather)
+    work.coverages.append(context.gather(gather, work.query.allow_partial))
+
+
+def _left_s(work: Work) -> float:
+    return max(0.001, work.deadline_s - clock.monotonic_s())
+
+
+# The answer
+
+
+def _told(context: Context, work: Work, found: Found, name: str) -> Response:
+    most = context.settings.query.max_response_bytes
+    if found.rows is not None:
+        return formats.respond(_rows(work, found), name, most)
+    if name != "json":
+        return formats.respond(_one_row(work, found, name), name, most)
+    body = work.query.body
     return answer(
         Answer(
             body.device_id,
@@ -66,56 +141,77 @@ def query(context: Context, asked: Request) -> Response:
             body.start_time or 0,
             body.end_time or 0,
             UNSET if body.tags is None else body.tags,
-            result,
-            aggregate.count(gather.replies),
-            perf_counter_ns() - started_ns,
-            coverage,
+            found.result,
+            found.count,
+            perf_counter_ns() - work.started_ns,
+            work.coverage,
+            _explain(work),
         )
     )
 
 
-def _check_known(context: Context, body: request.QueryBody) -> None:
-    """Nothing was found: no points in the range, or no such series? Refuses the second, saying what is unknown."""
-    if _exists(context, body):
-        return
-    listing = _listing(context, SeriesRequest(b"", b"", HINT_KEYS, body.device_id))
-    context.gather(listing)
-    raise _unknown_series(body, [parse_key(key) for reply in listing.replies for key in reply.keys])
+def _explain(work: Work) -> dict[str, Any] | UnsetType:
+    return explained(work.asked, work.stages) if work.query.explain else UNSET
 
 
-def _exists(context: Context, body: request.QueryBody) -> bool:
-    key = None if body.tags is None else series_key(body.device_id, body.metric_name, body.tags)
-    after = b"" if key is None else just_below(key)
-    listing = _listing(context, SeriesRequest(b"", after, 1, body.device_id, body.metric_name))
-    context.gather(listing)
-    return any(reply.keys and (key is None or key in reply.keys) for reply in listing.replies)
+def _head(work: Work) -> dict[str, Any]:
+    """The request's fields."""
+    query, body = work.query, work.query.body
+    head = {
+        "device_id": body.device_id,
+        "metric_name": body.metric_name,
+        "operation": body.operation,
+        "start_time": body.start_time or 0,
+        "end_time": body.end_time or 0,
+    }
+    if body.tags is not None:
+        head["tags"] = body.tags
+    if query.interval is not None:
+        head["interval"] = query.interval.text
+    if query.group_by:
+        head["group_by"] = list(query.group_by)
+    return head
 
 
-def _listing(context: Context, whole: SeriesRequest) -> Gather[SeriesReply]:
-    def ask(bitmap: bytes) -> SeriesRequest:
-        return SeriesRequest(bitmap, whole.after, whole.limit, whole.device_id, whole.metric_name)
-
-    timeout_s = context.settings.query.timeout_s
-    return Gather(protocol.SERIES, SeriesReply, lambda plan: plan.everything, ask, timeout_s)
-
-
-def just_below(key: bytes) -> bytes:
-    """The highest bytes below a series key that matter: no other key lies between the two."""
-    if key[-1] == 0:
-        return key[:-1]
-    return key[:-1] + bytes([key[-1] - 1]) + b"\xff" * 8  # eight 0xff are nowhere in msgpack text
+def _foot(work: Work, found: Found) -> dict[str, Any]:
+    foot: dict[str, Any] = {} if found.rows is None else {"more": found.rows.more}
+    foot |= {"count": found.count, "duration_ns": perf_counter_ns() - work.started_ns, "coverage": work.coverage}
+    told = _explain(work)
+    return foot if isinstance(told, UnsetType) else foot | {"explain": told}
 
 
-def _unknown_series(body: request.QueryBody, of_device: list[Series]) -> Refusal:
-    """Says which part of an unknown series is unknown. of_device: what its device has."""
-    device, metric = shown(body.device_id), shown(body.metric_name)
-    known = sorted({series.metric_name for series in of_device})
-    if not known:
-        return Refusal(404, "unknown_series", f"no series has device_id {device}", "device_id")
-    if body.tags is None or body.metric_name not in known:
-        names = ", ".join(map(shown, known[:HINT_NAMES])) + (", ..." if len(known) > HINT_NAMES else "")
-        text = f"device_id {device} has no metric_name {metric}, it has {names}"
-        return Refusal(404, "unknown_series", text, "metric_name")
-    tags = f"exactly the tags {shown(body.tags)}" if body.tags else "no tags"
-    text = f"{device} {metric} has no series with {tags}; leave tags out to ask all of its series"
-    return Refusal(404, "unknown_series", text, "tags")
+def _headers(work: Work) -> Mapping[str, str]:
+    return {"Minitrue-Complete": str(work.coverage.complete).lower()}
+
+
+def _rows(work: Work, found: Found) -> Table:
+    assert found.rows is not None
+    rows = found.rows
+    kinds = {name: _kind(name, work.query) for name in rows.names}
+    return Table(
+        _head(work),
+        rows.names,
+        rows.pages(PAGE_ROWS),
+        lambda: _foot(work, found),
+        kinds,
+        work.query.time_unit,
+        headers=_headers(work),
+    )
+
+
+def _kind(name: str, query: Query) -> Kind:
+    if name in _TEXTS or name in query.group_by:
+        return "text"
+    return _KINDS.get(name, "number")
+
+
+def _one_row(work: Work, found: Found, name: str) -> Table:
+    """What has one result, as a table: a column for each operation. In MessagePack it is a map, as in JSON."""
+    if name == "msgpack":
+        head = _head(work) | {"result": found.result}
+        return Table(head, [], iter(()), lambda: _foot(work, found), headers=_headers(work))
+    operations = [operation.text for operation in work.query.operations]
+    results = found.result if work.query.listed else {operations[0]: found.result}
+    page = {each: [results[each]] for each in operations} | {"count": [found.count]}
+    kinds: dict[str, Kind] = {"count": "count"}
+    return Table(_head(work), list(page), iter([page]), lambda: _foot(work, found), kinds, headers=_headers(work))

@@ -165,11 +165,8 @@ def test_a_body_in_chunks_is_read(shared: Worker) -> None:
 def test_a_bad_request_is_answered_with_field_and_reason(shared: Worker) -> None:
     status, answer = shared.query(operation="mean")
     assert status == 400
-    assert answer == {
-        "error": "bad_request",
-        "message": 'unknown operation "mean", want one of avg, sum, max, min, count, first, last',
-        "field": "operation",
-    }
+    assert (answer["error"], answer["field"]) == ("bad_request", "operation")
+    assert answer["message"].startswith('unknown operation "mean", want one of avg, sum, max, min, count, first, last,')
     status, _, answer = shared.call("POST", "/query", b"{")
     assert (status, answer["error"]) == (400, "malformed_json")
 
