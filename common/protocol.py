@@ -278,7 +278,7 @@ class GroupsReply(msgspec.Struct, frozen=True):
     partitions: bytes
     delete_number: int
     series: int
-    groups: list[list[str | bytes | None]]
+    groups: list[list[Any]]  # text, bytes, None: msgspec knows no union of the first two
     group_series: list[int]
     columns: dict[str, bytes]
     cost: Cost
