@@ -26,12 +26,16 @@ from workers.storage.readers import Readers
 from workers.storage.reading import Reading
 from workers.storage.recent import Integers, Recent
 from workers.storage.selections import Grouped
+from workers.storage.steps import StepRows, step_rows
 from workers.storage.table import Selection, Table, View
 from workers.storage.values import Counted, Distinct, ValueFold
 from workers.storage.work import Cancel
 
 _VALUES: Final = "values"
-_BY_SAMPLES: Final = {_VALUES, "steps", "integral"}  # not told by summaries or windows
+_INTEGRAL: Final = "integral"
+_STEPS: Final = frozenset({"steps", _INTEGRAL})
+_BY_SAMPLES: Final = _STEPS | {_VALUES}  # no summary or window tells them, nor do they ask anything of those
+_LONG: Final = frozenset({"value_ends", "values", "value_counts"})
 _NAMES: Final = {  # of the columns, as values_of has them
     "count": "counts", "sum_hi": "sum_hi", "sum_lo": "sum_lo", "min": "least", "max": "most",
     "first_time": "first_times", "first": "first", "last_time": "last_times", "last": "last", "m2": "m2",
@@ -98,6 +102,9 @@ class _Found(NamedTuple):
     rows: Integers
 
 
+_NOTHING: Final = _Found(np.empty(0, np.int64), np.empty(0, np.int64), np.empty((0, kernels.FIELDS), np.int64))
+
+
 class _Located(NamedTuple):
     """Distinct values, and the groups and starts of their rows."""
 
@@ -137,16 +144,38 @@ class _Question:
 
     def ask(self, series: Selection, groups: Integers, spans: Sequence[Span]) -> dict[str, npt.NDArray[Any]]:
         """The columns of the answer, by group and start. groups: by place of the series, ascending."""
-        if len(series.ids) and spans:
-            begin = 0
-            for part, table in self._view.stored.tables(
-                series, self._view.deletes, spans[0].grid.start, spans[-1].grid.end
-            ):
-                end = begin + len(part.ids)
-                self._ask_table(part, table, groups[begin:end], spans)
-                begin = end
+        if not (len(series.ids) and spans):
+            return self._columns(_NOTHING)
+        begin = 0
+        for part, table in self._view.stored.tables(
+            series, self._view.deletes, spans[0].grid.start, spans[-1].grid.end
+        ):
+            end = begin + len(part.ids)
+            self._ask_table(part, table, groups[begin:end], spans)
+            begin = end
         found = _united(self._found)
-        columns = self._figures(found)
+        if not _STEPS.intersection(self._wants):
+            return self._columns(found)
+        self._rows = 0  # the same ones again, and those that trapezoids cross
+        between = step_rows(
+            self._view, series, groups, spans, _INTEGRAL in self._wants, self._pool, self._take_rows, self._take_points
+        )
+        self.cost = self.cost.plus(between.cost)
+        return self._columns(found, between)
+
+    def _columns(self, found: "_Found", between: StepRows | None = None) -> dict[str, npt.NDArray[Any]]:
+        """All columns wanted. between: figures of steps, of rows that may be others; None where they are not wanted."""
+        wanted = {name for want in self._wants for name in figures.WANTS[want]} | {"count"}
+        if between is not None:
+            empty = np.zeros((len(between.groups), kernels.FIELDS), np.int64)
+            found = _united([found, _Found(between.groups, between.starts, empty)])
+        values = values_of(found.rows)
+        columns = {"group": found.groups, "start": found.starts}
+        columns |= {name: getattr(values, _NAMES[name]) for name in _NAMES if name in wanted}
+        for name in wanted - set(_NAMES) - _LONG:
+            columns[name] = np.zeros(len(found.groups), figures.DTYPES[name])
+            if between is not None:
+                columns[name][_rows_of(found, between.groups, between.starts)] = between.columns[name]
         if _VALUES in self._wants:
             columns |= self._distinct(found)
         return columns
@@ -183,12 +212,6 @@ class _Question:
             self._found.append(_Found(*part.locate(filled), fold.rows[filled]))
         self.cost = self.cost.plus(fold.cost)
 
-    def _figures(self, found: _Found) -> dict[str, npt.NDArray[Any]]:
-        wanted = {name for want in self._wants for name in figures.WANTS[want]} | {"count"}
-        values = values_of(found.rows)
-        columns = {"group": found.groups, "start": found.starts}
-        return columns | {name: getattr(values, _NAMES[name]) for name in _NAMES if name in wanted}
-
     def _distinct(self, found: _Found) -> dict[str, npt.NDArray[Any]]:
         """The columns of distinct values, for the rows of an answer."""
         counted = Counted.joined(
@@ -220,8 +243,7 @@ def _group_of(grouped: Grouped) -> Integers:
 def _united(parts: Sequence[_Found]) -> _Found:
     """Rows in order of group and start, those of one group and start as one."""
     if not parts:
-        none = np.empty(0, np.int64)
-        return _Found(none, none, np.empty((0, kernels.FIELDS), np.int64))
+        return _NOTHING
     columns = (np.concatenate(column) for column in zip(*parts, strict=True))
     groups, starts, rows = columns if len(parts) > 1 else parts[0]
     rise = np.diff(groups)

@@ -73,7 +73,8 @@ class Names:
     def grouped(self, ids: Integers, by: Sequence[str]) -> Groups:
         """Series by what they have in common: of "device_id", "metric_name", "tags.NAME"; by nothing: all together.
 
-        Groups ascend by their texts, series without the tag first. Raises ProtocolError for other words.
+        Groups ascend by their texts, series without the tag first. Raises ProtocolError for other
+        words.
         """
         group = np.zeros(len(ids), np.int64)
         labels: list[npt.NDArray[np.int32]] = []
