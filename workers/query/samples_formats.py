@@ -181,7 +181,7 @@ def _as_table(name: str) -> Callable[[Answer], Iterator[bytes]]:
 def _as_arrow(answer: Answer) -> Iterator[bytes]:
     """A record batch for every table.PAGE_ROWS points; what names a series is in dictionaries."""
     arrow = formats.pyarrow()
-    word = arrow.dictionary(arrow.int32(), arrow.string())
+    word = arrow.dictionary(arrow.int16(), arrow.string())  # a batch has at most table.PAGE_ROWS words
     types = [word, word, word, arrow.timestamp("ns", "UTC"), arrow.float64()]
     schema = arrow.schema(list(zip(_NAMES, types, strict=True)))
     sink = formats.Sink()
@@ -204,8 +204,9 @@ def _record_batch(arrow: Any, schema: Any, chunks: list[Chunk]) -> Any:
     words = []
     for column in texts:
         places = {text: at for at, text in enumerate(dict.fromkeys(column))}
-        index = np.repeat(np.array([places[text] for text in column], np.int32), counts)
-        words.append(arrow.DictionaryArray.from_arrays(arrow.array(index), arrow.array(list(places), arrow.string())))
+        index = np.repeat(np.array([places[text] for text in column], np.int16), counts)
+        table_of_words = arrow.array(list(places), arrow.string())
+        words.append(arrow.DictionaryArray.from_arrays(arrow.array(index), table_of_words, safe=False))
     times = arrow.array(np.concatenate([chunk.times for chunk in chunks])).view(arrow.timestamp("ns", "UTC"))
     values = arrow.array(np.concatenate([chunk.values for chunk in chunks]))
     return arrow.record_batch([*words, times, values], schema=schema)

@@ -61,19 +61,23 @@ def parse_time_unit(parameters: Mapping[str, Any]) -> str:
 def times(column: Sequence[int | None] | npt.NDArray[Any], unit: str) -> list[Any]:
     """Nanoseconds in a unit: whole numbers where they are, else the nearest float64; RFC 3339 to the nanosecond."""
     if unit != "rfc3339" and isinstance(column, np.ndarray):
-        whole, part = np.divmod(column, _UNIT_NS[unit])
-        if not part.any():
+        whole = column // _UNIT_NS[unit]
+        are_whole = whole * _UNIT_NS[unit] == column  # numpy's remainder takes five times as long
+        if are_whole.all():
             return list(whole.tolist())
         if unit == "s" and _are_microseconds(column):
-            seconds = (column // 1000 / 1e6).tolist()
-            return [at if rest else int(at) for at, rest in zip(seconds, part.tolist(), strict=True)]
+            found = (column // 1000 / 1e6).tolist()
+            for at in np.flatnonzero(are_whole).tolist():
+                found[at] = int(found[at])
+            return list(found)
     items = column.tolist() if isinstance(column, np.ndarray) else column
     return [None if item is None else time(item, unit) for item in items]
 
 
 def _are_microseconds(column: npt.NDArray[Any]) -> bool:
     """Whether all are whole microseconds, so few that float64 holds each: then numpy divides as exactly as Python."""
-    return not (column % 1000).any() and int(np.abs(column // 1000).max()) <= 1 << 53
+    whole = column // 1000
+    return bool((whole * 1000 == column).all()) and int(np.abs(whole).max()) <= 1 << 53
 
 
 def time(ns: int, unit: str) -> int | float | str:

@@ -13,11 +13,15 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 
 from common import bus, process, protocol
+from common.match import Tester
+from common.points import PointBatch
 from common.protocol import AggregateReply, AggregateRequest, Header, Message, SeriesReply, SeriesRequest
 from common.ring import Ring
 from common.series import parse_key, partition_of, series_key
+from common.timestamps import MAX_NS, MIN_NS
 
 Point = tuple[bytes, int, float]  # series key, nanoseconds, value
 Reaction = Callable[["FakeNode", list[bytes], Message], bool]  # True: it has dealt with the request
@@ -109,6 +113,8 @@ class FakeNode:
             return protocol.REPLY, protocol.AggregatesReply([self.outcome(request) for request in requests])
         if message.kind == protocol.SERIES:
             return protocol.REPLY, self.series(protocol.decode_body(message.body, SeriesRequest))
+        if message.kind == protocol.SAMPLES:
+            return protocol.REPLY, self.samples(protocol.decode_body(message.body, protocol.SamplesRequest))
         if message.kind == protocol.METRICS:
             up = protocol.MetricFamily("minitrue_points", "gauge", "Points.", [("minitrue_points", {}, 7.0)])
             own = protocol.ProcessMetrics(self.id, self.incarnation, 0.0, [up])
@@ -136,6 +142,26 @@ class FakeNode:
         covered, mine = self._mine(request.partitions)
         keys = sorted({key for key, _, _ in mine if key > request.after and _matches(key, request)})
         return SeriesReply(covered, keys[: request.limit], len(keys) > request.limit)
+
+
+    def samples(self, request: protocol.SamplesRequest) -> protocol.SamplesReply:
+        """A page of points."""
+        covered, mine = self._mine(request.partitions)
+        tester = Tester(request.match)
+        low, high = request.start_ns or MIN_NS, request.end_ns or MAX_NS
+        rows = [
+            (key, time_ns, value)
+            for key, time_ns, value in sorted(mine)
+            if (key, time_ns) > (request.after_key, request.after_ns) and low <= time_ns <= high
+            if (series := parse_key(key)) and tester.device(series.device_id) and tester.metric(series.metric_name)
+            if tester.tags(series.tags)
+        ]
+        page = rows[: request.limit]
+        keys = list(dict.fromkeys(key for key, _, _ in page))
+        index = np.array([keys.index(key) for key, _, _ in page], np.uint32)
+        times, values = np.array([row[1] for row in page], np.int64), np.array([row[2] for row in page], np.float64)
+        batch = PointBatch(keys, index, times, values).encode()
+        return protocol.SamplesReply(covered, 0, batch, len(rows) > len(page), protocol.Cost())
 
 
 def naive_partial(covered: bytes, points: Sequence[Point], start_ns: int | None, end_ns: int | None) -> AggregateReply:
