@@ -51,10 +51,22 @@ def answer(points: Points, asked: Question) -> list[dict[str, Any]]:
             rows = [(at, value) for at, value in sorted(samples.items()) if inside(at, asked)]
             groups.setdefault(group_of(series, asked.group_by), []).append(rows)
     found = []
-    for group in sorted(groups, key=lambda values: [(value is not None, value) for value in values]):
+    for group in sorted(groups, key=lambda values: [order_of(value) for value in values]):
         rows = list(group_rows(groups[group], asked))
         found += [{"group": group, **row} for row in filled(rows, asked)]
     return found
+
+
+def order_of(value: Any) -> Any:
+    """Sorts the values of groups: None first, texts by their letters, series by the bytes of their keys.
+
+    In a key stand the number of texts, then each with its length before it, as MessagePack has texts of up to 31 bytes.
+    """
+    if isinstance(value, tuple):
+        device, metric, tags = value
+        texts = [device, metric, *(text for tag in tags for text in tag)]
+        return 1, len(texts), [(len(text.encode()), text.encode()) for text in texts]
+    return value is not None, value or ""
 
 
 def inside(at: int, asked: Question) -> bool:

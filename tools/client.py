@@ -305,7 +305,7 @@ def _time_text(value: Any) -> str:
 
 def _read(reply: http.client.HTTPResponse, most: int = _READ_BYTES) -> bytes:
     try:
-        return reply.read() if most < 0 else reply.read1(most)
+        return reply.read() if most < 0 else reply.read(most)
     except (OSError, http.client.HTTPException) as error:
         raise Unreachable(f"the answer broke off: {error or type(error).__name__}") from error
 
