@@ -149,13 +149,15 @@ def answer_seed(query: Query, replies: Sequence[AggregateReply]) -> Found:
 
 
 def answer(query: Query, replies: Sequence[GroupsReply], settings: config.Settings) -> Found:
-    """The answer from the replies to `groups_request`; none where nothing had to be asked. Raises Refusal."""
+    """The answer from the replies to `groups_request`. Raises Refusal."""
     _check_values(replies, settings.query.max_values)
-    merged = merge(replies, wants(query))
-    count = merged.columns["count"] if "count" in merged.columns else np.zeros(0, np.int64)
+    series = sum(reply.series for reply in replies)
+    nothing = query.is_cut and not query.stretches  # no points when its ends were asked: later ones are in no bucket
+    merged = merge([] if nothing else replies, wants(query))
+    count = merged.columns["count"]
     columns = finish(merged, query.operations)
     if not query.has_rows:
-        return Found(int(count.sum()), merged.series, _shaped(query, _single(query, columns)))
+        return Found(int(count.sum()), series, _shaped(query, _single(query, columns)))
     sheet = Sheet(merged.group, merged.start, count, columns)
     most = settings.query.max_rows
     if query.is_cut and query.fill != "none":
@@ -163,7 +165,7 @@ def answer(query: Query, replies: Sequence[GroupsReply], settings: config.Settin
     if len(sheet.group) > most:
         text = f"the answer has {len(sheet.group)} rows, query.max_rows is {most}"
         raise OverLimit("query.max_rows", most, len(sheet.group), text)
-    return Found(int(count.sum()), merged.series, rows=_rows(query, merged, sheet))
+    return Found(int(count.sum()), series, rows=_rows(query, merged, sheet))
 
 
 def _aggregated(operation: Operation, replies: Sequence[AggregateReply]) -> float | int | None:

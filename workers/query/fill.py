@@ -40,7 +40,7 @@ def fill(
     if not len(sheet.group):
         return sheet
     low = int(sheet.start.min()) if start_ns is None else start_ns
-    high = int(sheet.start.max()) if end_ns is None else end_ns
+    high = max(low, int(sheet.start.max())) if end_ns is None else end_ns  # the first bucket may begin before the range
     edges = intervals.edges(stretches, low, high)
     place = np.searchsorted(edges, sheet.start)
     if not len(edges) or (edges[np.minimum(place, len(edges) - 1)] != sheet.start).any():

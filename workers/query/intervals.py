@@ -118,13 +118,18 @@ def stretches(interval: Interval, start_ns: int, end_ns: int) -> list[Stretch]:
     if first < MIN_NS:
         found.append(Stretch(start_ns, min(end_ns, first + length_ns - 1), 0, MIN_NS))
         first += length_ns
-    if first < 0 and first <= end_ns and end_ns - first > MAX_NS:  # so that no difference of times leaves int64
-        middle = first - first // length_ns * length_ns
-        found.append(Stretch(max(first, start_ns), middle - 1, length_ns, first))
-        first = middle
-    if first <= end_ns:
-        found.append(Stretch(max(first, start_ns), end_ns, length_ns, first))
-    return found
+    return found + _apart(max(start_ns, first), end_ns, length_ns, first)
+
+
+def _apart(start_ns: int, end_ns: int, length_ns: int, first: int) -> list[Stretch]:
+    """Equal buckets, the first edge given, as stretches within which no difference of times leaves int64."""
+    found = []
+    while end_ns - first > MAX_NS:
+        edge = first + MAX_NS // length_ns * length_ns
+        if start_ns < edge:
+            found.append(Stretch(start_ns, edge - 1, length_ns, first))
+        start_ns, first = max(start_ns, edge), edge
+    return [*found, Stretch(start_ns, end_ns, length_ns, first)] if start_ns <= end_ns else found
 
 
 def edges(found: list[Stretch], start_ns: int, end_ns: int) -> Edges:
@@ -293,6 +298,6 @@ def _runs(found: Edges, start_ns: int, end_ns: int) -> list[Stretch]:
         while end < len(starts) - 1 and starts[end + 1] - starts[end] == length_ns:
             end += 1
         low, high = max(start_ns, starts[at]), min(end_ns, starts[end] - 1 if end < len(starts) - 1 else MAX_NS)
-        result.append(Stretch(low, high, length_ns if end - at > 1 else 0, starts[at]))
+        result += _apart(low, high, length_ns, starts[at]) if end - at > 1 else [Stretch(low, high, 0, starts[at])]
         at = end
     return result

@@ -34,11 +34,10 @@ class Merged:
     """One row by group and bucket, ordered by both.
 
     groups: ascending, an absent tag before all texts. group (index into groups), start (ns): of shape (rows,), as each
-    of columns (common.figures), but for values and value_counts, of which value_ends tells the rows. series: matched.
+    of columns (common.figures), but for values and value_counts, of which value_ends tells the rows.
     """
 
     groups: list[Group]
-    series: int
     group: Ints
     start: Ints
     columns: dict[str, npt.NDArray[Any]]
@@ -85,7 +84,7 @@ def merge(replies: Sequence[GroupsReply], wants: Sequence[str]) -> Merged:
         numbers = np.empty(len(order), np.int64)
         numbers[order] = np.repeat(np.arange(len(begins)), np.diff(np.r_[begins, len(order)]))
         columns |= _values(parts, numbers, len(begins))
-    return Merged(groups, sum(reply.series for reply in replies), group[begins], start[begins], columns)
+    return Merged(groups, group[begins], start[begins], columns)
 
 
 def _joined(parts: list[npt.NDArray[Any]], dtype: Any) -> npt.NDArray[Any]:

@@ -7,19 +7,23 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from common.config import Ingest
+from common.config import Ingest, Settings
+from common.protocol import Stretch
 from common.series import series_key
+from workers.query.operations import PLAIN
+from workers.query.refusal import OverLimit, Refusal
 from workers.query.request import (
-    OPERATIONS,
-    Refusal,
     make_cursor,
     parse_parameters,
     parse_query,
     parse_series,
+    reaching,
     read_cursor,
 )
 
 LIMITS = Ingest()
+SETTINGS = Settings()
+NOW_NS = 1_700_000_000_123_456_789
 GOOD = {"device_id": "sensor_1", "metric_name": "temperature", "operation": "avg"}
 
 
@@ -29,7 +33,7 @@ def query(**changes: Any) -> bytes:
 
 def refusal(body: bytes) -> Refusal:
     with pytest.raises(Refusal) as caught:
-        parse_query(body, LIMITS)
+        parse_query(body, SETTINGS, NOW_NS)
     return caught.value
 
 
@@ -53,19 +57,19 @@ def refusal(body: bytes) -> Refusal:
     ],
 )
 def test_times_become_nanoseconds_and_zero_or_nothing_is_open(start: Any, want: int | None) -> None:
-    assert parse_query(query(start_time=start), LIMITS).start_ns == want
-    assert parse_query(query(end_time=start), LIMITS).end_ns == want
+    assert parse_query(query(start_time=start), SETTINGS, NOW_NS).start_ns == want
+    assert parse_query(query(end_time=start), SETTINGS, NOW_NS).end_ns == want
 
 
 def test_missing_times_and_tags_mean_everything_and_an_empty_map_means_no_tags() -> None:
-    parsed = parse_query(query(), LIMITS)
+    parsed = parse_query(query(), SETTINGS, NOW_NS)
     assert (parsed.start_ns, parsed.end_ns, parsed.body.tags) == (None, None, None)
-    assert parse_query(query(tags={}), LIMITS).body.tags == {}
-    assert parse_query(query(tags={"room": "kitchen"}), LIMITS).body.tags == {"room": "kitchen"}
+    assert parse_query(query(tags={}), SETTINGS, NOW_NS).body.tags == {}
+    assert parse_query(query(tags={"room": "kitchen"}), SETTINGS, NOW_NS).body.tags == {"room": "kitchen"}
 
 
 def test_one_instant_is_a_range() -> None:
-    parsed = parse_query(query(start_time=5, end_time=5.0), LIMITS)
+    parsed = parse_query(query(start_time=5, end_time=5.0), SETTINGS, NOW_NS)
     assert parsed.start_ns == parsed.end_ns == 5_000_000_000
 
 
@@ -85,14 +89,30 @@ def test_one_instant_is_a_range() -> None:
         (b"null", None, ["the body is null, want a JSON object"]),
         (b"{}", "device_id", ["device_id is missing"]),
         (query(device_id=1), "device_id", ["device_id is 1, a number; want text"]),
-        (query(device_id=None), "device_id", ["device_id is null, null; want text"]),
+        (query(device_id=None), "device_id", ["device_id is null, want text, a list of texts", '"*" is all']),
         (query(device_id=""), "device_id", ["device_id is empty"]),
         (query(device_id="x" * 257), "device_id", ["device_id has 257 bytes, want 1 to 256"]),
         (query(metric_name="é" * 129), "metric_name", ["metric_name has 258 bytes, want 1 to 256"]),
-        (query(metric_name=["a"]), "metric_name", ['metric_name is ["a"], an array; want text']),
+        (query(metric_name=[["a"]]), "metric_name", ['metric_name is ["a"], an array; want text']),
+        (query(metric_name=[]), "metric_name", ["is a list of 0 texts, want 1 to 10000"]),
+        (query(device_id=["x"] * 10_001), "device_id", ["is a list of 10001 texts, want 1 to 10000"]),
+        (query(device_id=["~x"] * 60, metric_name=["y*"] * 60), None, ["has 120 globs and regular expressions"]),
+        (query(device_id="~("), "device_id", ['device_id is "~("', "regular expression"]),
+        (query(device_id="~" + "a" * 1001), "device_id", ["want at most 1000"]),
+        (query(device_id={"exact": 5}), "device_id", ['device_id is {"exact":5}, an object; want text']),
+        (query(device_id={"exact": "a", "b": 1}), "device_id", ["an object; want text"]),
+        (query(device_id={"exact": ""}), "device_id", ["device_id has 0 bytes, want 1 to 256"]),
+        (query(device_id={"exact": "x" * 257}), "device_id", ["device_id has 257 bytes, want 1 to 256"]),
         (query(operation="mean"), "operation", ['"mean"', "avg, sum, max, min, count, first, last"]),
-        (query(operation=["avg"]), "operation", ['unknown operation ["avg"]']),
-        (query(operation=None), "operation", ["unknown operation null"]),
+        (query(operation=[]), "operation", ["operation is a list of 0, want 1 to 32"]),
+        (query(operation=["avg", "mx"]), "operation", ['unknown operation "mx"', "did you mean max?"]),
+        (query(operation=["avg", "avg"]), "operation", ["each can be asked once"]),
+        (query(operation=["avg", 5]), "operation", ["unknown operation 5", "it is a number"]),
+        (query(operation=None), "operation", ["operation is null, want one of avg"]),
+        (query(operation="percentile"), "operation", ["want percentile(p) with p from 0 to 100"]),
+        (query(operation="percentile(101)"), "operation", ["want percentile(p) with p from 0 to 100"]),
+        (query(operation="percentile(-1)"), "operation", ["want percentile(p) with p from 0 to 100"]),
+        (query(operation="percentile(nan)"), "operation", ["want percentile(p) with p from 0 to 100"]),
         (query(operation="AVG"), "operation", ['"AVG"']),
         (b'{"device_id":"a","metric_name":"b"}', "operation", ["operation is missing, want one of avg"]),
         (query(start_time=2, end_time=1), "start_time", ["start_time 2 is after end_time 1"]),
@@ -106,9 +126,52 @@ def test_one_instant_is_a_range() -> None:
         (query(start_time=1_700_000_000_000), "start_time", ["from -9223372036 to 9223372036"]),
         (query(start_time="9999-01-01T00:00:00Z"), "start_time", ["int64 nanoseconds"]),
         (query(tags=[]), "tags", ["tags is an array, want an object of texts"]),
-        (query(tags={"a": 1}), "tags", ['tag "a" is a number, want text']),
-        (query(tags={"a": "x" * 257}), "tags", ["257 bytes, want at most 256"]),
+        (query(tags={"a": 1}), "tags", ["tags.a is 1, a number; want text"]),
+        (query(tags={"a": "x" * 257}), "tags", ["tags.a has 257 bytes, want 0 to 256"]),
         (query(tags={str(n): "" for n in range(33)}), "tags", ["tags has 33 entries, want at most 32"]),
+        (query(tags={"a": None}), "tags", ['tag "a" is null, want text']),
+        (query(tags={"x" * 257: "a"}), "tags", ["a name of 257 bytes, want at most 256"]),
+        (query(more_tags="yes"), "more_tags", ['more_tags is "yes", text; want true or false']),
+        (query(interval="5 parsecs"), "interval", ['interval is "5 parsecs", want a number of seconds']),
+        (query(interval="0s"), "interval", ["want a number of seconds"]),
+        (query(interval=0), "interval", ["want a number of seconds"]),
+        (query(interval=-5), "interval", ["want a number of seconds"]),
+        (query(interval=True), "interval", ["want a number of seconds"]),
+        (query(interval=1e300), "interval", ["want a number of seconds"]),
+        (query(interval="999999999999w"), "interval", ["want at most 9223372036 seconds"]),
+        (query(interval="999999999999y"), "interval", ["at most 10000 of a calendar's units"]),
+        (query(interval="1h", offset="x"), "offset", ['offset is "x", want seconds or text such as "6h"']),
+        (query(interval="1h", offset="1mo"), "offset", ['offset is "1mo"']),
+        (query(interval="1h", offset="400d"), "offset", ["at most 366 days"]),
+        (query(interval="1h", timezone="Mars/Olympus"), "timezone", ['"Mars/Olympus" is not known', "IANA"]),
+        (query(interval="1h", timezone="../etc/passwd"), "timezone", ["is not known"]),
+        (query(interval="1h", timezone="Europe"), "timezone", ["is not known"]),
+        (query(interval="1h", timezone=2), "timezone", ["timezone is 2, want a name"]),
+        (query(timezone="UTC"), "timezone", ["timezone is given without interval or max_points"]),
+        (query(offset="1h"), "offset", ["offset is given without interval"]),
+        (query(interval="1h", max_points=5), "max_points", ["want one of them"]),
+        (query(max_points=0), "max_points", ["max_points is 0, want a whole number from 1 to 1000000"]),
+        (query(max_points=1.5), "max_points", ["max_points is 1.5, want a whole number"]),
+        (query(group_by="device"), "group_by", ['group_by has "device", want "series", or a list of "device_id"']),
+        (query(group_by=["series", "device_id"]), "group_by", ["each once"]),
+        (query(group_by=["device_id", "device_id"]), "group_by", ["each once"]),
+        (query(group_by=[]), "group_by", ["group_by has 0 entries, want 1 to 32"]),
+        (query(group_by=[1]), "group_by", ["group_by has 1, want"]),
+        (query(group_by=["tags."]), "group_by", ['group_by has "tags.", want']),
+        (query(fill="null"), "fill", ["fill is given without interval"]),
+        (query(interval="1h", fill="zero"), "fill", ['fill is "zero", want one of none, null, previous, linear, or']),
+        (query(interval="1h", fill=10**400), "fill", ["fill is a number of 1329 bits"]),
+        (query(limit=0), "limit", ["limit is 0, want a whole number from 1 to 1000000"]),
+        (query(order="down"), "order", ['order is "down", want one of asc, desc']),
+        (query(time_unit="h"), "time_unit", ["want one of s, ms, us, ns, rfc3339"]),
+        (query(format="xml"), "format", ["want one of json, ndjson, csv, msgpack, arrow"]),
+        (query(allow_partial=1), "allow_partial", ["allow_partial is 1, a number; want true or false"]),
+        (query(explain=[]), "explain", ["explain is [], an array; want true or false"]),
+        (query(timeout_s=0), "timeout_s", ["timeout_s is 0, want a number above 0"]),
+        (query(start_time="-6 hours"), "start_time", ["now-1d12h"]),
+        (query(start_time="6h"), "start_time", ["RFC 3339"]),
+        (query(start_time="-999999999999w"), "start_time", ["want a time within int64 nanoseconds"]),
+        (query(start_time="now", end_time="-1s"), "start_time", ['start_time "now" is after end_time "-1s"']),
         (query(device="a"), "device", ['unknown field "device"', "did you mean device_id?"]),
         (query(operaton="avg"), "operaton", ["did you mean operation?"]),
     ],
@@ -132,7 +195,7 @@ def test_a_hostile_value_is_not_repeated_at_length() -> None:
 def test_any_json_in_any_field_is_understood_or_refused(value: Any) -> None:
     for field in (*GOOD, "start_time", "end_time", "tags"):
         try:
-            parse_query(query(**{field: value}), LIMITS)
+            parse_query(query(**{field: value}), SETTINGS, NOW_NS)
         except Refusal as refused:
             assert refused.status == 400
 
@@ -143,8 +206,97 @@ def test_any_bytes_are_understood_or_refused(body: bytes) -> None:
 
 
 def test_every_operation_of_the_docs_is_known() -> None:
-    for operation in OPERATIONS:
-        assert parse_query(query(operation=operation), LIMITS).body.operation == operation
+    for operation in (*PLAIN, "percentile(99.9)", "percentile( 5 )"):
+        parsed = parse_query(query(operation=operation), SETTINGS, NOW_NS)
+        assert [each.text for each in parsed.operations] == [operation]
+    assert parse_query(query(operation="percentile(99.9)"), SETTINGS, NOW_NS).operations[0].percent == 99.9
+
+
+@pytest.mark.parametrize(
+    ("changes", "fast"),
+    [
+        ({}, True),
+        ({"operation": ["avg", "stddev"]}, True),
+        ({"tags": {"room": "a"}}, True),
+        ({"device_id": {"exact": "a*b"}}, True),
+        ({"device_id": "é", "explain": True}, True),
+        ({"operation": "median"}, False),
+        ({"operation": ["avg", "rate"]}, False),
+        ({"device_id": "a*b"}, False),
+        ({"metric_name": "~a"}, False),
+        ({"device_id": ["a", "b"]}, False),
+        ({"tags": {"room": "?"}}, False),
+        ({"tags": {"room": "a"}, "more_tags": True}, False),
+        ({"interval": "1h"}, False),
+        ({"max_points": 10}, False),
+        ({"group_by": "series"}, False),
+    ],
+)
+def test_exact_texts_and_plain_operations_are_answered_by_one_aggregate(changes: dict[str, Any], fast: bool) -> None:
+    parsed = parse_query(query(**changes), SETTINGS, NOW_NS)
+    assert parsed.is_seed_shape is fast
+    assert all(pattern.kind == "is" for pattern in parsed.match.device_id) or not fast
+
+
+@pytest.mark.parametrize(
+    ("text", "want"),
+    [
+        ("now", NOW_NS),
+        ("-6h", NOW_NS - 6 * 3600 * 10**9),
+        ("now-6h", NOW_NS - 6 * 3600 * 10**9),
+        ("now+90s", NOW_NS + 90 * 10**9),
+        ("-1d12h", NOW_NS - 36 * 3600 * 10**9),
+        ("-2w", NOW_NS - 14 * 86400 * 10**9),
+        ("-5m", NOW_NS - 300 * 10**9),
+        ("1700000000", 1_700_000_000 * 10**9),
+        ("-5", -5 * 10**9),
+        ("1700000000.000000001", 1_700_000_000 * 10**9 + 1),
+        ("0", None),
+    ],
+)
+def test_times_may_be_relative_or_numbers_in_text(text: str, want: int | None) -> None:
+    assert parse_query(query(start_time=text), SETTINGS, NOW_NS).start_ns == want
+
+
+def test_every_field_arrives() -> None:
+    parsed = parse_query(
+        query(
+            operation=["avg", "percentile(95)"], device_id=["a", "b*", "~c.", {"exact": "d*"}],
+            tags={"room": ["x", "y"]}, more_tags=True, interval="1d", timezone="Europe/Berlin",
+            offset="6h", group_by=["device_id", "tags.room"],
+            fill="linear", limit=9, order="desc", time_unit="ms", format="csv", allow_partial=True, explain=True,
+            timeout_s=2, start_time=86400, end_time="1970-01-03T00:00:00Z",
+        ), SETTINGS, NOW_NS,
+    )  # fmt: skip
+    assert [(pattern.kind, pattern.text) for pattern in parsed.match.device_id] == [
+        ("is", "a"), ("glob", "b*"), ("regex", "c."), ("is", "d*"),
+    ]  # fmt: skip
+    assert parsed.match.tags is not None
+    assert parsed.match.more_tags
+    assert (parsed.group_by, parsed.fill, parsed.limit) == (("device_id", "tags.room"), "linear", 9)
+    assert (parsed.descending, parsed.time_unit, parsed.format) == (True, "ms", "csv")
+    assert (parsed.allow_partial, parsed.explain, parsed.timeout_s, parsed.listed) == (True, True, 2.0, True)
+    assert parsed.stretches == [Stretch(86_400 * 10**9, 2 * 86_400 * 10**9, 86_400 * 10**9, 18_000 * 10**9)]
+
+
+def test_an_interval_that_gives_a_billion_buckets_is_refused_at_once() -> None:
+    for interval in ("1s", "1ms", 1, 0.001):
+        with pytest.raises(OverLimit) as caught:
+            parse_query(query(interval=interval, start_time=1, end_time=10**9), SETTINGS, NOW_NS)
+        assert (caught.value.status, caught.value.setting, caught.value.limit) == (422, "query.max_rows", 1_000_000)
+        assert caught.value.value is not None
+        assert caught.value.value >= 10**9
+
+
+def test_open_ends_are_asked_first_where_the_buckets_depend_on_them() -> None:
+    assert parse_query(query(max_points=5, start_time=1), SETTINGS, NOW_NS).needs_reach
+    assert parse_query(query(interval="1mo"), SETTINGS, NOW_NS).needs_reach
+    assert not parse_query(query(interval="1h"), SETTINGS, NOW_NS).needs_reach
+    open_ended = parse_query(query(max_points=5), SETTINGS, NOW_NS)
+    reached = reaching(open_ended, (10 * 10**9, 14 * 10**9), SETTINGS)
+    assert reached.interval is not None
+    assert (reached.interval.text, reached.stretches) == ("1s", [Stretch(10 * 10**9, 14 * 10**9, 10**9, 10 * 10**9)])
+    assert reaching(open_ended, None, SETTINGS).stretches == []
 
 
 # GET parameters
