@@ -91,7 +91,10 @@ def wants(query: Query) -> list[str]:
 
 def aggregate_request(query: Query, bitmap: bytes) -> AggregateRequest:
     """The request to a node for a query of the seed's shape."""
-    match = query.match
+    body = query.body
+    if query.pattern is None:
+        return AggregateRequest(bitmap, body.device_id, body.metric_name, body.tags, query.start_ns, query.end_ns)
+    match = query.pattern
     tags = None if match.tags is None else {name: patterns[0].text for name, patterns in match.tags.items()}
     return AggregateRequest(
         bitmap, match.device_id[0].text, match.metric_name[0].text, tags, query.start_ns, query.end_ns

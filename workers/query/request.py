@@ -145,11 +145,7 @@ def parse_query(data: bytes, settings: config.Settings, now_ns: int) -> Query:
         body = _seed_decoder.decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return _parse_fields(data, settings, now_ns)
-    device, metric, limits = body.device_id, body.metric_name, settings.ingest
-    most = limits.max_id_bytes
-    if (body.tags or len(device) + len(metric) > most or not (device + metric).isascii()) or (
-        "*" in device or "?" in device or "~" in device or "*" in metric or "?" in metric or "~" in metric
-    ):
+    if not _is_plain(body, settings.ingest):
         return _parse_fields(data, settings, now_ns)
     start_ns = time_ns("start_time", body.start_time, now_ns)
     end_ns = time_ns("end_time", body.end_time, now_ns)
@@ -171,6 +167,18 @@ def reaching(query: Query, reach: tuple[int, int] | None, settings: config.Setti
     cut = structs.replace(query, start_ns=start_ns, end_ns=end_ns)
     interval, stretches = _cut(cut, settings)
     return structs.replace(cut, interval=interval, stretches=stretches)
+
+
+def _is_plain(body: SeedBody, limits: config.Ingest) -> bool:
+    """Whether all texts are exact ones, and plainly within the limits."""
+    texts = body.device_id + body.metric_name
+    tags = body.tags
+    if tags:
+        if len(tags) > limits.max_tags:
+            return False
+        texts += "".join(tags) + "".join(tags.values())
+    wild = "*" in texts or "?" in texts or "~" in texts
+    return not wild and len(texts) <= limits.max_id_bytes and texts.isascii()
 
 
 # Field by field
