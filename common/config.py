@@ -119,6 +119,7 @@ class Query(Struct, frozen=True, forbid_unknown_fields=True):
     cert_file: str = ""
     key_file: str = ""
     plain_http: bool = False
+    cors_origins: list[str] = field(default_factory=list)
 
 
 class Bus(Struct, frozen=True, forbid_unknown_fields=True):

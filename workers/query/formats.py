@@ -176,7 +176,7 @@ def _as_csv(table: Table) -> Iterator[bytes]:
     for page in table.pages:
         columns = table.columns(page)
         for at, name in enumerate(table.names):
-            if table.kinds.get(name) == "tags":
+            if table.kinds.get(name) in ("tags", "flag"):
                 columns[at] = ["" if item is None else _json.encode(item).decode() for item in columns[at]]
         yield _lines(zip(*columns, strict=True))
     table.foot()
@@ -203,6 +203,7 @@ def _as_arrow(table: Table) -> Iterator[bytes]:
         "number": arrow.float64(),
         "count": arrow.int64(),
         "text": arrow.string(),
+        "flag": arrow.bool_(),
         "tags": arrow.map_(arrow.string(), arrow.string()),
     }
     fields = [arrow.field(name, types[table.kinds.get(name, "number")]) for name in table.names]

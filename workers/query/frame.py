@@ -121,6 +121,7 @@ class Context:
         self.scatter = scatter
         self.settings = settings
         self.now_ns = now_ns
+        self.started_s = clock.monotonic_s()
         self.timings = Timings()
         self.access = Access(settings)
         self.live = Live(scatter.bus, lambda: scatter.plan, settings.query)

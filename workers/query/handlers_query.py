@@ -43,6 +43,7 @@ class Work(Struct):
 
     query: Query
     started_ns: int
+    timeout_s: float
     deadline_s: float
     stages: Stages
     asked: list[Gather[Any]] = []
@@ -61,7 +62,7 @@ def query(context: Context, asked: Request) -> Response:
     timeout_s = context.settings.query.timeout_s
     if query.timeout_s is not None:
         timeout_s = min(timeout_s, query.timeout_s)
-    work = Work(query, started_ns, clock.monotonic_s() + timeout_s, Stages(started_ns))
+    work = Work(query, started_ns, timeout_s, clock.monotonic_s() + timeout_s, Stages(started_ns))
     name = formats.named(asked, query.format)
     work.stages.end("parse")
     found = _seed(context, work) if query.is_seed_shape else _grouped(context, work)
@@ -120,7 +121,8 @@ def _gather(context: Context, work: Work, gather: Gather[Any]) -> None:
 
 
 def _left_s(work: Work) -> float:
-    return max(0.001, work.deadline_s - clock.monotonic_s())
+    """How long the next question may take: the first one all the time there is."""
+    return max(0.001, work.deadline_s - clock.monotonic_s()) if work.asked else work.timeout_s
 
 
 # The answer

@@ -12,6 +12,7 @@ import bottle
 
 from common import log
 from common.errors import MinitrueError
+from workers.query import cors
 from workers.query.access import Denied
 from workers.query.coverage import Incomplete
 from workers.query.frame import JSON, Context, Request, Response, Route, Scope, answer, encode
@@ -41,6 +42,8 @@ def make_app(context: Context) -> "App":
     app.config["json.enable"] = False
     for route in (*ROUTES, Route("/", ("GET",), "none", _index, "what is here", limited=False)):
         app.route(route.path, list(route.methods), _guarded(context, route))
+    if context.settings.query.cors_origins:
+        cors.install(app, context.settings.query.cors_origins)
     return app
 
 

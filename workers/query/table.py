@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, Literal
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -18,11 +19,12 @@ from workers.query.refusal import choice
 PAGE_ROWS: Final = 10_000  # of a page, at most: about a megabyte of JSON
 
 # time: nanoseconds in the page, told in the table's unit. count: whole numbers. tags: objects of texts.
-Kind = Literal["time", "number", "count", "text", "tags"]
+Kind = Literal["time", "number", "count", "text", "tags", "flag"]
 Page = Mapping[str, Sequence[Any] | npt.NDArray[Any]]  # columns by name, equally long; None where nothing is known
 TimeUnit = Literal["s", "ms", "us", "ns", "rfc3339"]
 TIME_UNITS: Final = ("s", "ms", "us", "ns", "rfc3339")
 _UNIT_NS: Final = {"s": NS_PER_S, "ms": 1_000_000, "us": 1000, "ns": 1}
+_json: Final = msgspec.json.Encoder()
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -72,6 +74,11 @@ def times(column: Sequence[int | None] | npt.NDArray[Any], unit: str) -> list[An
             return list(found)
     items = column.tolist() if isinstance(column, np.ndarray) else column
     return [None if item is None else time(item, unit) for item in items]
+
+
+def texts(items: list[Any]) -> list[bytes]:
+    """Each number, or text without a comma in it such as a time, as JSON; at least one."""
+    return _json.encode(items)[1:-1].split(b",")
 
 
 def _are_microseconds(column: npt.NDArray[Any]) -> bool:
