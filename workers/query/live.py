@@ -125,8 +125,8 @@ class _Channel:
         if not matching.any():
             return []
         inside = matching[batch.index]
-        times = _texts(table.times(batch.times[inside], self._unit))
-        values = _texts(batch.values[inside].tolist())
+        times = table.texts(table.times(batch.times[inside], self._unit))
+        values = table.texts(batch.values[inside].tolist())
         which = batch.index[inside].tolist()
         return [
             b"%b%b,\"value\":%b}" % (begins[at], time, value)
@@ -332,8 +332,3 @@ def _is_from(message: Message, node: str, plan: Plan | None) -> bool:
     return message.kind == protocol.LIVE and header.sender == node and plan is not None and (
         header.cluster == plan.ring.cluster
     )
-
-
-def _texts(items: list[Any]) -> list[bytes]:
-    """Each number or text as JSON. Neither has a comma in it."""
-    return _json.encode(items)[1:-1].split(b",")

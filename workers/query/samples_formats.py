@@ -5,7 +5,9 @@ Any thread; an Answer belongs to one.
 """
 
 import base64
-from collections.abc import Callable, Iterator, Mapping
+import csv
+import io
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -16,12 +18,10 @@ from workers.query import formats, table
 from workers.query.coverage import Coverage
 from workers.query.refusal import Refusal
 from workers.query.sampling import Chunk, Place, Samples
-from workers.query.table import Page, Table
 
 SPAN_ROWS: Final = 100_000  # points of one entry, of one msgpack map: what is held of an answer of any length
 _JOINED_BYTES: Final = 1 << 16  # of small parts sent as one
 _NAMES: Final = ("device_id", "metric_name", "tags", "time", "value")
-_KINDS: Final[Mapping[str, table.Kind]] = {"device_id": "text", "metric_name": "text", "tags": "tags", "time": "time"}
 
 _json: Final = msgspec.json.Encoder()
 _msgpack: Final = msgspec.msgpack.Encoder()
@@ -157,25 +157,45 @@ def _grouped(entries: Iterator[Chunk]) -> Iterator[list[Chunk]]:
         yield held
 
 
-def _rows(chunks: list[Chunk]) -> Page:
-    """Chunks as a page of a table, a row for each point."""
-    named = [(parse_key(chunk.key), len(chunk.times)) for chunk in chunks]
-    return {
-        "device_id": [series.device_id for series, count in named for _ in range(count)],
-        "metric_name": [series.metric_name for series, count in named for _ in range(count)],
-        "tags": [tags for tags, count in ((dict(series.tags), count) for series, count in named) for _ in range(count)],
-        "time": np.concatenate([chunk.times for chunk in chunks]),
-        "value": np.concatenate([chunk.values for chunk in chunks]),
-    }
+def _as_ndjson(answer: Answer) -> Iterator[bytes]:
+    """A point a line; the last line holds what is known at the end, or what went wrong."""
+    try:
+        for chunks in _grouped(answer.entries):
+            yield b"".join([_json_lines(chunk, answer.unit) for chunk in chunks])
+        yield _json.encode(answer.foot()) + b"\n"
+    except Refusal as refusal:
+        yield _json.encode({"error": refusal.error, "message": str(refusal)}) + b"\n"
+        raise
 
 
-def _as_table(name: str) -> Callable[[Answer], Iterator[bytes]]:
-    def parts(answer: Answer) -> Iterator[bytes]:
-        foot = answer.silent_foot if name == "csv" else answer.foot
-        pages = (_rows(chunks) for chunks in _grouped(answer.entries))
-        return formats.parts_of(Table({}, _NAMES, pages, foot, _KINDS, answer.unit), name)
+def _json_lines(chunk: Chunk, unit: str) -> bytes:
+    begin = _json.encode(_named(parse_key(chunk.key)))[:-1] + b',"time":'
+    columns = table.texts(table.times(chunk.times, unit)), table.texts(chunk.values.tolist())
+    return b"".join([b'%b%b,"value":%b}\n' % (begin, at, value) for at, value in zip(*columns, strict=True)])
 
-    return parts
+
+def _as_csv(answer: Answer) -> Iterator[bytes]:
+    """A line of names, then a point a line, as RFC 4180 has it."""
+    yield _csv_line(_NAMES) + b"\r\n"
+    for chunks in _grouped(answer.entries):
+        yield b"".join([_csv_lines(chunk, answer.unit) for chunk in chunks])
+    answer.silent_foot()
+
+
+def _csv_lines(chunk: Chunk, unit: str) -> bytes:
+    series = parse_key(chunk.key)
+    begin = _csv_line((series.device_id, series.metric_name, _json.encode(dict(series.tags)).decode()))
+    times, values = table.texts(table.times(chunk.times, unit)), table.texts(chunk.values.tolist())
+    if unit == "rfc3339":
+        times = [at[1:-1] for at in times]
+    return b"".join([b"%b,%b,%b\r\n" % (begin, at, value) for at, value in zip(times, values, strict=True)])
+
+
+def _csv_line(items: Sequence[str]) -> bytes:
+    """Fields with quotes where they need them, without the end of the line."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="").writerow(items)
+    return text.getvalue().encode()
 
 
 def _as_arrow(answer: Answer) -> Iterator[bytes]:
@@ -214,8 +234,8 @@ def _record_batch(arrow: Any, schema: Any, chunks: list[Chunk]) -> Any:
 
 _WRITERS: Final[dict[str, Callable[[Answer], Iterator[bytes]]]] = {
     "json": _as_json,
-    "ndjson": _as_table("ndjson"),
-    "csv": _as_table("csv"),
+    "ndjson": _as_ndjson,
+    "csv": _as_csv,
     "msgpack": _as_msgpack,
     "arrow": _as_arrow,
 }

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import pytest
 
+from common import config
 from common.errors import ProtocolError
 from common.match import Match
 from common.points import PointBatch
@@ -58,7 +59,7 @@ class Nodes:
             gather.nodes.append("ing1")
         for node in PLAN.ranks[0] if lost else ():
             gather.trouble[node] = Trouble("is away", 0.0)
-        return coverage.judge(gather, "", allow_partial)
+        return coverage.judge(gather, "", allow_partial, config.Query())
 
     def _answer(self, request: SamplesRequest) -> SamplesReply:
         mine = from_bitmap(request.partitions)
@@ -159,7 +160,7 @@ def test_a_million_points_are_never_held_but_for_a_page_of_each_node() -> None:
             more = len(mine) > 1 or (bool(mine) and begin + rows < pages_each * request.limit)
             gather.replies.append(SamplesReply(request.partitions, 0, batch, more, Cost()))
             gather.covered |= part
-        return coverage.judge(gather, "", allow_partial)
+        return coverage.judge(gather, "", allow_partial, config.Query())
 
     found, total, most = Samples(endless, EVERYTHING, BEGINNING, 10.0), 0, 0
     for chunk in found.chunks():
