@@ -104,6 +104,6 @@ def _incomplete(gather: Gather[Any], coverage: Coverage, ring_fault: str) -> Inc
 
 def _raise_error(error: protocol.ErrorReply, limits: config.Query) -> NoReturn:
     if error.error == protocol.ERR_LIMIT:
-        limit = getattr(limits, error.setting.removeprefix("query."), 0)
-        raise OverLimit(error.setting, limit, None, error.message)
+        limit = error.limit or getattr(limits, error.setting.removeprefix("query."), 0)  # 0: of a node too old to say
+        raise OverLimit(error.setting, limit, error.value or None, error.message)
     raise Refusal(500, "internal", f"BUG: a storage node refused our request: {error.message}")
