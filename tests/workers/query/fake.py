@@ -18,10 +18,11 @@ import numpy as np
 from common import bus, process, protocol
 from common.match import Tester
 from common.points import PointBatch
-from common.protocol import AggregateReply, AggregateRequest, Header, Message, SeriesReply, SeriesRequest
+from common.protocol import AggregateReply, AggregateRequest, GroupsRequest, Header, Message, SeriesReply, SeriesRequest
 from common.ring import Ring
 from common.series import parse_key, partition_of, series_key
 from common.timestamps import MAX_NS, MIN_NS
+from tests.workers.query.groups import naive_groups
 
 Point = tuple[bytes, int, float]  # series key, nanoseconds, value
 Reaction = Callable[["FakeNode", list[bytes], Message], bool]  # True: it has dealt with the request
@@ -115,6 +116,9 @@ class FakeNode:
             return protocol.REPLY, self.series(protocol.decode_body(message.body, SeriesRequest))
         if message.kind == protocol.SAMPLES:
             return protocol.REPLY, self.samples(protocol.decode_body(message.body, protocol.SamplesRequest))
+        if message.kind == protocol.GROUPS:
+            request = protocol.decode_body(message.body, GroupsRequest)
+            return protocol.REPLY, naive_groups(*self._mine(request.partitions), request)
         if message.kind == protocol.METRICS:
             up = protocol.MetricFamily("minitrue_points", "gauge", "Points.", [("minitrue_points", {}, 7.0)])
             own = protocol.ProcessMetrics(self.id, self.incarnation, 0.0, [up])
