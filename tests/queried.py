@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
@@ -57,23 +58,26 @@ class Queried:
 
     def wait_ready(self) -> Self:
         """Wait until every node answers the query worker."""
-        wait_until(self._is_ready, READY_S, f"the cluster in {self._home} to be ready")
+        deadline = time.monotonic() + READY_S
+        while (answer := self._readiness())[0] != 200:
+            assert time.monotonic() < deadline, f"the cluster in {self._home} is not ready: {answer}"
+            time.sleep(0.05)
         return self
 
-    def _is_ready(self) -> bool:
+    def _readiness(self) -> tuple[int, Any]:
         for name, process in {**self.nodes, "query": self.query}.items():
             assert process.poll() is None, f"{name} has ended: {self.log(name)[-2000:]}"
-        return self._status("/readyz") == 200
+        try:
+            return self.call("GET", "/readyz")
+        except (OSError, http.client.HTTPException) as error:
+            return 0, error
 
     def is_alive(self) -> bool:
         """Whether /healthz answers."""
-        return self._status("/healthz") == 200
-
-    def _status(self, path: str) -> int:
         try:
-            return self.call("GET", path)[0]
+            return self.call("GET", "/healthz")[0] == 200
         except (OSError, http.client.HTTPException):
-            return 0
+            return False
 
     def log(self, name: str) -> str:
         """What a process has logged."""
