@@ -127,7 +127,7 @@ def test_garbage_and_stale_acks_at_the_bridge_are_counted_and_ignored(cluster: S
 
 
 def test_the_documented_req_client_works(cluster: Sandbox, tmp_path: Path) -> None:
-    client.publish("--sim", "--devices", "1", "--count", "50", "--metrics", "1", "--url", cluster.mqtt)
+    client.publish("--sim", "--devices", "1", "--count", "50", "--metrics", "1", "--rate", "0", "--url", cluster.mqtt)
     client.wait_for_counts(cluster.http, {("sensor_1", "temperature"): 50})
     text = (client.ROOT / "docs" / "bus-protocol.md").read_text()
     script = tmp_path / "req.py"
