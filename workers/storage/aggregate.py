@@ -24,7 +24,7 @@ from workers.storage.table import SegmentSet, Selection, Table, View
 
 __all__ = [
     "EARLIEST", "LATEST", "AggregatePlan", "Columns", "LimitError", "Rows", "SegmentSet", "Selection", "View",
-    "by_interval", "by_series", "samples", "values_of",
+    "by_interval", "by_series", "pieces", "samples", "values_of",
 ]  # fmt: skip
 
 Integers = npt.NDArray[np.int64]
@@ -228,16 +228,16 @@ def samples(
     for part, table in view.stored.tables(series, view.deletes, begin, stop):
         recent = Recent.of(view.heads, part, table.masks)
         for place, local_id in enumerate(part.ids.tolist()):
-            for times, values in _pieces(view, table, recent, place, begin, stop):
+            for times, values in pieces(view, table, recent, place, begin, stop):
                 low, high = int(times.searchsorted(begin)), int(times.searchsorted(stop, "right"))
                 if low < high:
                     yield local_id, times[low:high], values[low:high]
 
 
-def _pieces(
+def pieces(
     view: View, table: Table, recent: Recent, place: int, start: int, end: int
 ) -> Iterator[tuple[Times, Values]]:
-    """The rows of one series, at least those in the range, settled."""
+    """The rows of one series, at least those in the range, settled, in order of time; some pieces may be empty."""
     masks = table.masks.get(place, ())
     span = table.of(place)
     blocks = span.start + np.flatnonzero((table.t_min[span] <= end) & (table.t_max[span] >= start))

@@ -69,11 +69,14 @@ class _Job(Generic[Result]):
 
 
 class Readers:
-    """`threads` threads in all, the asking one counted: one helper less is started."""
+    """`threads` threads in all, the asking one counted: one helper less is started.
+
+    check: for long tasks, to be called now and then: raises CancelledError when they are to be given up.
+    """
 
     def __init__(self, threads: int) -> None:
         self._jobs: queue.SimpleQueue[_Job[object] | None] = queue.SimpleQueue()
-        self._check: Callable[[], None] = _go_on
+        self.check: Callable[[], None] = _go_on
         self._helpers = [
             threading.Thread(target=self._help, name=f"reader{number}", daemon=True) for number in range(1, threads)
         ]
@@ -82,7 +85,7 @@ class Readers:
 
     def run(self, tasks: Sequence[Callable[[], Result]]) -> list[Result]:
         """The tasks' results, in their order. The first error of a task is raised, when all that ran have ended."""
-        job: _Job[Result] = _Job(tasks, self._check)
+        job: _Job[Result] = _Job(tasks, self.check)
         for _ in range(min(len(self._helpers), len(tasks) - 1)):
             self._jobs.put(job)  # type: ignore[arg-type]
         job.work()
@@ -94,7 +97,7 @@ class Readers:
     def watching(self, cancel: Cancel) -> "Readers":
         """The same threads, for work that may be given up: then `run` raises CancelledError before the next task."""
         other = copy.copy(self)
-        other._check = cancel.check
+        other.check = cancel.check
         return other
 
     def close(self) -> None:

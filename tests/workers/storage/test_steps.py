@@ -1,0 +1,166 @@
+"""Steps and trapezoids beside an oracle in exact fractions: resets, silences, repeats, heads beside segments, deletes."""
+
+import random
+from collections.abc import Iterator, Sequence
+from fractions import Fraction
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.workers.storage.views import Delete, Place, Row, oracle_of, selection, view_of
+from workers.storage.aggregate import LimitError
+from workers.storage.buckets import Span
+from workers.storage.fold import Grid
+from workers.storage.readers import Readers
+from workers.storage.segment import EARLIEST, LATEST
+from workers.storage.steps import StepRows, step_rows
+from workers.storage.table import View
+from workers.storage.work import Cancel, CancelledError
+
+S = 10**9
+GROUPS = [0, 0, 1, 2, 2, 2]  # of the series
+Key = tuple[int, int]  # group, start
+NAMES = ("increase", "delta", "rate", "integral", "covered")
+
+
+@pytest.fixture(scope="module")
+def pool() -> Iterator[Readers]:
+    readers = Readers(2)
+    yield readers
+    readers.close()
+
+
+def expected(samples: Sequence[list[tuple[int, float]]], spans: Sequence[Span]) -> dict[Key, dict[str, Fraction]]:
+    """By group and start of the bucket, in exact fractions; slow and obvious."""
+    found: dict[Key, dict[str, Fraction]] = {}
+    for group, rows in zip(GROUPS, samples, strict=True):
+        increases: dict[int, list[tuple[Fraction, Fraction]]] = {}
+        rows = [row for row in rows if start_of(row[0], spans) is not None]
+        for (before, old), (time, new) in pairwise(rows):
+            start = start_of(time, spans)
+            assert start is not None
+            row = found.setdefault((group, start), dict.fromkeys(("steps", *NAMES), Fraction(0)))
+            row["steps"] += 1
+            row["delta"] += Fraction(new) - Fraction(old)
+            increase = Fraction(new) - (Fraction(old) if new >= old else 0)
+            row["increase"] += increase
+            increases.setdefault(start, []).append((increase, Fraction(time - before, S)))
+            for part, begin, end in cut(before, time, spans):
+                heights = [old + (Fraction(new) - Fraction(old)) * (at - before) / (time - before) for at in (begin, end)]
+                area = found.setdefault((group, part), dict.fromkeys(("steps", *NAMES), Fraction(0)))
+                area["covered"] += Fraction(end - begin, S)
+                area["integral"] += Fraction(end - begin, S) * sum(heights, Fraction(0)) / 2
+        for start, steps in increases.items():
+            found[group, start]["rate"] += sum((each for each, _ in steps), Fraction(0)) / sum(each for _, each in steps)
+    return found
+
+
+def start_of(time: int, spans: Sequence[Span]) -> int | None:
+    for span in spans:
+        start, end, interval, offset = span.grid
+        if start <= time <= end:
+            return (time - offset) // interval * interval + offset if interval else span.start
+    return None
+
+
+def cut(begin: int, end: int, spans: Sequence[Span]) -> Iterator[tuple[int, int, int]]:
+    """Parts of a time within one bucket each: its start, from, to."""
+    edges = {span.grid.start for span in spans}
+    for span in spans:
+        start, stop, interval, offset = span.grid
+        if interval:
+            first = max(start, begin)
+            edges |= set(range(offset + ((first - offset) // interval + 1) * interval, min(stop, end) + 1, interval))
+    inner = [edge for edge in sorted(edges) if begin < edge < end]
+    for one, other in pairwise([begin, *inner, end]):
+        start_ = start_of(one, spans)
+        assert start_ is not None
+        yield start_, one, other
+
+
+def ask(
+    view: View, spans: Sequence[Span], pool: Readers, integral: bool = True, limits: tuple[int, int] = (10**6, 10**6)
+) -> StepRows:
+    taken = [0.0, 0.0]
+
+    def take(which: int, amount: float) -> None:
+        taken[which] += amount
+        if taken[which] > limits[which]:
+            raise LimitError(f"{which}")
+
+    return step_rows(
+        view, selection(range(6)), np.array(GROUPS), spans, integral, pool,
+        lambda rows: take(0, rows), lambda points: take(1, points),
+    )  # fmt: skip
+
+
+def check(got: StepRows, want: dict[Key, dict[str, Fraction]], magnitude: float, integral: bool = True) -> None:
+    keys = list(zip(got.groups.tolist(), got.starts.tolist(), strict=True))
+    wanted = {key: row for key, row in want.items() if row["steps"] or (integral and row["covered"])}
+    assert keys == sorted(wanted)
+    for at, key in enumerate(keys):
+        row = wanted[key]
+        assert got.columns["steps"][at] == row["steps"], key
+        for name in NAMES if integral else NAMES[:3]:
+            pair = [float(got.columns[f"{name}_{part}"][at]) for part in ("hi", "lo")]
+            assert sum(pair) == pair[0], "the pair is normal"
+            error = abs(sum(map(Fraction, pair)) - row[name])
+            exact = Fraction(1, 10**28) if name in ("increase", "delta", "covered") else Fraction(1, 10**14)
+            size = magnitude * (1 if name in ("increase", "delta") else float(max(row["covered"], 1)))
+            assert error <= exact * Fraction(size) + abs(row[name]) * exact, (key, name, float(error), float(row[name]))
+
+
+def rows_of(rng: random.Random, count: int, values: str) -> list[Row]:
+    """Counters that are reset, walks, with silences and repeated times."""
+    found = []
+    for each in range(6):
+        time, value = rng.randrange(0, 100 * S), 0.0
+        for _ in range(rng.choice((0, 1, 2, count))):
+            time += rng.choice((S, S, S, rng.randrange(1, 3 * S), 60 * S))
+            value = 0.1 * rng.randrange(5) if rng.random() < 0.1 else value + rng.choice((0.0, 0.1, 1.0, 3e-9))
+            found.append((each, time, value if values == "counter" else rng.gauss(0.0, 20.0)))
+    return found
+
+
+def spread(rng: random.Random, rows: list[Row]) -> list[Place]:
+    """Rows in segments and heads, some of them twice, in and out of order."""
+    places = []
+    ordered = sorted(rows, key=lambda row: row[1])
+    cuts = sorted(rng.sample(range(len(ordered) + 1), 3))
+    for begin, end in pairwise([0, *cuts, len(ordered)]):
+        part = ordered[begin:end] + rng.sample(ordered, len(ordered) // 20)
+        rng.shuffle(part) if rng.random() < 0.5 else None
+        places.append(Place(part, number=len(places) // 2, block_rows=rng.choice((0, 0, 5, 1000))))
+    return places
+
+
+SPANS: list[list[Span]] = [
+    [Span(Grid(EARLIEST, LATEST), 0)],
+    [Span(Grid(50 * S, 300 * S), 50 * S)],
+    [Span(Grid(EARLIEST, LATEST, 10 * S, 0), 0)],
+    [Span(Grid(33 * S + 1, 400 * S, 7 * S + 3, 5), 0)],
+    [  # as months: a bucket for each
+        Span(Grid(begin * S, begin * S + 60 * S - 1), begin * S) for begin in range(0, 1200, 60)
+    ],
+    [  # the grid shifts, as with summer time, and two spans meet in a bucket
+        Span(Grid(0, 105 * S, 10 * S, 0), 0), Span(Grid(105 * S + 1, 199 * S, 10 * S, 0), 0),
+        Span(Grid(199 * S + 1, 10**12, 50 * S, 199 * S % (50 * S) + 1), 0),
+    ],
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("values", ["counter", "walk"])
+@pytest.mark.parametrize("case", range(len(SPANS)))
+def test_any_samples_as_the_oracle_has_them(tmp_path: Path, pool: Readers, case: int, values: str) -> None:
+    rng = random.Random(17 * case + len(values))
+    for turn, deletes in enumerate([[], [Delete(1, 2, 60 * S, 90 * S), Delete(2, None, 150 * S, 155 * S)], []]):
+        places = spread(rng, rows_of(rng, (200, 60, 3)[turn], values))
+        (tmp_path / str(turn)).mkdir()
+        view = view_of(tmp_path / str(turn), places, deletes, chunk_blocks=(1 << 16, 3, 3)[turn])
+        oracle, spans = oracle_of(places, deletes), SPANS[case]
+        samples = [oracle.rows(each, spans[0].grid.start, spans[-1].grid.end) for each in range(6)]
+        check(ask(view, spans, pool), expected(samples, spans), 300.0)
+        check(ask(view, spans, pool, integral=False), expected(samples, spans), 300.0, integral=False)

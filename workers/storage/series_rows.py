@@ -1,0 +1,164 @@
+"""The rows that a view holds of some series within a range: settled, series by series, and cut into tasks.
+
+Owns nothing that lasts. For those who look at neighbours in time, which no summary tells. Series of few rows come many
+at a time, side by side; long ones, and those that a delete touches, in pieces in order of time, so that memory does
+not grow with a series. Any thread.
+"""
+
+from collections.abc import Iterator
+from typing import Final, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from workers.storage import aggregate_kernels, kernels
+from workers.storage.aggregate import pieces
+from workers.storage.fold import Cost
+from workers.storage.head import Parts
+from workers.storage.recent import Integers, Recent, Rows, Values
+from workers.storage.segment import EARLIEST, LATEST
+from workers.storage.table import Selection, Table, View
+
+TASK_ROWS: Final = 1 << 18  # decoding them takes a few milliseconds
+
+
+class Batch(NamedTuple):
+    """Rows of several series, settled: of places[n] the rows offsets[n] to offsets[n + 1]."""
+
+    places: Integers
+    times: Integers
+    values: Values
+    offsets: Integers
+
+
+class SeriesRows:
+    """The rows of the series of one table with start <= time <= end (ns).
+
+    counts: int64[series], how many rows there are at most, by place, blocks counted whole; low, high: int64[series],
+    times between which they lie, LATEST and EARLIEST where there are none.
+    """
+
+    def __init__(self, view: View, series: Selection, table: Table, start: int, end: int) -> None:
+        self._view = view
+        self._table = table
+        self._recent = recent = Recent.of(view.heads, series, table.masks)
+        self._range = start, end
+        self._blocks = np.flatnonzero((table.t_min <= end) & (table.t_max >= start))
+        self._owners = table.places[self._blocks]
+        first, last = recent.summaries[:, kernels.FIRST_TIME], recent.summaries[:, kernels.LAST_TIME]
+        self._parts = np.flatnonzero((first <= end) & (last >= start))
+        self.counts = np.zeros(len(series.ids), np.int64)
+        np.add.at(self.counts, self._owners, table.counts[self._blocks])
+        np.add.at(self.counts, recent.places[self._parts], recent.summaries[self._parts, kernels.COUNT])
+        self.low = np.full(len(series.ids), LATEST, np.int64)
+        self.high = np.full(len(series.ids), EARLIEST, np.int64)
+        for owners, begins, ends in (
+            (self._owners, table.t_min[self._blocks], table.t_max[self._blocks]),
+            (recent.places[self._parts], first[self._parts], last[self._parts]),
+        ):
+            np.minimum.at(self.low, owners, np.maximum(begins, start))
+            np.maximum.at(self.high, owners, np.minimum(ends, end))
+
+    def tasks(self, rows: int = TASK_ROWS) -> list[Integers]:
+        """The places that have rows, ascending, in stretches of about so many rows."""
+        filled = np.flatnonzero(self.counts)
+        numbers = (np.cumsum(self.counts[filled]) - self.counts[filled]) // rows
+        return np.split(filled, np.flatnonzero(np.diff(numbers)) + 1) if len(filled) else []
+
+    def of(self, places: Integers, rows: int = TASK_ROWS) -> Iterator[Batch | tuple[int, Iterator[Rows]]]:
+        """The rows of some places, ascending, in this order: batches, and places with pieces of one series.
+
+        A batch has rows out of the range too, where a block reaches out of it. Raises StorageError for damage.
+        """
+        apart = (self.counts[places] > rows) | np.isin(places, list(self._table.masks))
+        for run in np.split(places, np.flatnonzero(apart[1:] | apart[:-1]) + 1):
+            if len(run) == 1 and apart[int(places.searchsorted(run[0]))]:
+                yield int(run[0]), self._pieces(int(run[0]))
+            elif len(run):
+                yield self._batch(run)
+
+    def cost(self, places: Integers) -> Cost:
+        """What decoding all rows of some places, ascending, takes."""
+        return self._cost_of(self._blocks[np.isin(self._owners, places)])
+
+    def last(self, place: int, rows: int) -> tuple[Integers, Cost]:
+        """The last `rows` times of one series in the range, ascending, or all: only as many blocks are decoded."""
+        table, (start, end) = self._table, self._range
+        begin, stop = self._owners.searchsorted([place, place + 1]).tolist()
+        blocks = self._blocks[begin:stop]
+        parts = self._parts[self._recent.places[self._parts] == place]
+        summaries = self._recent.summaries[parts]
+        begins = np.append(table.t_min[blocks], summaries[:, kernels.FIRST_TIME])
+        counts = np.append(table.counts[blocks], summaries[:, kernels.COUNT])
+        counts[np.append(table.t_max[blocks], summaries[:, kernels.LAST_TIME]) > end] = 0  # who knows how many
+        newest = np.argsort(begins, kind="stable")[::-1]
+        at_least = counts[newest].cumsum()
+        wanted, cost = rows, Cost()
+        while True:
+            enough = min(int(at_least.searchsorted(wanted)) + 1, len(newest))
+            since = max(start, int(begins[newest[:enough]].min(initial=end)))
+            found = [times for times, _ in pieces(self._view, table, self._recent, place, since, end)]
+            cost = cost.plus(self._cost_of(blocks[table.t_max[blocks] >= since]))
+            times = np.concatenate([kernels.NO_TIMES, *found])
+            times = times[within(times, since, end)]
+            if len(times) >= rows or enough == len(newest):
+                return times[-rows:], cost
+            wanted *= 2  # repeats of one timestamp were counted apart
+
+    def _cost_of(self, blocks: Integers) -> Cost:
+        table, segments = self._table, self._view.stored.segments
+        where = zip(table.segments[blocks].tolist(), table.blocks[blocks].tolist(), strict=True)
+        stored = sum(segments[segment].block_bytes(block) for segment, block in where)
+        return Cost(decoded=len(blocks), rows=int(table.counts[blocks].sum()), bytes=stored)
+
+    def _pieces(self, place: int) -> Iterator[Rows]:
+        return pieces(self._view, self._table, self._recent, place, *self._range)
+
+    def _batch(self, places: Integers) -> Batch:
+        """The rows of series that no delete touches."""
+        begin, end = self._owners.searchsorted([places[0], places[-1] + 1])
+        chosen = self._blocks[begin:end]
+        owners = places.searchsorted(self._table.places[chosen])
+        counts = np.zeros((len(places), len(self._view.heads) + 1), np.int64)  # of blocks, then of each head
+        np.add.at(counts[:, 0], owners, self._table.counts[chosen])
+        found = self._gather(places, counts)
+        ends = counts.ravel().cumsum().reshape(counts.shape)
+        times, values = np.empty(int(ends[-1, -1]), np.int64), np.empty(int(ends[-1, -1]), np.float64)
+        into = self._table.counts[chosen].cumsum() - self._table.counts[chosen]  # among the blocks alone
+        before = counts[:, 0].cumsum() - counts[:, 0]
+        self._decode(chosen, (ends - counts)[owners, 0] + into - before[owners], times, values)
+        for number, of_head, rows in found:
+            targets = (ends - counts)[of_head, number + 1]
+            aggregate_kernels.put(*rows, targets, times, values)
+        offsets = np.append(0, ends[:, -1])
+        if found or not self._table.alone[chosen].all():
+            kernels.settle(times, values, offsets, np.empty_like(times), np.empty_like(values))
+        return Batch(places, times, values, offsets)
+
+    def _gather(
+        self, places: Integers, counts: Integers
+    ) -> list[tuple[int, Integers, tuple[Integers, Values, Integers]]]:
+        """Rows of heads, settled: the head, which of the places, times, values and offsets; they are counted too."""
+        recent, found = self._recent, []
+        which = self._parts[np.isin(recent.places[self._parts], places)]
+        for number in np.unique(recent.heads[which]).tolist():
+            mine = which[recent.heads[which] == number]
+            parts = Parts(recent.places[mine], recent.locals[mine], recent.summaries[mine])
+            rows = self._view.heads[number].gathered(parts)
+            of_head = places.searchsorted(parts.places)
+            counts[of_head, number + 1] = np.diff(rows[2])
+            found.append((number, of_head, rows))
+        return found
+
+    def _decode(self, blocks: Integers, targets: Integers, times: Integers, values: Values) -> None:
+        """Decode blocks, each to its target in the arrays and on."""
+        segments, numbers = self._table.segments[blocks], self._table.blocks[blocks]
+        for segment in np.unique(segments).tolist():
+            mine = np.flatnonzero(segments == segment)
+            mine = mine[np.argsort(numbers[mine], kind="stable")]
+            self._view.stored.segments[segment].decode_all(numbers[mine], targets[mine], times, values)
+
+
+def within(times: npt.NDArray[np.int64], start: int, end: int) -> slice:
+    """Those of ascending times with start <= time <= end."""
+    return slice(int(times.searchsorted(start)), int(times.searchsorted(end, "right")))
