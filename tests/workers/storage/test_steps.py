@@ -1,11 +1,10 @@
-"""Steps and trapezoids beside an oracle in exact fractions: resets, silences, repeats, heads beside segments, deletes."""
+"""Steps and trapezoids beside an oracle in exact fractions: resets, silences, repeats, heads and segments, deletes."""
 
 import random
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -49,12 +48,14 @@ def expected(samples: Sequence[list[tuple[int, float]]], spans: Sequence[Span]) 
             row["increase"] += increase
             increases.setdefault(start, []).append((increase, Fraction(time - before, S)))
             for part, begin, end in cut(before, time, spans):
-                heights = [old + (Fraction(new) - Fraction(old)) * (at - before) / (time - before) for at in (begin, end)]
+                rise = (Fraction(new) - Fraction(old)) / (time - before)
+                heights = [Fraction(old) + rise * (at - before) for at in (begin, end)]
                 area = found.setdefault((group, part), dict.fromkeys(("steps", *NAMES), Fraction(0)))
                 area["covered"] += Fraction(end - begin, S)
                 area["integral"] += Fraction(end - begin, S) * sum(heights, Fraction(0)) / 2
         for start, steps in increases.items():
-            found[group, start]["rate"] += sum((each for each, _ in steps), Fraction(0)) / sum(each for _, each in steps)
+            total, seconds = (sum(each, Fraction(0)) for each in zip(*steps, strict=True))
+            found[group, start]["rate"] += total / seconds
     return found
 
 
@@ -109,7 +110,7 @@ def check(got: StepRows, want: dict[Key, dict[str, Fraction]], magnitude: float,
             assert sum(pair) == pair[0], "the pair is normal"
             error = abs(sum(map(Fraction, pair)) - row[name])
             exact = Fraction(1, 10**28) if name in ("increase", "delta", "covered") else Fraction(1, 10**14)
-            size = magnitude * (1 if name in ("increase", "delta") else float(max(row["covered"], 1)))
+            size = magnitude * (1 if name in ("increase", "delta") else max(float(row["covered"]), 1.0))
             assert error <= exact * Fraction(size) + abs(row[name]) * exact, (key, name, float(error), float(row[name]))
 
 
@@ -127,7 +128,7 @@ def rows_of(rng: random.Random, count: int, values: str) -> list[Row]:
 
 def spread(rng: random.Random, rows: list[Row]) -> list[Place]:
     """Rows in segments and heads, some of them twice, in and out of order."""
-    places = []
+    places: list[Place] = []
     ordered = sorted(rows, key=lambda row: row[1])
     cuts = sorted(rng.sample(range(len(ordered) + 1), 3))
     for begin, end in pairwise([0, *cuts, len(ordered)]):
@@ -164,3 +165,64 @@ def test_any_samples_as_the_oracle_has_them(tmp_path: Path, pool: Readers, case:
         samples = [oracle.rows(each, spans[0].grid.start, spans[-1].grid.end) for each in range(6)]
         check(ask(view, spans, pool), expected(samples, spans), 300.0)
         check(ask(view, spans, pool, integral=False), expected(samples, spans), 300.0, integral=False)
+
+
+def one_series(directory: Path, samples: Sequence[tuple[int, float]], block_rows: int = 0) -> View:
+    return view_of(directory, [Place([(0, time, value) for time, value in samples], block_rows=block_rows)])
+
+
+def column(got: StepRows, name: str) -> list[float]:
+    return [float(each) for each in got.columns[f"{name}_hi"]]
+
+
+def test_buckets_add_up_to_the_whole_range(tmp_path: Path, pool: Readers) -> None:
+    rng = random.Random(3)
+    times = np.cumsum([rng.choice((S, 5 * S, 900 * S)) for _ in range(2000)]).tolist()
+    view = one_series(tmp_path, [(time, rng.uniform(0, 100)) for time in times], 300)
+    whole = ask(view, [Span(Grid(EARLIEST, LATEST), 0)], pool)
+    parts = ask(view, [Span(Grid(EARLIEST, LATEST, 60 * S), 0)], pool)
+    assert len(parts.groups) > 5000 > len(whole.groups) == 1
+    for name in ("increase", "delta", "integral", "covered"):
+        total, want = sum(map(Fraction, column(parts, name))), Fraction(column(whole, name)[0])
+        assert abs(total - want) <= abs(want) * Fraction(1, 10**13), name
+    assert parts.columns["steps"].sum() == whole.columns["steps"][0] == 1999
+
+
+def test_a_long_silence_in_tiny_buckets_meets_the_limit_of_rows_before_anything_is_decoded(
+    tmp_path: Path, pool: Readers
+) -> None:
+    for name, end, interval in [("a", 10**9 * S, S), ("b", LATEST, 1)]:
+        (tmp_path / name).mkdir()
+        view = one_series(tmp_path / name, [(-end, 1.0), (end, 2.0)], 10)
+        with pytest.raises(LimitError, match="0"):
+            ask(view, [Span(Grid(EARLIEST, LATEST, interval), 0)], pool)
+
+
+def test_too_many_points_meet_the_limit_before_any_is_decoded(tmp_path: Path, pool: Readers) -> None:
+    view = one_series(tmp_path, [(at * S, 1.0) for at in range(100)], 10)
+    with pytest.raises(LimitError, match="1"):
+        ask(view, [Span(Grid(EARLIEST, LATEST), 0)], pool, limits=(10, 99))
+    ask(view, [Span(Grid(EARLIEST, 49 * S), 0)], pool, limits=(10, 50))
+
+
+def test_nothing_of_a_question_that_is_given_up(tmp_path: Path, pool: Readers) -> None:
+    cancel = Cancel()
+    cancel.set()
+    with pytest.raises(CancelledError):
+        ask(one_series(tmp_path, [(0, 1.0), (S, 2.0)]), [Span(Grid(EARLIEST, LATEST), 0)], pool.watching(cancel))
+
+
+def test_edges_of_time_and_of_float64(tmp_path: Path, pool: Readers) -> None:
+    everything = [Span(Grid(EARLIEST, LATEST), 0)]
+    got = ask(one_series(tmp_path, [(EARLIEST, -1e308), (LATEST, 1e308)]), everything, pool)
+    assert not np.isfinite(got.columns["increase_hi"][0]) and got.columns["increase_lo"][0] == 0.0
+    assert column(got, "integral") == [0.0] and column(got, "covered") == [2.0**64 / 1e9]
+    got = ask(one_series(tmp_path, [(0, 1.7e308), (S, 1.7e308), (3 * S, 0.0)]), everything, pool)
+    assert not np.isfinite(column(got, "integral")[0])
+    got = ask(one_series(tmp_path, [(0, 1.7e308), (S // 2, 1.7e308), (S, 0.0)]), everything, pool)
+    assert column(got, "integral") == [pytest.approx(1.275e308)] and column(got, "delta") == [-1.7e308]
+
+
+def test_one_sample_has_neither_steps_nor_an_integral(tmp_path: Path, pool: Readers) -> None:
+    assert len(ask(one_series(tmp_path, [(5 * S, 3.0)]), [Span(Grid(EARLIEST, LATEST), 0)], pool).groups) == 0
+    assert len(ask(view_of(tmp_path, []), [Span(Grid(0, 10, 3), 0)], pool).groups) == 0
