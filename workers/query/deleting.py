@@ -63,7 +63,7 @@ def commit(store: RingStore, selector: Selector, start_ns: int, end_ns: int) -> 
             except (RingError, RingStoreError) as error:
                 raise _not_sure(store, wanted, error) from error
             return wanted.deletes[-1]
-    raise Refusal(503, "ring_store", f"nothing is deleted: {TRIES} times others were first to write the ring, try again")
+    raise Refusal(503, "ring_store", f"nothing is deleted: others wrote the ring first {TRIES} times, ask again")
 
 
 def load(store: RingStore) -> Ring:

@@ -372,6 +372,7 @@ class Store(Reading):
         record.check()
         self._save(record)
         self._current.put_deletes(self._current.now.deletes.after(record))
+        self._current.put_segments(())  # tables are kept by the highest number, which stays the same
         self._maintainer.wake()
         logger.warning("delete brought back from the ring", number=record.number, device=record.selector.device_id)
 
