@@ -6,19 +6,24 @@ or sockets is made in the child, after the fork.
 """
 
 import os
+import resource
 import signal
 import socket
 import ssl
+import stat
 import threading
+import time
+from pathlib import Path
 from typing import Any, Final, NoReturn
 
 import click
 import msgspec
-from granian.constants import Interfaces, SSLProtocols
+from granian.constants import HTTPModes, Interfaces, SSLProtocols
+from granian.http import HTTP1Settings
 from granian.log import LogLevels
 from granian.server.mp import MPServer
 
-from common import bus, config, log, metrics, private, process
+from common import bus, clock, config, log, metrics, private, process
 from common.errors import ConfigError, MinitrueError
 from common.ringstore import RingStore, open_store
 from workers.query import http
@@ -31,6 +36,14 @@ PORT_WAIT_S: Final = 3.0  # a killed predecessor's child is gone within one
 PORT_RETRY_S: Final = 0.05
 STOP_WAIT_S: Final = 3  # for requests that are being answered when the worker is stopped
 BACKLOG: Final = 1024  # connections that wait to be accepted
+# Open at once; those beyond wait in the backlog, health among them (measured: with granian's own bound, which is the
+# backlog, 1,100 silent clients kept /healthz from being answered at all). Each takes a descriptor.
+CONNECTIONS: Final = 10_000
+OTHER_DESCRIPTORS: Final = 256  # files, sockets to storage nodes, ZeroMQ's own
+HEADER_TIMEOUT_MS: Final = 10_000  # for a request's line and headers: a client that says nothing costs no thread
+HEADER_BYTES: Final = 128 << 10  # line and headers; a connection may buffer as much, so 1,000 of them 128 MB
+LISTEN_WAIT_S: Final = 10.0  # for the listening socket to be there
+STALL_MS: Final = 60_000  # a client that takes (nearly) nothing of its answer for so long is disconnected by the kernel
 SPARE_THREADS: Final = 8  # for health and for refusals, beside the requests that are answered and those that wait
 
 logger = log.get("query")
@@ -72,6 +85,7 @@ def run(settings: config.Settings, stop: process.Stop) -> None:
 
     def load(*_: Any) -> http.App:
         _end_with_parent(reader, writer, parent)
+        threading.Thread(target=_drop_stalled, args=(settings.query.port,), name="stalled", daemon=True).start()
         return _application(store, settings, key)
 
     try:
@@ -92,6 +106,9 @@ def _server(settings: config.Settings) -> MPServer:
         workers=1,
         blocking_threads=query.threads + query.queue + query.live_streams + SPARE_THREADS,
         backlog=BACKLOG,
+        backpressure=_connections(),
+        http=HTTPModes.http1,
+        http1_settings=HTTP1Settings(header_read_timeout=HEADER_TIMEOUT_MS, max_buffer_size=HEADER_BYTES),
         log_level=LogLevels.error,
         log_dictconfig={"loggers": {}},  # its records go where ours go
         workers_kill_timeout=STOP_WAIT_S,
@@ -99,6 +116,16 @@ def _server(settings: config.Settings) -> MPServer:
         ssl_key=settings.path(query.key_file) if query.key_file else None,
         ssl_protocol_min=SSLProtocols.tls12,
     )
+
+
+def _connections() -> int:
+    """How many connections may be open: as many as there are descriptors for. Raises this process's soft limit."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = CONNECTIONS + OTHER_DESCRIPTORS
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    return CONNECTIONS if soft == resource.RLIM_INFINITY else max(64, min(CONNECTIONS, soft - OTHER_DESCRIPTORS))
 
 
 def _check_tls(settings: config.Settings) -> None:
@@ -165,6 +192,36 @@ def _end_with_parent(reader: int, writer: int, parent: int) -> None:
     threading.Thread(target=watch, name="parent-watch", daemon=True).start()
     if os.getppid() != parent:
         os._exit(1)
+
+
+def _drop_stalled(port: int) -> None:
+    """Have the kernel end connections whose client reads nothing; those accepted from now on inherit it.
+
+    granian makes the listening socket itself, after it has loaded the application, and shows it to nobody.
+    """
+    deadline_s = clock.monotonic_s() + LISTEN_WAIT_S
+    while clock.monotonic_s() < deadline_s:
+        if any(_limit_stalls(int(each.name), port) for each in Path("/proc/self/fd").iterdir()):
+            return
+        time.sleep(PORT_RETRY_S)
+    logger.warning("no listening socket found, clients that stall are kept", port=port)
+
+
+def _limit_stalls(descriptor: int, port: int) -> bool:
+    """Whether a descriptor is the socket that listens on the port; it then drops who stalls."""
+    try:
+        if not stat.S_ISSOCK(os.fstat(descriptor).st_mode):
+            return False
+        with socket.socket(fileno=os.dup(descriptor)) as found:
+            internet = found.family in (socket.AF_INET, socket.AF_INET6)
+            if not internet or not found.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+                return False
+            if found.getsockname()[1] != port:
+                return False
+            found.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, STALL_MS)
+            return True
+    except OSError:
+        return False  # closed meanwhile
 
 
 def _application(store: RingStore, settings: config.Settings, key: bus.Key | None) -> http.App:

@@ -1,5 +1,6 @@
 """What surrounds every handler: parameters, bodies, the gate, errors, streams that break, other origins."""
 
+import socket
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -10,7 +11,7 @@ from common import protocol
 from common.protocol import AggregateReply, SeriesReply
 from tests.support import wait_until
 from tests.workers.query.inside import Inside
-from workers.query import frame, routes
+from workers.query import frame, routes, worker
 from workers.query.frame import Context, Request, Response, Route
 from workers.query.gate import Busy, Gate
 from workers.query.refusal import Refusal
@@ -177,6 +178,13 @@ def test_a_slow_body_is_not_waited_for_inside_the_gate() -> None:
     assert inside.call("POST", "/query", QUERY)[0] == 200
     go_on.set()
     client.join(30)
+
+
+def test_the_kernel_is_told_to_end_connections_whose_client_reads_nothing() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        worker._drop_stalled(listening.getsockname()[1])
+        with socket.create_connection(listening.getsockname()), listening.accept()[0] as accepted:
+            assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == worker.STALL_MS
 
 
 # Streams
