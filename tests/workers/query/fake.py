@@ -9,18 +9,19 @@ import sys
 import threading
 from collections.abc import Callable, Sequence
 from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import numpy as np
 
-from common import bus, process, protocol
+from common import bus, figures, match, process, protocol
 from common.match import Tester
 from common.points import PointBatch
 from common.protocol import AggregateReply, AggregateRequest, GroupsRequest, Header, Message, SeriesReply, SeriesRequest
 from common.ring import Ring
-from common.series import parse_key, partition_of, series_key
+from common.series import Series, parse_key, partition_of, series_key
 from common.timestamps import MAX_NS, MIN_NS
 from tests.workers.query.groups import naive_groups
 
@@ -119,6 +120,8 @@ class FakeNode:
         if message.kind == protocol.GROUPS:
             request = protocol.decode_body(message.body, GroupsRequest)
             return protocol.REPLY, naive_groups(*self._mine(request.partitions), request)
+        if message.kind == protocol.DESCRIBE:
+            return protocol.REPLY, self.describe(protocol.decode_body(message.body, protocol.DescribeRequest))
         if message.kind == protocol.METRICS:
             up = protocol.MetricFamily("minitrue_points", "gauge", "Points.", [("minitrue_points", {}, 7.0)])
             own = protocol.ProcessMetrics(self.id, self.incarnation, 0.0, [up])
@@ -166,6 +169,35 @@ class FakeNode:
         times, values = np.array([row[1] for row in page], np.int64), np.array([row[2] for row in page], np.float64)
         batch = PointBatch(keys, index, times, values).encode()
         return protocol.SamplesReply(covered, 0, batch, len(rows) > len(page), protocol.Cost())
+
+
+    def describe(self, request: protocol.DescribeRequest) -> protocol.DescribeReply:
+        """What series hold."""
+        covered, mine = self._mine(request.partitions)
+        keys = sorted({key for key, _, _ in mine if key > request.after and _selects(request.match, parse_key(key))})
+        page = keys[: request.limit]
+        return protocol.DescribeReply(
+            covered, 0, page, figures.pack(_described(page, mine, request)), len(keys) > len(page), protocol.Cost()
+        )
+
+
+def _selects(wanted: match.Match, series: Series) -> bool:
+    tester = match.Tester(wanted)
+    return tester.device(series.device_id) and tester.metric(series.metric_name) and tester.tags(series.tags)
+
+
+def _described(keys: Sequence[bytes], points: Sequence[Point], request: protocol.DescribeRequest) -> dict[str, Any]:
+    low = -(2**63) if request.start_ns is None else request.start_ns
+    high = 2**63 - 1 if request.end_ns is None else request.end_ns
+    rows = []
+    for wanted in keys:
+        mine = sorted((at, value) for key, at, value in points if key == wanted and low <= at <= high)
+        first, last = (mine[0], mine[-1]) if mine else ((0, 0.0), (0, 0.0))
+        steps = [later[0] - earlier[0] for earlier, later in pairwise(mine)]
+        usual = sorted(steps)[(len(steps) - 1) // 2] if steps and request.intervals else 0
+        rows.append((len(mine), *first, *last, usual))
+    names = ("count", "first_time", "first", "last_time", "last", "usual_ns")
+    return {name: [row[at] for row in rows] for at, name in enumerate(names)}
 
 
 def naive_partial(covered: bytes, points: Sequence[Point], start_ns: int | None, end_ns: int | None) -> AggregateReply:

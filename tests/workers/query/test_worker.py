@@ -183,7 +183,7 @@ def test_a_body_over_the_limit_is_refused_and_the_limit_named(shared: Worker) ->
 @pytest.mark.parametrize(
     ("method", "path", "status", "allow"),
     [("GET", "/nothing", 404, None), ("GET", "/query", 405, "POST"), ("DELETE", "/query", 405, "POST"),
-     ("POST", "/healthz", 405, "GET"), ("POST", "/api/v1/series", 405, "GET"), ("GET", "/%ff%00", 404, None)],
+     ("POST", "/healthz", 405, "GET"), ("PUT", "/api/v1/tags", 405, "GET,POST"), ("GET", "/%ff%00", 404, None)],
 )  # fmt: skip
 def test_unknown_paths_and_methods_are_answered_in_json(
     shared: Worker, method: str, path: str, status: int, allow: str | None
@@ -289,10 +289,11 @@ def all_series(worker: Worker, query: str) -> list[Any]:
     return found
 
 
-def test_series_are_listed_in_order_page_by_page_each_once(shared: Worker) -> None:
+@pytest.mark.parametrize("details", ["false", "true"])
+def test_series_are_listed_in_order_page_by_page_each_once(shared: Worker, details: str) -> None:
     keys = sorted({each[0] for each in points()})
-    for limit in (1, 7, len(keys) - 1, len(keys), len(keys) + 1):
-        found = all_series(shared, f"limit={limit}")
+    for limit in (7, len(keys) - 1, len(keys), len(keys) + 1):
+        found = all_series(shared, f"limit={limit}&details={details}")
         assert [protocol_key(one) for one in found] == keys
 
 
@@ -300,13 +301,22 @@ def protocol_key(one: dict[str, Any]) -> bytes:
     return point(one["device_id"], one["metric_name"], 0, 0.0, one["tags"])[0]
 
 
-def test_series_can_be_filtered(shared: Worker) -> None:
-    found = all_series(shared, "device_id=sensor_1&metric_name=temperature&limit=2")
+@pytest.mark.parametrize("device", ["sensor_1", "sensor*", "~sens.*1"])
+def test_series_can_be_filtered(shared: Worker, device: str) -> None:
+    found = all_series(shared, f"device_id={device}&metric_name=temperature&limit=2&details=false")
     assert found == [
         {"device_id": "sensor_1", "metric_name": "temperature", "tags": tags}
         for tags in ({}, {"room": "a"}, {"room": "b"})
     ]
-    assert all_series(shared, "metric_name=nothing") == []
+    assert all_series(shared, f"device_id={device}&metric_name=nothing") == []
+
+
+def test_series_tell_what_they_hold(shared: Worker) -> None:
+    (found,) = all_series(shared, "device_id=sensor_1&metric_name=temperature&tags.room=a")
+    assert found == {
+        "device_id": "sensor_1", "metric_name": "temperature", "tags": {"room": "a"}, "count": 100,
+        "first_time": BEGIN_S, "last_time": BEGIN_S + 99, "last": 29.9, "expected_interval_s": 1.0,
+    }  # fmt: skip
 
 
 def test_a_bad_listing_is_refused(shared: Worker) -> None:
