@@ -55,7 +55,9 @@ def parse(context: Context, asked: Request, more: Collection[str] = ()) -> Listi
     parameters = asked.parameters()
     check_known(parameters, (*COMMON, *more), "parameter")
     now_ns = context.now_ns()
-    cursor = parameters.get("cursor") or ""
+    cursor = parameters.get("cursor")
+    if cursor is None:
+        cursor = ""
     if not isinstance(cursor, str):
         raise bad("cursor", f"cursor is {shown(cursor)}, want next_cursor of an earlier page, unchanged")
     return Listing(

@@ -84,7 +84,7 @@ def test_both_documents_name_every_route_and_no_other() -> None:
     routes = {(method, route.path) for route in routing.ROUTES for method in route.methods} | {("GET", "/")}
     described = {(method.upper(), path) for path, methods in OPENAPI["paths"].items() for method in methods}
     assert described == routes
-    assert {tuple(each.split()) for each in re.findall(r"^\| `((?:GET|POST) /\S*)` \|", PROSE, re.MULTILINE)} == routes
+    assert {tuple(each.split()) for each in re.findall(r"^\| `((?:GET|POST|DELETE) /\S*)` \|", PROSE, re.MULTILINE)} == routes
     assert set(http.ROUTES_SHOWN) == {f"{'|'.join(route.methods)} {route.path}" for route in routing.ROUTES}
 
 
