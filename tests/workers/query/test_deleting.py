@@ -1,0 +1,237 @@
+"""What a delete can name, and how it is committed: beside other writers, and in a ring store that fails."""
+
+import dataclasses
+import errno
+import os
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from common import config, protocol
+from common.errors import RingStoreError
+from common.match import Match, Pattern, one
+from common.protocol import AggregateReply
+from common.ring import DeleteRecord, Node, Ring
+from common.ringbuild import first_ring, with_delete
+from common.ringstore import FileStore
+from common.selector import Selector
+from tests.disks import QuickDisk
+from workers.query import deleting
+from workers.query.gather import Ask, Gather
+from workers.query.handlers_deletes import selector_of, shown
+from workers.query.plan import Plan
+from workers.query.refusal import Refusal
+from workers.query.selection import selection
+
+NODES = [Node(f"ing{at}", "", f"tcp://127.0.0.1:{5700 + 10 * at}", "z", 1.0, "active") for at in (1, 2)]
+FIRST = first_ring("c1", NODES, 16, 2)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> FileStore:
+    made = FileStore(tmp_path / "ring.json")
+    made.save(FIRST, 0)
+    return made
+
+
+# What it names
+
+
+@pytest.mark.parametrize(
+    ("parameters", "wanted"),
+    [
+        ({"device_id": "a"}, Selector("a")),
+        ({"device_id": "a", "metric_name": "*"}, Selector("a")),
+        ({"device_id": "a", "metric_name": "m", "tags": {}}, Selector("a", "m", {})),
+        ({"device_id": {"exact": "a*"}, "metric_name": {"exact": "*"}}, Selector("a*", "*")),
+        ({"device_id": ["a"], "tags": {"room": "", "k": {"exact": "~"}}}, Selector("a", None, {"room": "", "k": "~"})),
+    ],
+)
+def test_a_delete_names_one_device_one_metric_or_all_and_exact_tags_or_any(
+    parameters: Mapping[str, Any], wanted: Selector
+) -> None:
+    assert selector_of(selection(parameters, config.Ingest(), 0).match) == wanted
+
+
+@pytest.mark.parametrize(
+    ("parameters", "field", "text"),
+    [
+        ({"device_id": "a*"}, "device_id", r"device_id is a pattern \(glob\): a delete names one device_id"),
+        ({"device_id": "~a"}, "device_id", r"device_id is a pattern \(regex\)"),
+        ({"device_id": ["a", "b"]}, "device_id", "device_id is a list"),
+        ({"device_id": "*"}, "device_id", "one metric_name or all of them"),
+        ({"device_id": "a", "metric_name": "m?"}, "metric_name", r"metric_name is a pattern \(glob\)"),
+        ({"device_id": "a", "metric_name": ["*", "m"]}, "metric_name", "metric_name is a list"),
+        ({"device_id": "a", "tags": {"k": "*"}}, "tags", r"tags is a pattern \(glob\)"),
+        ({"device_id": "a", "tags": {"k": ["x", "y"]}}, "tags", "tags is a list"),
+        ({"device_id": "a", "tags": {"k": "x"}, "more_tags": True}, "more_tags", "more_tags is not for deletes"),
+    ],
+)
+def test_what_a_delete_cannot_name_is_refused_with_what_it_can(
+    parameters: Mapping[str, Any], field: str, text: str
+) -> None:
+    with pytest.raises(Refusal, match=text) as refused:
+        selector_of(selection(parameters, config.Ingest(), 0).match)
+    assert (refused.value.status, refused.value.field) == (400, field)
+
+
+def test_a_delete_needs_a_device() -> None:
+    with pytest.raises(Refusal, match="device_id is a list"):  # of none; the handler requires the field before
+        selector_of(Match((), (Pattern("is", "m"),)))
+    assert selector_of(one("a", "m")) == Selector("a", "m")
+
+
+def test_a_record_is_shown_with_null_for_open_ends() -> None:
+    record = DeleteRecord(3, "a", None, {"k": "v"}, -(2**63), 1_500_000_000)
+    assert shown(record, "s") == {
+        "number": 3, "device_id": "a", "metric_name": None, "tags": {"k": "v"}, "start_time": None, "end_time": 1.5
+    }  # fmt: skip
+
+
+# Commits
+
+
+class Beaten(FileStore):
+    """A store that others write so many times between our look and our save."""
+
+    left = 0
+
+    def save(self, ring: Ring, expected_epoch: int) -> None:
+        if self.left:
+            self.left -= 1
+            stored = self.load()
+            assert stored is not None
+            super().save(with_delete(stored, Selector("theirs"), 0, 1), stored.epoch)
+        super().save(ring, expected_epoch)
+
+
+def test_a_commit_begins_anew_where_others_were_first_and_keeps_their_deletes(store: FileStore) -> None:
+    beaten = Beaten(store.path)
+    beaten.left = 3
+    record = deleting.commit(beaten, Selector("ours"), 5, 9)
+    assert (record.number, record.device_id, record.start_ns, record.end_ns) == (5, "ours", 5, 9)
+    ring = store.load()
+    assert ring is not None
+    assert [each.device_id for each in ring.deletes] == ["theirs"] * 3 + ["ours"]
+
+
+def test_a_commit_that_others_beat_for_ever_ends_and_nothing_is_deleted(
+    store: FileStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(deleting, "PAUSE_S", 0.0)
+    beaten = Beaten(store.path)
+    beaten.left = 1000
+    with pytest.raises(Refusal, match="nothing is deleted: others wrote the ring first 20 times") as refused:
+        deleting.commit(beaten, Selector("ours"), 5, 9)
+    assert (refused.value.status, refused.value.error) == (503, "ring_store")
+    ring = store.load()
+    assert ring is not None and "ours" not in [each.device_id for each in ring.deletes]
+
+
+def test_a_ring_that_is_full_of_deletes_says_so(store: FileStore) -> None:
+    records = tuple(DeleteRecord(number, "a", None, None, 0, 9) for number in range(2, 10_002))
+    full = dataclasses.replace(FIRST, epoch=10_001, deletes=records)
+    store.path.write_bytes(full.dumps())
+    with pytest.raises(Refusal, match=r"nothing is deleted: .*deletes must number at most 10000") as refused:
+        deleting.commit(store, Selector("a"), 0, 9)
+    assert (refused.value.status, refused.value.error) == (422, "limit")
+
+
+@pytest.mark.parametrize("content", [None, b"{"])
+def test_without_a_usable_ring_nothing_is_deleted(store: FileStore, content: bytes | None) -> None:
+    store.path.unlink() if content is None else store.path.write_bytes(content)
+    with pytest.raises(Refusal, match="nothing is deleted") as refused:
+        deleting.commit(store, Selector("a"), 0, 9)
+    assert refused.value.status == 503
+
+
+class Failing(QuickDisk):
+    """A disk that fails at one step of replacing the ring."""
+
+    step = ""
+
+    def create(self, path: Path, mode: int = 0o644, exclusive: bool = False) -> int:
+        self._fail("create")
+        return super().create(path, mode, exclusive)
+
+    def rename(self, old: Path, new: Path) -> None:
+        self._fail("rename")
+        super().rename(old, new)
+
+    def sync_directory(self, path: Path) -> None:
+        self._fail("sync_directory")
+        super().sync_directory(path)
+
+    def _fail(self, step: str) -> None:
+        if step == self.step:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@pytest.mark.parametrize(
+    ("step", "text", "is_there"),
+    [
+        ("create", "nothing is deleted, delete 2 is not in force: cannot write .*No space left", False),
+        ("rename", "nothing is deleted, delete 2 is not in force: ", False),
+        ("sync_directory", "delete 2 is in force, but a power cut may undo it: ", True),
+    ],
+)
+def test_a_ring_store_that_fails_says_whether_the_delete_is_in_force(
+    store: FileStore, step: str, text: str, is_there: bool
+) -> None:
+    disk = Failing()
+    failing = FileStore(store.path, disk)
+    disk.step = step
+    with pytest.raises(Refusal, match=text) as refused:
+        deleting.commit(failing, Selector("a"), 0, 9)
+    assert (refused.value.status, refused.value.error) == (503, "ring_store")
+    ring = store.load()
+    assert ring is not None and bool(ring.deletes) is is_there
+
+
+class Gone(FileStore):
+    """A store that cannot be used any more from a save on."""
+
+    is_gone = False
+
+    def load(self) -> Ring | None:
+        if self.is_gone:
+            raise RingStoreError("gone")
+        return super().load()
+
+    def save(self, ring: Ring, expected_epoch: int) -> None:
+        self.is_gone = True
+        raise RingStoreError("no answer")
+
+
+def test_a_ring_store_that_is_gone_after_a_save_leaves_it_open_and_says_where_to_look(store: FileStore) -> None:
+    text = re.escape("delete 2 may be in force or not: no answer; GET /api/v1/deletes tells")
+    with pytest.raises(Refusal, match=text):
+        deleting.commit(Gone(store.path), Selector("a"), 0, 9)
+
+
+# Replies
+
+
+def reply(partitions: int, delete_number: int) -> AggregateReply:
+    bits = partitions.to_bytes(2, "little")
+    return AggregateReply(bits, delete_number, 0, 0, 0.0, 0.0, 0.0, 0.0, 0, 0.0, 0, 0.0, 0, 0, 0)
+
+
+def test_a_reply_without_a_delete_of_the_ring_is_refused_and_asked_of_another_owner_then_again() -> None:
+    plan = Plan.of(with_delete(FIRST, Selector("a"), 0, 9))
+    request: Callable[[bytes], Any] = lambda bitmap: bitmap  # noqa: E731
+    gather = Gather(protocol.AGGREGATE, AggregateReply, lambda plan: 1, request, 5.0)
+    gather.deadline_s = 5.0
+    first = next(iter(gather.targets(plan)))
+    gather.take(Ask(first, 1, gather, 1.0, 1.0), reply(1, 1))
+    assert (gather.complete(), gather.trouble[first].reason) == (False, "has not applied delete 2 yet, it is at 1")
+    (other,) = gather.targets(plan)
+    assert other != first
+    gather.take(Ask(other, 1, gather, 1.0, 1.0), reply(1, 0))
+    assert not gather.targets(plan) and gather.may_pass(1.0)
+    gather.begin_again()
+    gather.take(Ask(first, 1, gather, 1.0, 1.0), reply(1, 2))
+    assert gather.complete()
