@@ -287,8 +287,8 @@ def _broken_arrow(error: str, message: str) -> bytes:
 
 
 def _broken_msgpack(error: str, message: str) -> bytes:
-    """Nothing: it is made whole before it is sent."""
-    return b""
+    """The one byte that begins nothing in this format."""
+    return b"\xc1"
 
 
 _BROKEN: Final[dict[str, Callable[[str, str], bytes]]] = {

@@ -122,6 +122,10 @@ class FakeNode:
             return protocol.REPLY, naive_groups(*self._mine(request.partitions), request)
         if message.kind == protocol.DESCRIBE:
             return protocol.REPLY, self.describe(protocol.decode_body(message.body, protocol.DescribeRequest))
+        if message.kind == protocol.TAGS:
+            return protocol.REPLY, self.tags(protocol.decode_body(message.body, protocol.TagsRequest))
+        if message.kind == protocol.GAPS:
+            return protocol.REPLY, self.gaps(protocol.decode_body(message.body, protocol.GapsRequest))
         if message.kind == protocol.METRICS:
             up = protocol.MetricFamily("minitrue_points", "gauge", "Points.", [("minitrue_points", {}, 7.0)])
             own = protocol.ProcessMetrics(self.id, self.incarnation, 0.0, [up])
@@ -178,6 +182,32 @@ class FakeNode:
         page = keys[: request.limit]
         return protocol.DescribeReply(
             covered, 0, page, figures.pack(_described(page, mine, request)), len(keys) > len(page), protocol.Cost()
+        )
+
+
+    def tags(self, request: protocol.TagsRequest) -> protocol.TagsReply:
+        """How many series have each value of each tag."""
+        covered, mine = self._mine(request.partitions)
+        found: dict[str, dict[str, int]] = {}
+        for series in [parse_key(key) for key in {key for key, _, _ in mine}]:
+            for name, value in series.tags if _selects(request.match, series) else ():
+                values = found.setdefault(name, {})
+                values[value] = values.get(value, 0) + 1
+        return protocol.TagsReply(covered, 0, found)
+
+    def gaps(self, request: protocol.GapsRequest) -> protocol.GapsReply:
+        """The last silence of each series alone: enough for what is asked of this node."""
+        asked = protocol.DescribeRequest(
+            request.partitions, request.match, request.start_ns, request.end_ns, request.after, request.limit, True
+        )
+        described = self.describe(asked)
+        found = figures.unpack(described.columns, ("last_time", "usual_ns"))
+        silent = request.end_ns - found["last_time"] > request.factor * found["usual_ns"]
+        at = (silent & (found["usual_ns"] > 0)).nonzero()[0]
+        columns = {"group": at, "start": found["last_time"][at], "end": at * 0 + request.end_ns}
+        columns["usual_ns"] = found["usual_ns"][at]
+        return protocol.GapsReply(
+            described.partitions, 0, described.keys, figures.pack(columns), described.more, protocol.Cost()
         )
 
 

@@ -72,6 +72,8 @@ def test_an_example_of_the_docs_is_answered_as_they_say(worker: Worker, name: st
         answer.pop("coverage", None)
     for each in (answer, wanted):
         each.pop("duration_ns", None)
+        for row in each.get("rows", ()):
+            row.pop("age_s", None)
     assert answer == wanted
     assert list(answer) == list(wanted)
 
@@ -84,7 +86,8 @@ def test_both_documents_name_every_route_and_no_other() -> None:
     routes = {(method, route.path) for route in routing.ROUTES for method in route.methods} | {("GET", "/")}
     described = {(method.upper(), path) for path, methods in OPENAPI["paths"].items() for method in methods}
     assert described == routes
-    assert {tuple(each.split()) for each in re.findall(r"^\| `((?:GET|POST|DELETE) /\S*)` \|", PROSE, re.MULTILINE)} == routes
+    told = re.findall(r"^\| `((?:GET|POST|DELETE) /\S*)` \|", PROSE, re.MULTILINE)
+    assert {tuple(each.split()) for each in told} == routes
     assert set(http.ROUTES_SHOWN) == {f"{'|'.join(route.methods)} {route.path}" for route in routing.ROUTES}
 
 
