@@ -9,6 +9,7 @@ from functools import partial
 
 from common import protocol
 from workers.storage import groups
+from workers.storage.describing import Describing
 from workers.storage.sampling import Sampling
 from workers.storage.store import Store
 from workers.storage.work import Handler, pooled
@@ -17,7 +18,10 @@ from workers.storage.work import Handler, pooled
 def handlers(store: Store, cover: Callable[[bytes], bytes]) -> dict[bytes, Handler]:
     """By kind. cover: which partitions of those asked the node answers for; raises ProtocolError."""
     sampling = Sampling(store)
+    describing = Describing(store, sampling)
     return {
+        protocol.DESCRIBE: pooled(protocol.DescribeRequest, cover, describing.describe),
+        protocol.GAPS: pooled(protocol.GapsRequest, cover, describing.gaps),
         protocol.GROUPS: pooled(protocol.GroupsRequest, cover, partial(groups.answer, store)),
         protocol.TAGS: pooled(protocol.TagsRequest, cover, partial(groups.tags, store)),
         protocol.SAMPLES: Handler(

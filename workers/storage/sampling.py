@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from common.errors import ProtocolError
+from common.match import Match
 from common.points import PointBatch
 from common.protocol import Cost, SamplesReply, SamplesRequest
 from workers.storage.head import Times, Values
@@ -68,7 +69,7 @@ class Sampling:
 
     def begin(self, request: SamplesRequest, covered: bytes) -> Work:
         """The work that is left for a request; short where it is a page of one series, already in order."""
-        known = self._orders.get(self._key(request, covered))
+        known = self._orders.get(self._key(request.match, covered))
         short = known is not None and len(known.keys) <= 1 and request.limit <= SHORT_ROWS
         return Work(lambda cancel: self.answer(request, covered, cancel), short)
 
@@ -80,7 +81,7 @@ class Sampling:
         if not 1 <= request.limit <= MAX_ROWS:
             raise ProtocolError(f"limit of {request.limit} rows, want 1 to {MAX_ROWS}")
         started_ns = time.perf_counter_ns()
-        ordered = self._ordered(request, covered)
+        ordered = self.ordered(request.match, covered)
         start, view = self._store.first_kept(request.start_ns), self._store.view
         span = Span(EARLIEST if start is None else start, LATEST if request.end_ns is None else request.end_ns)
         page = Page(view, ordered, span, request.limit, cancel)
@@ -89,18 +90,18 @@ class Sampling:
         cost = page.cost(time.perf_counter_ns() - started_ns)
         return SamplesReply(covered, view.deletes.number, page.batch().encode(), page.more, cost)
 
-    def _key(self, request: SamplesRequest, covered: bytes) -> tuple[int, bytes, bytes]:
-        return self._store.series_known, msgspec.msgpack.encode(request.match), covered
+    def _key(self, match: Match, covered: bytes) -> tuple[int, bytes, bytes]:
+        return self._store.series_known, msgspec.msgpack.encode(match), covered
 
-    def _ordered(self, request: SamplesRequest, covered: bytes) -> Ordered:
+    def ordered(self, match: Match, covered: bytes) -> Ordered:
         """The series that match. The order of one selection is asked for again and again, page by page."""
-        key = self._key(request, covered)
+        key = self._key(match, covered)
         with self._lock:
             found = self._orders.get(key)
             if found is not None:
                 self._orders.move_to_end(key)
                 return found
-        found = Ordered.of(self._store.select(request.match, covered))
+        found = Ordered.of(self._store.select(match, covered))
         with self._lock:
             self._orders[key] = found
             held = sum(len(each.keys) for each in self._orders.values())

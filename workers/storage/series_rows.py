@@ -19,7 +19,7 @@ from workers.storage.recent import Integers, Recent, Rows, Values
 from workers.storage.segment import EARLIEST, LATEST
 from workers.storage.table import Selection, Table, View
 
-TASK_ROWS: Final = 1 << 18  # decoding them takes a few milliseconds
+TASK_ROWS: Final = 1 << 18  # decoding them takes a few milliseconds; longer series come in pieces
 
 
 class Batch(NamedTuple):
@@ -59,23 +59,27 @@ class SeriesRows:
             np.minimum.at(self.low, owners, np.maximum(begins, start))
             np.maximum.at(self.high, owners, np.minimum(ends, end))
 
-    def tasks(self, rows: int = TASK_ROWS) -> list[Integers]:
-        """The places that have rows, ascending, in stretches of about so many rows."""
+    def tasks(self) -> list[Integers]:
+        """The places that have rows, ascending, in stretches of about TASK_ROWS rows."""
         filled = np.flatnonzero(self.counts)
-        numbers = (np.cumsum(self.counts[filled]) - self.counts[filled]) // rows
+        numbers = (np.cumsum(self.counts[filled]) - self.counts[filled]) // TASK_ROWS
         return np.split(filled, np.flatnonzero(np.diff(numbers)) + 1) if len(filled) else []
 
-    def of(self, places: Integers, rows: int = TASK_ROWS) -> Iterator[Batch | tuple[int, Iterator[Rows]]]:
+    def of(self, places: Integers) -> Iterator[Batch | tuple[int, Iterator[Rows]]]:
         """The rows of some places, ascending, in this order: batches, and places with pieces of one series.
 
         A batch has rows out of the range too, where a block reaches out of it. Raises StorageError for damage.
         """
-        apart = (self.counts[places] > rows) | np.isin(places, list(self._table.masks))
+        apart = (self.counts[places] > TASK_ROWS) | np.isin(places, list(self._table.masks))
         for run in np.split(places, np.flatnonzero(apart[1:] | apart[:-1]) + 1):
             if len(run) == 1 and apart[int(places.searchsorted(run[0]))]:
-                yield int(run[0]), self._pieces(int(run[0]))
+                yield int(run[0]), self.pieces(int(run[0]))
             elif len(run):
                 yield self._batch(run)
+
+    def pieces(self, place: int) -> Iterator[Rows]:
+        """The rows of one series in pieces in order of time, also some out of the range. Raises StorageError."""
+        return pieces(self._view, self._table, self._recent, place, *self._range)
 
     def cost(self, places: Integers) -> Cost:
         """What decoding all rows of some places, ascending, takes."""
@@ -107,12 +111,8 @@ class SeriesRows:
 
     def _cost_of(self, blocks: Integers) -> Cost:
         table, segments = self._table, self._view.stored.segments
-        where = zip(table.segments[blocks].tolist(), table.blocks[blocks].tolist(), strict=True)
-        stored = sum(segments[segment].block_bytes(block) for segment, block in where)
+        stored = sum(segments[segment].bytes_of(numbers) for segment, numbers, _ in self._by_segment(blocks))
         return Cost(decoded=len(blocks), rows=int(table.counts[blocks].sum()), bytes=stored)
-
-    def _pieces(self, place: int) -> Iterator[Rows]:
-        return pieces(self._view, self._table, self._recent, place, *self._range)
 
     def _batch(self, places: Integers) -> Batch:
         """The rows of series that no delete touches."""
@@ -152,11 +152,16 @@ class SeriesRows:
 
     def _decode(self, blocks: Integers, targets: Integers, times: Integers, values: Values) -> None:
         """Decode blocks, each to its target in the arrays and on."""
+        for segment, numbers, mine in self._by_segment(blocks):
+            self._view.stored.segments[segment].decode_all(numbers, targets[mine], times, values)
+
+    def _by_segment(self, blocks: Integers) -> Iterator[tuple[int, Integers, Integers]]:
+        """Some blocks, by segment: their numbers there, ascending, and their places among those given."""
         segments, numbers = self._table.segments[blocks], self._table.blocks[blocks]
         for segment in np.unique(segments).tolist():
             mine = np.flatnonzero(segments == segment)
             mine = mine[np.argsort(numbers[mine], kind="stable")]
-            self._view.stored.segments[segment].decode_all(numbers[mine], targets[mine], times, values)
+            yield segment, numbers[mine], mine
 
 
 def within(times: npt.NDArray[np.int64], start: int, end: int) -> slice:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from tests.workers.storage.views import Delete, Place, Row, oracle_of, selection, view_of
+from workers.storage import series_rows
 from workers.storage.aggregate import LimitError
 from workers.storage.buckets import Span
 from workers.storage.fold import Grid
@@ -155,7 +156,10 @@ SPANS: list[list[Span]] = [
 
 @pytest.mark.parametrize("values", ["counter", "walk"])
 @pytest.mark.parametrize("case", range(len(SPANS)))
-def test_any_samples_as_the_oracle_has_them(tmp_path: Path, pool: Readers, case: int, values: str) -> None:
+def test_any_samples_as_the_oracle_has_them(
+    tmp_path: Path, pool: Readers, monkeypatch: pytest.MonkeyPatch, case: int, values: str
+) -> None:
+    monkeypatch.setattr(series_rows, "TASK_ROWS", (1 << 18, 30, 100)[case % 3])  # series in batches, and in pieces
     rng = random.Random(17 * case + len(values))
     for turn, deletes in enumerate([[], [Delete(1, 2, 60 * S, 90 * S), Delete(2, None, 150 * S, 155 * S)], []]):
         places = spread(rng, rows_of(rng, (200, 60, 3)[turn], values))
