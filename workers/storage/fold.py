@@ -19,6 +19,7 @@ from typing import Final, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from common.codec import SMALL_ROWS
 from workers.storage import aggregate_kernels, kernels
 from workers.storage.aggregate_kernels import FIELDS, JOINED, SEPARATE, SUMMARIZED
 from workers.storage.head import Parts
@@ -31,6 +32,7 @@ from workers.storage.table import Masks, Table, View, runs
 _TASK_ROWS: Final = 1 << 18  # decoding them takes a few milliseconds: many tasks in a second, few changes of thread
 _WAVE_ROWS: Final = 1 << 20  # summary rows that tasks may hold before they are added up: 112 MB
 _BATCH_ROWS: Final = 1 << 15  # decoded before they are folded; times and values take half a megabyte of cache
+_FEW_BLOCKS: Final = 16  # more small blocks than these are decoded all at once
 
 
 class Grid(NamedTuple):
@@ -384,7 +386,8 @@ class Fold:
     ) -> None:
         """Decode and fold chains of few rows, that no delete touches, side by side."""
         counts = self._table.counts[blocks]
-        for span in _stretches(counts, begins, _BATCH_ROWS):
+        small = len(blocks) > _FEW_BLOCKS and int(counts.sum()) < len(blocks) * SMALL_ROWS
+        for span in _stretches(counts, begins, _TASK_ROWS if small else _BATCH_ROWS):
             chosen = blocks[span]
             ends = counts[span].cumsum()
             times, values = np.empty(int(ends[-1]), np.int64), np.empty(int(ends[-1]), np.float64)
@@ -400,9 +403,19 @@ class Fold:
     ) -> None:
         """Decode blocks, each to its target in the arrays and on."""
         table, segments = self._table, self._view.stored.segments
+        if len(blocks) > _FEW_BLOCKS and len(times) < len(blocks) * SMALL_ROWS:
+            self._decode_small(blocks, targets, times, values)
+            return
         columns = (table.segments[blocks], table.blocks[blocks], targets, targets + table.counts[blocks])
         for segment, block, begin, end in zip(*(column.tolist() for column in columns), strict=True):
             segments[segment].decode_into(block, times[begin:end], values[begin:end])
+
+    def _decode_small(
+        self, blocks: npt.NDArray[np.int32], targets: Integers, times: Integers, values: Values
+    ) -> None:
+        """Decode blocks most of which are small: segment by segment those that lie together at once."""
+        for segment, numbers, mine in self._by_segment(blocks):
+            segment.decode_all(numbers, targets[mine], times, values)
 
     def _fold_chain(self, blocks: npt.NDArray[np.int32], recent: Rows | None, shift: int, rows: Integers) -> None:
         """Decode blocks of one series, join them with one another and with recent rows, and fold them."""
@@ -428,9 +441,20 @@ class Fold:
 
     def _cost_of(self, blocks: npt.NDArray[np.int32]) -> Cost:
         table, segments = self._table, self._view.stored.segments
-        where = zip(table.segments[blocks].tolist(), table.blocks[blocks].tolist(), strict=True)
-        stored = sum(segments[segment].block_bytes(block) for segment, block in where)
+        if len(blocks) <= _FEW_BLOCKS:
+            where = zip(table.segments[blocks].tolist(), table.blocks[blocks].tolist(), strict=True)
+            stored = sum(segments[segment].block_bytes(block) for segment, block in where)
+        else:
+            stored = sum(segment.bytes_of(numbers) for segment, numbers, _ in self._by_segment(blocks))
         return Cost(decoded=len(blocks), rows=int(table.counts[blocks].sum()), bytes=stored)
+
+    def _by_segment(self, blocks: npt.NDArray[np.int32]) -> Iterator[tuple[Segment, Integers, Integers]]:
+        """Some blocks of each segment in turn: their numbers there, ascending, and their places among those given."""
+        owners, numbers = self._table.segments[blocks], self._table.blocks[blocks]
+        for segment in np.unique(owners).tolist():
+            mine = np.flatnonzero(owners == segment)
+            mine = mine[np.argsort(numbers[mine], kind="stable")]
+            yield self._view.stored.segments[segment], numbers[mine], mine
 
 
 def fold_summaries(view: View, ids: Integers, table: Table, grid: Grid) -> tuple[Integers, Cost] | None:
