@@ -52,7 +52,7 @@ _LADDER: Final = (
 class Interval(msgspec.Struct, frozen=True):
     """How to cut. text: as asked. count, unit: of the calendar, unit "" for a plain length of length_ns.
 
-    offset_ns: every edge is so much later. zone: "" when none was asked.
+    offset_ns: shifts every edge, of a calendar's units on the zone's clock. zone: "" when none was asked.
     """
 
     text: str
@@ -223,7 +223,7 @@ def _origin_ns(interval: Interval) -> int:
 def _calendar_edges(interval: Interval, start_ns: int, end_ns: int) -> Edges:
     """The edges of calendar buckets from the one that holds start_ns to the first behind end_ns."""
     zone = _zone(interval.zone)
-    number = _number(interval, start_ns - interval.offset_ns, zone) + 1
+    number = _number(interval, start_ns, zone) + 1
     while (edge := _edge_ns(interval, number, zone)) > start_ns:
         number -= 1
     found = [edge]
@@ -238,7 +238,7 @@ def _calendar_edges(interval: Interval, start_ns: int, end_ns: int) -> Edges:
 def _number(interval: Interval, time_ns: int, zone: tzinfo) -> int:
     """The number of the bucket whose dates a time has."""
     moment = _EPOCH + timedelta(seconds=time_ns // NS_PER_S)
-    local = moment.astimezone(zone)
+    local = moment.astimezone(zone).replace(tzinfo=None) - _shift(interval)
     if interval.unit == "y":
         return (local.year - 1970) // interval.count
     if interval.unit == "mo":
@@ -246,6 +246,10 @@ def _number(interval: Interval, time_ns: int, zone: tzinfo) -> int:
     if interval.unit == "w":
         return (local.date() - _MONDAY).days // (7 * interval.count)
     return (local.date() - _EPOCH.date()).days // interval.count
+
+
+def _shift(interval: Interval) -> timedelta:
+    return timedelta(microseconds=interval.offset_ns // 1000)
 
 
 def _edge_ns(interval: Interval, number: int, zone: tzinfo) -> int:
@@ -261,7 +265,7 @@ def _edge_ns(interval: Interval, number: int, zone: tzinfo) -> int:
         if abs(days) > 150_000:
             return MIN_NS - 1 if days < 0 else MAX_NS + 1
         day = origin + timedelta(days=days)
-    return _instant_ns(datetime.combine(day, time()), zone) + interval.offset_ns
+    return _instant_ns(datetime.combine(day, time()) + _shift(interval), zone)
 
 
 def _instant_ns(local: datetime, zone: tzinfo) -> int:
