@@ -26,6 +26,7 @@ BEAT_ACK: Final = b"beat-ack"  # storage -> bridge: empty map; the header carrie
 AGGREGATE: Final = b"aggregate"  # AggregateRequest -> AggregateReply
 AGGREGATES: Final = b"aggregates"  # AggregatesRequest -> AggregatesReply: several at once, under load
 GROUPS: Final = b"groups"  # GroupsRequest -> GroupsReply: any selection, by group and bucket
+CATALOG: Final = b"catalog"  # empty map -> CatalogReply: whether there are new series
 SERIES: Final = b"series"  # SeriesRequest -> SeriesReply
 DESCRIBE: Final = b"describe"  # DescribeRequest -> DescribeReply: what series hold
 TAGS: Final = b"tags"  # TagsRequest -> TagsReply: the names of tags
@@ -40,8 +41,8 @@ ERROR: Final = b"error"  # ErrorReply
 
 KINDS: Final = frozenset(
     (
-        BATCH, ACK, BEAT, BEAT_ACK, AGGREGATE, AGGREGATES, GROUPS, SERIES, DESCRIBE, TAGS, SAMPLES, GAPS, CANCEL, LIVE,
-        STATUS, METRICS, REPLY, ERROR,
+        BATCH, ACK, BEAT, BEAT_ACK, AGGREGATE, AGGREGATES, CATALOG, GROUPS, SERIES, DESCRIBE, TAGS, SAMPLES, GAPS,
+        CANCEL, LIVE, STATUS, METRICS, REPLY, ERROR,
     )
 )  # fmt: skip
 
@@ -138,7 +139,8 @@ class AggregateReply(msgspec.Struct, frozen=True):
     m2 is the sum of squared distances from the mean, for variances; infinite or NaN when it left that range, NaN
     from a node too old to know it.
     With count 0 the other figures mean nothing and are 0.
-    blocks_summarized, blocks_decoded, rows_decoded: what the answer cost.
+    blocks_summarized, blocks_decoded, rows_decoded: what the answer cost. catalog, places: as in CatalogReply and
+    GroupsReply.
     """
 
     partitions: bytes
@@ -157,6 +159,14 @@ class AggregateReply(msgspec.Struct, frozen=True):
     blocks_decoded: int
     rows_decoded: int
     m2: float = math.nan
+    catalog: int = 0
+    places: list[int] | None = None
+
+
+class CatalogReply(msgspec.Struct, frozen=True):
+    """catalog: a stamp that changes with every series that is new to the node, and with its incarnation; never 0."""
+
+    catalog: int
 
 
 class ErrorReply(msgspec.Struct, frozen=True):
@@ -273,6 +283,8 @@ class GroupsReply(msgspec.Struct, frozen=True):
 
     groups: the values of group_by, in its order, None for a tag that the series do not have; for "series" the single
     series key. group_series: how many series each has, with points in the range or not. columns: common.figures.
+    catalog: the stamp of CatalogReply, from before series were looked for, 0 where it is not told; places: the
+    partitions in which matching series lie, None where they are many.
     """
 
     partitions: bytes
@@ -282,6 +294,8 @@ class GroupsReply(msgspec.Struct, frozen=True):
     group_series: list[int]
     columns: dict[str, bytes]
     cost: Cost
+    catalog: int = 0
+    places: list[int] | None = None
 
 
 class DescribeRequest(msgspec.Struct, frozen=True):

@@ -8,6 +8,7 @@ owner is left the question waits a moment and begins again, as long as each fail
 that reconnects, a ring that is about to change). Each partition is taken from exactly one reply.
 """
 
+import itertools
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
@@ -17,6 +18,7 @@ from typing import Any, Final, Generic, NamedTuple, Protocol, TypeVar
 from common import protocol
 from common.errors import ProtocolError
 from common.protocol import ErrorReply
+from workers.query.known import Pair
 from workers.query.plan import Partitions, Plan, from_bitmap
 
 NEVER_S: Final = float("-inf")  # as "until": a failure that waiting does not cure
@@ -182,8 +184,23 @@ class Gather(Question, Generic[R]):
             self.sources.append(ask.node)
             self.senders.append(ask.node)
             self.covered |= answered
+            self._hear(ask, reply)
             if ask.node not in self.nodes:
                 self.nodes.append(ask.node)
+
+    def learn(self, pair: Pair) -> None:
+        """Note where the series of a device's metric lie, if everybody was asked for them. HTTP thread, at the end."""
+        if self.plan is None or self.wanted != self.plan.everything or not self.complete():
+            return
+        places = [reply.places for reply in self.replies]  # type: ignore[attr-defined]
+        if None not in places:
+            stamps = {node: reply.catalog for node, reply in zip(self.senders, self.replies, strict=True)}  # type: ignore[attr-defined]
+            self.plan.learn(pair, list(itertools.chain(*places)), stamps)
+
+    def _hear(self, ask: Ask, reply: Any) -> None:
+        stamp = getattr(reply, "catalog", 0)
+        if stamp and self.plan is not None:
+            self.plan.known.heard(ask.node, stamp, ask.expires_s - ask.wait_s)
 
     def _lacks_deletes(self, ask: Ask, reply: Any) -> bool:
         """Whether a reply shows points that the ring by which we ask has deleted; it is refused then, for now."""
@@ -195,6 +212,38 @@ class Gather(Question, Generic[R]):
 
     def complete(self) -> bool:
         return self.covered == self.wanted != 0
+
+
+class Glance(Question):
+    """Asks some nodes for the stamps of their catalogs; nobody waits for it."""
+
+    kind = protocol.CATALOG
+
+    def __init__(self, nodes: list[str], timeout_s: float) -> None:
+        super().__init__(timeout_s)
+        self._nodes = nodes
+
+    def targets(self, plan: Plan) -> Mapping[str, Partitions]:
+        self.plan = plan
+        nodes, self._nodes = self._nodes, []
+        return dict.fromkeys(nodes, 0)
+
+    def body(self, plan: Plan, partitions: Partitions) -> Any:
+        return {}
+
+    def accept(self, ask: Ask, body: bytes) -> None:
+        stamp = protocol.decode_body(body, protocol.CatalogReply).catalog
+        if self.plan is not None:
+            self.plan.known.heard(ask.node, stamp, ask.expires_s - ask.wait_s)
+
+    def complete(self) -> bool:
+        return False
+
+    def may_pass(self, now_s: float) -> bool:
+        return False
+
+    def attempt_s(self, now_s: float) -> float:
+        return self.timeout_s
 
 
 class Survey(Question):

@@ -14,6 +14,7 @@ from workers.query.coverage import Coverage, merged
 from workers.query.explain import Stages, explained
 from workers.query.frame import Context, Request, Response, answer
 from workers.query.gather import Gather
+from workers.query.plan import exact_pair
 from workers.query.request import Query
 from workers.query.table import PAGE_ROWS, Kind, Table
 from workers.query.times import Time
@@ -84,6 +85,8 @@ def _seed(context: Context, work: Work) -> Found:
         protocol.AGGREGATE, AggregateReply, lambda plan: plan.wanted(whole), ask, _left_s(work), aggregate.check
     )
     _gather(context, work, gather)
+    if whole.tags is None:
+        gather.learn((whole.device_id, whole.metric_name))
     work.stages.end("scatter")
     found = answering.answer_seed(query, gather.replies)
     work.stages.end("merge")
@@ -104,6 +107,8 @@ def _grouped(context: Context, work: Work) -> Found:
         lambda reply: answering.check_groups(query, reply),
     )
     _gather(context, work, gather)
+    if (pair := exact_pair(query.match)) is not None:
+        gather.learn(pair)
     work.stages.end("scatter")
     found = answering.answer(query, gather.replies, context.settings)
     work.stages.end("merge")

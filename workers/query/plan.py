@@ -15,8 +15,8 @@ from common.match import Match, exact
 from common.protocol import AggregateRequest
 from common.ring import Ring
 from common.series import partition_of, series_key
-
-Partitions = int  # a set of partitions
+from workers.query.known import Known, Pair
+from workers.query.known import Partitions as Partitions
 
 
 @dataclass(frozen=True)
@@ -26,31 +26,35 @@ class Plan:
     everything: all partitions. ranks: ranks[r] maps a node's id to the partitions whose owner number r it is; so
     ranks[0] is the assignment of everything when nobody is to be avoided. behind: nodes that may lack points, with
     the reason and until when (monotonic) waiting for them may help; a later plan of the same ring may have others.
+    known: where series lie; the scatter thread keeps it fresh.
     """
 
     ring: Ring
     everything: Partitions
     ranks: tuple[Mapping[str, Partitions], ...]
     behind: Mapping[str, tuple[str, float]] = field(default_factory=dict)
+    known: Known = field(default_factory=Known)
 
     @classmethod
-    def of(cls, ring: Ring) -> Self:
-        """The plan of a ring."""
+    def of(cls, ring: Ring, known: Known | None = None) -> Self:
+        """The plan of a ring. known: where series lie, kept over rings."""
         ranks: list[dict[str, Partitions]] = [{} for _ in range(ring.replication)]
         for partition in range(ring.partitions):
             for rank, node in enumerate(ring.owners(partition)):
                 ranks[rank][node.id] = ranks[rank].get(node.id, 0) | 1 << partition
-        return cls(ring, (1 << ring.partitions) - 1, tuple(ranks))
+        return cls(ring, (1 << ring.partitions) - 1, tuple(ranks), known=known or Known())
 
     def wanted(self, request: AggregateRequest) -> Partitions:
         """The partitions that may hold a matching series: one when the tags are known, else all."""
         if request.tags is None:
-            return self.everything
+            return self._where((request.device_id, request.metric_name))
         key = series_key(request.device_id, request.metric_name, request.tags)
         return 1 << partition_of(key, self.ring.partitions)
 
     def wanted_by(self, match: Match) -> Partitions:
         """The partitions that may hold a series that matches: few when device, metric and tags are exact, else all."""
+        if (pair := exact_pair(match)) is not None:
+            return self._where(pair)
         devices, metrics = exact(match.device_id), exact(match.metric_name)
         if devices is None or metrics is None or match.tags is None or match.more_tags:
             return self.everything
@@ -63,6 +67,15 @@ class Plan:
             key = series_key(device, metric, dict(zip(tags, chosen, strict=True)))
             wanted |= 1 << partition_of(key, self.ring.partitions)
         return wanted
+
+    def learn(self, pair: Pair, partitions: Collection[int], stamps: Mapping[str, int]) -> None:
+        """Note where answers of everybody found the series of a device's metric. stamps: of these answers, by node."""
+        self.known.learn(pair, partitions, stamps, [node.id for node in self.ring.nodes])
+
+    def _where(self, pair: Pair) -> Partitions:
+        """Nobody may be behind: what a spool holds for a node can be a series that nobody knows yet."""
+        known = None if self.behind else self.known.where(pair)
+        return self.everything if known is None else known
 
     def assign(self, wanted: Partitions, avoid: Collection[str] = ()) -> Mapping[str, Partitions]:
         """Each wanted partition given to its first owner that is not to be avoided, grouped by node.
@@ -92,6 +105,14 @@ class Plan:
     def bitmap(self, partitions: Partitions) -> bytes:
         """The bitmap of a set of partitions as requests carry it."""
         return partitions.to_bytes((self.ring.partitions + 7) // 8, "little")
+
+
+def exact_pair(match: Match) -> Pair | None:
+    """The device and metric of a match that is about all series of one device's metric; None for another."""
+    devices, metrics = exact(match.device_id), exact(match.metric_name)
+    if match.tags is not None or devices is None or metrics is None or len(devices) + len(metrics) > 2:
+        return None
+    return devices[0], metrics[0]
 
 
 def from_bitmap(bitmap: bytes) -> Partitions:

@@ -26,13 +26,15 @@ from common.protocol import AggregateReply, ErrorReply, Header, Message
 from common.ring import Node, Ring
 from common.ringstore import RingStore, RingView
 from workers.query.behind import Behind
-from workers.query.gather import NEVER_S, Ask, Question
+from workers.query.gather import NEVER_S, Ask, Glance, Question
+from workers.query.known import Known
 from workers.query.plan import Partitions, Plan
 
 TICK_S: Final = 0.05  # how soon a broken connection and a passed deadline are noticed
 IDLE_TICK_S: Final = 0.5  # the same while nothing is asked: only the ring and idle connections are looked at
 RETRY_S: Final = 0.02  # between rounds that ask the same owners again
 RECONNECT_GRACE_S: Final = 1.0  # a node that restarts is back by then; one that stays away fails requests at once
+ACTIVE_S: Final = 1.0  # after a question others are likely
 HANG_MARGIN_S: Final = 2.0  # beyond a question's deadline, before its HTTP thread takes this thread for dead
 
 HOLD_S: Final = 0.002  # while a node has something to answer, further asks gather for so long: fewer messages
@@ -107,6 +109,10 @@ class Scatter:
         self._resting: list[Question] = []  # between rounds
         self._sequence = itertools.count(1)
         self._next_tick_s = 0.0
+        self._known = Known()
+        self._glance = Glance([], ACTIVE_S)
+        self._owners: list[str] = []
+        self._asked_s = NEVER_S  # when something was asked last
 
     # Any thread
 
@@ -154,6 +160,9 @@ class Scatter:
             self._hurried = False
             self._view.hurry()
             self._follow_ring(now_s)
+        if self._inbox and self.plan is not None:
+            self._asked_s = now_s
+            self.plan.known.look(self._owners, now_s)
         while self._inbox:
             self._begin(self._inbox.popleft(), now_s)
         if self._resting:
@@ -362,6 +371,7 @@ class Scatter:
             busy = busy or bool(link.in_flight)
         self._follow_ring(now_s)
         self._follow_marks(now_s)
+        self._follow_catalogs(now_s)
         self._next_tick_s = now_s + (TICK_S if busy else IDLE_TICK_S)
 
     def _expire(self, link: Link, sequence: int, asks: list[Ask], now_s: float) -> None:
@@ -403,6 +413,15 @@ class Scatter:
         if self.plan is not None and self.plan.behind is not self._behind.nodes:
             self.plan = dataclasses.replace(self.plan, behind=self._behind.nodes)
 
+    def _follow_catalogs(self, now_s: float) -> None:
+        """While there are questions, ask those nodes for new series that were not asked anything else."""
+        if now_s - self._asked_s > ACTIVE_S:
+            return
+        stale = self._known.stale(self._owners, now_s)
+        if stale and not self._glance.in_flight:
+            self._glance = Glance(stale, ACTIVE_S)
+            self._begin(self._glance, now_s)
+
     def _load_first(self, now_s: float) -> None:
         if now_s < self._next_load_s:
             return
@@ -420,7 +439,8 @@ class Scatter:
 
     def _adopt(self, ring: Ring, now_s: float) -> None:
         """Connect to the nodes of a ring that are new or have moved, leave those that are gone."""
-        self.plan = Plan.of(ring)
+        self.plan = Plan.of(ring, self._known)
+        self._owners = [node.id for node in ring.nodes]
         wanted = {node.id: node for node in ring.nodes}
         for link in list(self._links.values()):
             if link.node not in wanted or wanted[link.node].request_endpoint != link.endpoint:

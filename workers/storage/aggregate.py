@@ -107,6 +107,8 @@ class AggregatePlan:
         """start, end: ns, inclusive, None is open. Raises StorageError for a damaged index."""
         self.rows_to_decode = 0
         self._partitions = partitions
+        self.catalog = 0  # of the reply, set by whoever knows
+        self.places: list[int] | None = None
         self._series = len(series.ids)
         self._delete_number = view.deletes.number
         self._row = np.zeros((1, aggregate_kernels.FIELDS), np.int64)
@@ -154,13 +156,14 @@ class AggregatePlan:
             self._partitions, self._delete_number, self._series, fields[kernels.COUNT], hi, lo, least, most,
             fields[kernels.FIRST_TIME], first, fields[kernels.LAST_TIME], last,
             cost.summarized, cost.decoded, cost.rows, m2 if math.isfinite(hi) else math.nan,
+            self.catalog, self.places,
         )  # fmt: skip
 
     def _nothing(self) -> protocol.AggregateReply:
         cost = self._cost
         return protocol.AggregateReply(
             self._partitions, self._delete_number, self._series, 0, 0.0, 0.0, 0.0, 0.0, 0, 0.0, 0, 0.0,
-            cost.summarized, cost.decoded, cost.rows, 0.0,
+            cost.summarized, cost.decoded, cost.rows, 0.0, self.catalog, self.places,
         )  # fmt: skip
 
 

@@ -6,6 +6,7 @@ The writer thread adds; any thread reads. A series is complete before its id can
 """
 
 import bisect
+import secrets
 import threading
 from collections.abc import Iterator, Sequence
 from typing import Final
@@ -24,6 +25,7 @@ class Catalog:
     """All series that the node has seen, in whatever state their points are."""
 
     def __init__(self) -> None:
+        self._first_stamp = 1 + secrets.randbits(62)
         self._ids: dict[bytes, int] = {}
         self._keys: list[bytes] = []  # by id
         self._hashes = np.empty(1024, np.uint64)  # by id, grown by doubling
@@ -33,6 +35,11 @@ class Catalog:
 
     def __len__(self) -> int:
         return len(self._keys)
+
+    @property
+    def stamp(self) -> int:
+        """Differs after each new series, and in each process. Whoever looks afterwards finds all that it counts."""
+        return self._first_stamp + len(self._ids)  # of a new series, _ids takes the last step
 
     def key(self, local_id: int) -> bytes:
         """The key of a series."""

@@ -51,6 +51,7 @@ def answer(store: Reading, request: GroupsRequest, partitions: bytes, cancel: Ca
     unknown = set(request.wants) - set(figures.WANTS)
     if unknown:
         raise ProtocolError(f"wants {', '.join(sorted(unknown))[:100]}, want of {', '.join(figures.WANTS)}")
+    stamp = store.catalog_stamp
     grouped = store.grouped(request.match, partitions, request.group_by)
     check_series(len(grouped.ids), request.limits)
     spans = buckets.spans(request.stretches, request.start_ns, request.end_ns, store.first_kept(request.start_ns))
@@ -63,7 +64,7 @@ def answer(store: Reading, request: GroupsRequest, partitions: bytes, cancel: Ca
     return GroupsReply(
         partitions, view.deletes.number, len(grouped.ids), store.labels(grouped, request.group_by),
         np.diff(grouped.ends, prepend=0).tolist(), figures.pack(columns),
-        protocol.Cost(*cost, spent_ns=time.perf_counter_ns() - began_ns),
+        protocol.Cost(*cost, spent_ns=time.perf_counter_ns() - began_ns), stamp, store.places_of(grouped.hashes),
     )  # fmt: skip
 
 

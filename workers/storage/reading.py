@@ -6,6 +6,7 @@ segment found damaged is set aside.
 
 import contextlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +26,8 @@ from workers.storage.retention import Retention
 from workers.storage.selections import Grouped, Selections
 from workers.storage.view import CurrentView
 
+_FEW: Final = 8  # series of one device's metric; a question about more gains little from knowing where they lie
+
 
 class Reading:
     """What Store answers; its attributes are made there. pool: threads that share the work of one request."""
@@ -36,6 +39,15 @@ class Reading:
     _current: CurrentView
     _retention: Retention
     _maintenance: Maintenance
+
+    @property
+    def catalog_stamp(self) -> int:
+        """A number that changes with every new series; see catalog.py."""
+        return self._catalog.stamp
+
+    def places_of(self, hashes: npt.NDArray[np.uint64]) -> list[int] | None:
+        """The partitions of some series; None for more than _FEW."""
+        return sorted(set(self._partitions_of(hashes).tolist())) if len(hashes) <= _FEW else None
 
     def select(self, match: Match, partitions: bytes) -> Selection:
         """The series that match and lie in the partitions of a bitmap, ascending by id.
@@ -76,9 +88,12 @@ class Reading:
         tags: None for any. start, end: ns, None is open. The plan's `run` gives the answer, and does what takes
         time. Raises ProtocolError for a bitmap of another size.
         """
+        stamp = self._catalog.stamp
         chosen = self._select(Selector(device, metric, None if tags is None else dict(tags)), partitions)
         with self.watching_damage():
-            return AggregatePlan(self._current.now, chosen, partitions, self.first_kept(start), end)
+            plan = AggregatePlan(self._current.now, chosen, partitions, self.first_kept(start), end)
+        plan.catalog, plan.places = stamp, self.places_of(chosen.hashes)
+        return plan
 
     def aggregate(
         self,

@@ -126,6 +126,7 @@ class Server:
         return {
             protocol.AGGREGATE: Handler(protocol.AggregateRequest, self._aggregate),
             protocol.AGGREGATES: at_once(protocol.AggregatesRequest, self._aggregates),
+            protocol.CATALOG: at_once(Any, lambda _: protocol.CatalogReply(self.store.catalog_stamp)),
             protocol.SERIES: at_once(protocol.SeriesRequest, self._series),
             protocol.STATUS: at_once(Any, lambda _: self._status()),
             protocol.METRICS: at_once(Any, lambda _: self._metrics()),

@@ -1,0 +1,61 @@
+"""Queries without tags ask only the nodes that have the series, and notice within a second that others have it too."""
+
+import signal
+
+import pytest
+
+from tests.queried import PARTITIONS, Queried
+from tests.support import Children, wait_until
+
+NAME = ("dev", "temperature")
+FIELDS = {"device_id": "dev", "metric_name": "temperature", "operation": "count"}
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory):
+    children = Children()
+    try:
+        yield Queried(children, tmp_path_factory.mktemp("known"), 2).wait_ready()
+    finally:
+        children.stop_all()
+
+
+def ask(cluster, **more):
+    status, answer = cluster.ask(**FIELDS, **more)
+    assert status == 200, answer
+    return answer
+
+
+def asked(answer):
+    return answer["coverage"]["partitions_asked"]
+
+
+def test_it_asks_the_owner_of_the_series_alone_until_another_series_comes(cluster):
+    rooms = [(*NAME, (("room", str(number)),)) for number in range(6)]
+    cluster.push([((*NAME, ()), 10**9, 1.0)])
+    first = ask(cluster)
+    assert (asked(first), first["count"]) == (PARTITIONS, 1)
+    second = ask(cluster)
+    assert (asked(second), second["count"], len(second["coverage"]["nodes"])) == (1, 1, 1)
+    hourly = ask(cluster, interval="1h")
+    assert (asked(hourly), hourly["count"]) == (1, 1)
+    cluster.push([((*NAME, ()), 2 * 10**9, 1.0)])
+    assert ask(cluster)["count"] == 2  # points of known series are in the next answer
+    cluster.push([(room, 10**9, 1.0) for room in rooms])
+    wait_until(lambda: ask(cluster)["count"] == 8, 2.0, "all series to be counted")
+    wait_until(lambda: asked(ask(cluster)) == 7, 2.0, "the owners alone to be asked")
+    assert ask(cluster)["count"] == 8
+
+
+def test_a_node_that_no_longer_answers_is_missed_even_if_it_had_no_such_series(cluster):
+    cluster.push([(("alone", "temperature", ()), 10**9, 1.0)])
+    fields = FIELDS | {"device_id": "alone", "timeout_s": 1.0}
+    wait_until(lambda: len(cluster.ask(**fields)[1]["coverage"]["nodes"]) == 1, 5.0, "the owner alone to be asked")
+    (owner,) = cluster.ask(**fields)[1]["coverage"]["nodes"]
+    (other,) = set(cluster.nodes) - {owner}
+    cluster.nodes[other].send_signal(signal.SIGSTOP)
+    try:
+        wait_until(lambda: cluster.ask(**fields)[0] == 503, 10.0, "the other node to be missed")
+    finally:
+        cluster.nodes[other].send_signal(signal.SIGCONT)
+    wait_until(lambda: cluster.ask(**fields)[0] == 200, 10.0, "it to answer again")
