@@ -28,7 +28,7 @@ def explained(asked: Sequence[Gather[Any]], stages: Stages) -> dict[str, Any]:
     """What an answer's questions cost."""
     nodes: dict[str, Cost] = {}
     for gather in asked:
-        for node, reply in zip(gather.sources, gather.replies, strict=True):
+        for node, reply in zip(gather.senders, gather.replies, strict=True):
             nodes[node] = _sum(nodes.get(node, Cost()), _cost(reply))
     return {"nodes": {node: _shown(cost) for node, cost in sorted(nodes.items())}, "stages": stages.spent_ms}
 

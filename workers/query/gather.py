@@ -145,7 +145,6 @@ class Gather(Question, Generic[R]):
         super().__init__(timeout_s)
         self.kind = kind
         self.replies: list[R] = []
-        self.sources: list[str] = []
         self.senders: list[str] = []
         self.nodes: list[str] = []
         self.wanted: Partitions = 0
@@ -181,7 +180,6 @@ class Gather(Question, Generic[R]):
             self.refuse(ask.node, reason, self.deadline_s)
         if answered:
             self.replies.append(reply)
-            self.sources.append(ask.node)
             self.senders.append(ask.node)
             self.covered |= answered
             self._hear(ask, reply)
