@@ -227,7 +227,8 @@ def _load(store: RingStore) -> Ring:
 def _summary(ring: Ring) -> str:
     owners = "1 owner" if ring.replication == 1 else f"{ring.replication} owners"
     nodes = "1 node" if len(ring.nodes) == 1 else f"{len(ring.nodes)} nodes"
-    return f"cluster {ring.cluster}, epoch {ring.epoch}: {nodes}, {ring.partitions} partitions, {owners} each"
+    deletes = {0: "", 1: ", 1 delete"}.get(len(ring.deletes), f", {len(ring.deletes):,} deletes")
+    return f"cluster {ring.cluster}, epoch {ring.epoch}: {nodes}, {ring.partitions} partitions, {owners} each{deletes}"
 
 
 def _ring_facts(ring: Ring, store: RingStore) -> dict[str, Any]:
@@ -238,6 +239,8 @@ def _ring_facts(ring: Ring, store: RingStore) -> dict[str, Any]:
         "store": store.url,
         "partitions": ring.partitions,
         "replication": ring.replication,
+        "deletes": len(ring.deletes),
+        "delete_number": ring.delete_number,
         "nodes": _balance(ring),
     }
 

@@ -79,7 +79,9 @@ def _ring_fault(ring: Ring, answer: dict[str, Any]) -> str:
         return ""
     if epoch == ring.epoch:
         return f"has another ring of epoch {epoch} ({ring_hash}, the store has {ring.hash})"
-    return f"has the ring of epoch {epoch}, the store has {ring.epoch}"
+    held = answer.get("not_adopted")
+    why = f", and cannot adopt {held[0]}: {held[1]}" if held else ""
+    return f"has the ring of epoch {epoch}, the store has {ring.epoch}{why}"
 
 
 def _damage(answer: dict[str, Any]) -> str:

@@ -106,7 +106,7 @@ def _look(context: Context, epoch: int) -> Adoption:
     found = Adoption([], [], [])
     _sort(found, context.scatter.name, survey.epoch, epoch, "")
     for node, status in sorted(survey.replies.items()):
-        _sort(found, node, status["epoch"], epoch, _held_up(status))
+        _sort(found, node, status.get("epoch", 0), epoch, _held_up(status))
     for node, trouble in sorted(survey.trouble.items()):
         found.unreachable.append(Worker(node, trouble.reason))
     for bridge, told in sorted(freshest_bridges(survey.replies).items()):
