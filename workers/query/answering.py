@@ -164,7 +164,9 @@ def answer(query: Query, replies: Sequence[GroupsReply], settings: config.Settin
     sheet = Sheet(merged.group, merged.start, count, columns)
     most = settings.query.max_rows
     if query.is_cut and query.fill != "none":
-        sheet = fill(sheet, query.fill, query.stretches or [], query.start_ns, query.end_ns, most)
+        start_ns = None if query.open_start else query.start_ns
+        end_ns = None if query.open_end else query.end_ns
+        sheet = fill(sheet, query.fill, query.stretches or [], start_ns, end_ns, most)
     if len(sheet.group) > most:
         text = f"the answer has {len(sheet.group)} rows, query.max_rows is {most}"
         raise OverLimit("query.max_rows", most, len(sheet.group), text)

@@ -39,8 +39,9 @@ def fill(
     """
     if not len(sheet.group):
         return sheet
-    low = int(sheet.start.min()) if start_ns is None else start_ns
-    high = max(low, int(sheet.start.max())) if end_ns is None else end_ns  # the first bucket may begin before the range
+    # The bucket in which the range begins may have a name that lies before it.
+    low = max(int(sheet.start.min()), stretches[0].start_ns) if start_ns is None else start_ns
+    high = max(int(sheet.start.max()), low) if end_ns is None else end_ns
     edges = intervals.edges(stretches, low, high)
     place = np.searchsorted(edges, sheet.start)
     if not len(edges) or (edges[np.minimum(place, len(edges) - 1)] != sheet.start).any():

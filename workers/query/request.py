@@ -78,7 +78,9 @@ class Query(msgspec.Struct, frozen=True):
 
     body: as sent. start_ns, end_ns: inclusive, None is open. listed: the operations were a list, the result is a map.
     is_seed_shape: one AGGREGATE answers it. stretches: the buckets, none where nothing is cut; None: the range is open
-    and has to be known first, see `needs_reach`. max_points: 0 where it was not asked. fill: of FILLS, or a number.
+    and has to be known first, see `needs_reach`. open_start, open_end: whether the request
+    left an end open, which `reaching` then sets to that of the data. max_points: 0 where it was not asked. fill: of
+    FILLS, or a number.
     timeout_s: None is that of the settings. format: None is what Accept says.
     """
 
@@ -92,6 +94,8 @@ class Query(msgspec.Struct, frozen=True):
     interval: Interval | None = None
     max_points: int = 0
     stretches: list[Stretch] | None = []
+    open_start: bool = False
+    open_end: bool = False
     group_by: tuple[str, ...] = ()
     fill: str | float = "none"
     limit: int | None = None
@@ -203,6 +207,8 @@ def _parse_fields(data: bytes, settings: config.Settings, now_ns: int) -> Query:
         wanted,
         listed=isinstance(body.operation, list),
         pattern=pattern,
+        open_start=start_ns is None,
+        open_end=end_ns is None,
         max_points=0 if body.max_points is None else whole("max_points", body.max_points, 1, settings.query.max_rows),
         group_by=group_by,
         fill=_fill(body),

@@ -109,7 +109,9 @@ CUTS: list[dict[str, Any]] = [
 ]
 GROUPS = [[], ["device_id"], ["tags.room"], ["metric_name", "tags.room", "tags.none"]]
 FILLS: list[Any] = ["none", "null", "previous", "linear", -1.5]
-RANGES: list[dict[str, Any]] = [{}, {"start_time": T - 13, "end_time": T + 700}, {"start_time": T + 20}]
+RANGES: list[dict[str, Any]] = [
+    {}, {"start_time": T - 13, "end_time": T + 700}, {"start_time": T + 20}, {"end_time": T + 400},
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("cut", CUTS)
@@ -212,6 +214,14 @@ def test_series_as_groups_have_device_metric_and_tags() -> None:
         {"device_id": "a", "metric_name": "m", "tags": {}, "last": 1.0, "count": 1},
         {"device_id": "a", "metric_name": "m", "tags": {"t": "ü"}, "last": 2.0, "count": 1},
     ]
+
+
+def test_open_ends_are_those_of_each_group_though_the_buckets_are_cut_by_those_of_all() -> None:
+    day = 86_400 * S
+    points: Points = {("a", "m", ()): {day: 1.0, 3 * day: 1.0}, ("b", "m", ()): {4 * day: 1.0, 6 * day: 1.0}}
+    for cut in ({"interval": "1d", "timezone": "Asia/Tokyo"}, {"interval": "1d"}, {"max_points": 6}):
+        rows = ask(points, 3, operation="sum", group_by="device_id", fill="null", **cut)[1]
+        assert [row["count"] for row in rows] == [1, 0, 1, 1, 0, 1]
 
 
 def test_nothing_is_null_a_count_of_nothing_0_and_no_rows() -> None:

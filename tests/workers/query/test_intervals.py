@@ -105,7 +105,7 @@ def test_days_of_a_change_of_clocks_have_23_and_25_hours_and_equal_ones_are_one_
         ("1y", None, "Asia/Tokyo", "2023-12-31T15:00:00", "2023-12-31T15:00:00"),
         ("1h", None, "Asia/Kolkata", "2024-05-01T12:34:56", "2024-05-01T12:30:00"),
         ("1d", "6h", "Europe/Berlin", "2024-05-01T03:59:59", "2024-04-30T04:00:00"),
-        ("1d", "6h", "Europe/Berlin", "2024-03-31T04:00:00", "2024-03-31T04:00:00"),  # 6 o'clock, 5 hours after midnight
+        ("1d", "6h", "Europe/Berlin", "2024-03-31T04:00:00", "2024-03-31T04:00:00"),  # 5 hours after midnight
         ("1d", "-3h", "Europe/Berlin", "2024-03-31T18:59:59", "2024-03-30T20:00:00"),
         ("1mo", "14d12h", "Europe/Berlin", "2024-04-14T12:00:00", "2024-03-15T11:00:00"),
         ("90s", None, None, "1969-12-31T23:59:59", "1969-12-31T23:58:30"),
