@@ -5,6 +5,7 @@ import os
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
@@ -50,15 +51,18 @@ class World:
     def __init__(self, directory: Path) -> None:
         self.disk = NoDeletes()
         self.rings = FileStore(directory / "ring.json")
-        self.rings.save(FIRST, 0)
+        if self.rings.load() is None:
+            self.rings.save(FIRST, 0)
+        first = self.rings.load()
+        assert first is not None
         settings = config.Storage()
         self.store = Store.open(directory / "data", "c1", "ing1", FIRST.partitions, settings, self.disk)
-        self.node = Node("c1", "ing1", Ownership.of(FIRST, "ing1"))
+        self.node = Node("c1", "ing1", Ownership.of(first, "ing1"))
         self.bus = bus.Bus()
         pull, endpoint = self.bus.pull("tcp://127.0.0.1:*")
         self.push = self.bus.push(endpoint)
         self.acks, self.reply_to = self.bus.pull("tcp://127.0.0.1:*")
-        view = RingView(self.rings, FIRST, 3600.0)  # a node that nobody tells of a ring would look in an hour
+        view = RingView(self.rings, first, 3600.0)  # a node that nobody tells of a ring would look in an hour
         self.ingest = ingest_of(self.bus, pull, self.node, self.store, view)
         self.ingest.begin()
         self.stop = process.Stop()
@@ -84,6 +88,13 @@ class World:
         body = batch_of(rows_of(key("a", "m"), times, value)).body
         answer = self.say(protocol.BATCH, body, epoch, epoch if born is None else born)
         return protocol.decode_body(answer.body, Ack)
+
+    @property
+    def epoch(self) -> int:
+        """Of the ring store."""
+        ring = self.rings.load()
+        assert ring is not None
+        return ring.epoch
 
     def say(self, kind: bytes, body: Any, epoch: int, born: int = 0) -> protocol.Message:
         """Push a message; what comes back."""
@@ -224,3 +235,52 @@ def test_a_record_that_was_lost_with_its_file_is_brought_back_by_the_ring(tmp_pa
     store.adopt(records_of(ring))
     assert (count(), store.status()["deletes"]) == (2, 2)
     store.close()
+
+
+class Model:
+    """What a node has to show: rows that no delete covers which the node has adopted and is above their born."""
+
+    def __init__(self) -> None:
+        self.rows: list[tuple[int, float, int]] = []  # time, value, born
+        self.deletes: list[tuple[int, int, int]] = []  # number, start, end
+
+    def values(self, adopted: int) -> tuple[int, float]:
+        """Points and the largest value, of equal times the larger one."""
+        kept: dict[int, float] = {}
+        for time, value, born in self.rows:
+            in_force = [(start, end) for number, start, end in self.deletes if born < number <= adopted]
+            if not any(start <= time <= end for start, end in in_force):
+                kept[time] = max(value, kept.get(time, value))
+        return len(kept), max(kept.values(), default=0.0)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_whatever_comes_in_whatever_order_a_node_shows_what_its_epoch_says(tmp_path: Path, seed: int) -> None:
+    random = Random(seed)
+    world, model = World(tmp_path), Model()
+    for _ in range(40):
+        step = random.choices(["write", "delete", "restart", "seal", "fail"], [20, 8, 1, 1, 2])[0]
+        if step == "write":
+            epoch = random.randint(max(1, world.epoch - 2), world.epoch)  # of a bridge that may not know the latest
+            born = random.randint(max(1, epoch - 3), epoch)  # a spool may be older than its bridge
+            times, value = random.sample(range(20), random.randint(1, 5)), float(random.randint(1, 9))
+            ack = world.send(times, value, epoch, born)
+            assert bool(ack.error) == (epoch > world.node.view.ring.epoch)
+            model.rows += [] if ack.error else [(time, value, born) for time in times]
+        elif step == "delete":
+            start, end = sorted(random.choices(range(20), k=2))
+            model.deletes.append((world.commit(Selector("a"), start, end), start, end))
+        elif step == "fail":
+            world.disk.full = not world.disk.full
+            if world.node.not_adopted and not world.disk.full:
+                wait_until(lambda: not world.node.not_adopted, what="the next try")  # noqa: B023
+        else:
+            world.close()
+            if step == "seal":
+                store = Store.open(tmp_path / "data", "c1", "ing1", 4, config.Storage())
+                store.seal()
+                store.compact()
+                store.close()
+            world = World(tmp_path)
+        assert world.values() == model.values(world.node.view.ring.epoch)
+    world.close()
