@@ -138,7 +138,7 @@ def length_of(text: str) -> int:
 
 
 def dates_of(at: int, number: int, unit: str, shift: int, zone: ZoneInfo) -> tuple[int, int]:
-    """The bucket of a time by the calendar of a zone, its edges shifted on the zone's clock."""
+    """The bucket of a time by the calendar of a zone, its edges shifted on the zone's clock (docs/http-api.md)."""
     local = (EPOCH + timedelta(seconds=at // S)).astimezone(zone).replace(tzinfo=None)
     moved = timedelta(seconds=shift // S)
     first = first_day(local - moved, number, unit)
