@@ -1,17 +1,22 @@
 """What tests of every part share: ports, parts that a machine may lack, child processes, waiting for events."""
 
+import atexit
+import functools
 import itertools
 import os
 import shutil
 import signal
 import socket
 import subprocess
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
+
+from tests.nursery import Nursery
 
 ROOT = Path(__file__).resolve().parent.parent
 CI_VARIABLE = "MINITRUE_CI"
@@ -93,9 +98,16 @@ class Children:
         self._started: list[subprocess.Popen[Any]] = []
 
     def start(self, *command: str | Path, **options: Any) -> subprocess.Popen[Any]:
-        """Start a process in a group of its own, from the top of the checkout. options: those of Popen."""
-        options = {"cwd": ROOT, "start_new_session": True, "text": True} | options
-        child = subprocess.Popen([str(part) for part in command], **options)
+        """Start a process in a group of its own, from the top of the checkout. options: those of Popen.
+
+        A worker, `python -m workers.X`, whose output goes to a file or nowhere, comes from the nursery.
+        """
+        texts = [str(part) for part in command]
+        if texts[:2] == [sys.executable, "-m"] and texts[2].startswith("workers.") and _NURSED.issuperset(options):
+            child = _forked(texts[2:], **options)
+        else:
+            options = {"cwd": ROOT, "start_new_session": True, "text": True} | options
+            child = subprocess.Popen(texts, **options)
         self._started.append(child)
         return child
 
@@ -112,6 +124,38 @@ class Children:
                 child.kill()
                 child.wait()
             _kill_group(child.pid)
+
+
+_NURSED = {"env", "stdout", "stderr"}  # options that the nursery understands
+
+
+@functools.cache
+def _nursery() -> Nursery:
+    nursery = Nursery()
+    atexit.register(nursery.close)
+    return nursery
+
+
+def _forked(
+    command: list[str], env: Mapping[str, str] | None = None, stdout: Any = None, stderr: Any = None
+) -> Any:
+    """A worker of the nursery, or where its output goes into a pipe one that is started from the beginning."""
+    if subprocess.PIPE in (stdout, stderr):
+        options = {"env": env, "stdout": stdout, "stderr": stderr}
+        start = [sys.executable, "-m", *command]
+        return subprocess.Popen(start, cwd=ROOT, start_new_session=True, text=True, **options)
+    with Path(os.devnull).open("wb") as null:
+        out = _descriptor(stdout, 1, null.fileno())
+        error = out if stderr == subprocess.STDOUT else _descriptor(stderr, 2, null.fileno())
+        return _nursery().fork(command[0], command[1:], os.environ if env is None else env, out, error)
+
+
+def _descriptor(given: Any, inherited: int, null: int) -> int:
+    if given is None:
+        return inherited
+    if given == subprocess.DEVNULL:
+        return null
+    return given if isinstance(given, int) else int(given.fileno())
 
 
 def _kill_group(leader: int) -> None:

@@ -1,5 +1,6 @@
 """Storage nodes die, freeze, answer late and refuse: what the broker was told is stored, and the others go on."""
 
+import time
 from collections.abc import Callable
 
 import pytest
@@ -13,6 +14,7 @@ from tests.support import wait_until
 Make = Callable[..., Cluster]
 MakeFlow = Callable[..., Flow]
 BEHIND = Mark("ing1", "bridge1")
+SPOKEN_OF_S = 1.1  # answers speak of points that were PUBACKed at least a second before
 
 
 def all_acked(cluster: Cluster, flow: Flow) -> None:
@@ -116,10 +118,12 @@ def test_node_that_came_back_and_lacks_points_is_not_asked_for_them(
     cluster.nodes["ing1"].kill()
     flow.send(10, device, points=1)
     all_acked(cluster, flow)
+    acked_s = time.monotonic()
     cluster.bridge.kill()  # nobody drains
     cluster.nodes["ing1"].start()
     wait_until(lambda: cluster.node_status("ing1"), 60, "the node to answer")
     assert cluster.held("ing1", flow.points)[device, "m"].count == 10
+    wait_until(lambda: time.monotonic() > acked_s + SPOKEN_OF_S)
     for _ in range(20):
         status, answer = client.ask(
             cluster.http, device_id=device, metric_name="m", operation="count", start_time=0, end_time=0
