@@ -5,7 +5,7 @@ iterator belongs to one.
 """
 
 import math
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -19,7 +19,7 @@ from workers.storage.head import Times, Values
 from workers.storage.join import settled_pieces
 from workers.storage.readers import Readers
 from workers.storage.recent import Recent, unmasked
-from workers.storage.segment import EARLIEST, LATEST
+from workers.storage.segment import EARLIEST, LATEST, Segment
 from workers.storage.table import SegmentSet, Selection, Table, View
 
 __all__ = [
@@ -238,9 +238,13 @@ def samples(
 
 
 def pieces(
-    view: View, table: Table, recent: Recent, place: int, start: int, end: int
-) -> Iterator[tuple[Times, Values]]:
-    """The rows of one series, at least those in the range, settled, in order of time; some pieces may be empty."""
+    view: View, table: Table, recent: Recent, place: int, start: int, end: int,
+    read: Callable[[Segment, int], tuple[Times, Values]] = Segment.decode,
+) -> Iterator[tuple[Times, Values]]:  # fmt: skip
+    """The rows of one series, at least those in the range, settled, in order of time; some pieces may be empty.
+
+    read: decodes a block of a segment.
+    """
     masks = table.masks.get(place, ())
     span = table.of(place)
     blocks = span.start + np.flatnonzero((table.t_min[span] <= end) & (table.t_max[span] >= start))
@@ -249,7 +253,7 @@ def pieces(
 
     def decode(at: int) -> tuple[Times, Values]:
         segment = view.stored.segments[where[at][0]]
-        return unmasked(segment.decode(where[at][1]), masks, segment.header.delete_number)
+        return unmasked(read(segment, where[at][1]), masks, segment.header.delete_number)
 
     if not parts and table.alone[blocks].all():
         return map(decode, range(len(where)))

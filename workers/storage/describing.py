@@ -28,7 +28,7 @@ from workers.storage.readers import Readers
 from workers.storage.recent import Integers
 from workers.storage.sampling import Sampling
 from workers.storage.segment import EARLIEST, LATEST
-from workers.storage.series_rows import Batch, SeriesRows, within
+from workers.storage.series_rows import Batch, Newest, SeriesRows, within
 from workers.storage.store import Store
 from workers.storage.table import Selection, View
 from workers.storage.work import Cancel
@@ -145,9 +145,10 @@ def _last_intervals(
     begin, stop = EARLIEST if start is None else start, LATEST if end is None else end
     found, cost = [], Cost()
     for part, table in view.stored.tables(series, view.deletes, begin, stop):
-        rows = SeriesRows(view, part, table, begin, stop)
+        rows = SeriesRows(view, part, table, begin, stop, with_values=False)
+        newest = rows.newest(SAMPLES)
         tasks = [
-            partial(_last_of, rows, range(at, min(at + _TASK_SERIES, len(part.ids))))
+            partial(_last_of, rows, newest, np.arange(at, min(at + _TASK_SERIES, len(part.ids))))
             for at in range(0, len(part.ids), _TASK_SERIES)
         ]
         for intervals, spent in pool.run(tasks):
@@ -156,13 +157,9 @@ def _last_intervals(
     return np.array(found, np.int64), cost
 
 
-def _last_of(rows: SeriesRows, places: range) -> tuple[list[int], Cost]:
-    found, cost = [], Cost()
-    for place in places:
-        times, spent = rows.last(place, SAMPLES) if rows.counts[place] > 2 else (kernels.NO_TIMES, Cost())
-        found.append(usual(_between(times)))
-        cost = cost.plus(spent)
-    return found, cost
+def _last_of(rows: SeriesRows, newest: Newest, places: Integers) -> tuple[list[int], Cost]:
+    times, cost = rows.last(places, newest)
+    return [usual(_between(each)) for each in times], cost
 
 
 def _between(times: Integers) -> npt.NDArray[np.uint64]:
@@ -196,7 +193,7 @@ class _Search:
         tables: list[tuple[int, SeriesRows]] = []
         begin = 0
         for part, table in self._view.stored.tables(series, self._view.deletes, self._start, end):
-            tables.append((begin, rows := SeriesRows(self._view, part, table, self._start, end)))
+            tables.append((begin, rows := SeriesRows(self._view, part, table, self._start, end, False)))
             begin += len(part.ids)
             self._points += int(rows.counts.sum())
             groups.check_points(self._points, self._request.limits)

@@ -250,6 +250,13 @@ class Segment:
         """As decode, into contiguous arrays of the block's count, which an error leaves half filled."""
         self._decode(block, *self._place(block), times, values)
 
+    def times(self, block: int) -> Times:
+        """The timestamps of a block, as decode has them, for a fraction of the time."""
+        page, at = self._place(block)
+        times = np.empty(int(page.counts[at]), np.int64)
+        self._decode_times(block, page, at, self._raw(block, page, at), times)
+        return times
+
     def decode_all(self, blocks: Integers, rows: Integers, times: Times, values: Values) -> None:
         """Decode many blocks, given in ascending order, each to contiguous arrays from its row on: as decode_into.
 
@@ -416,11 +423,27 @@ class Segment:
     def _decode(self, block: int, page: Blocks, at: int, times: Times, values: Values) -> None:
         data = self._raw(block, page, at)
         middle, count = int(page.times_bytes[at]), int(page.counts[at])
+        self._decode_times(block, page, at, data, times)
         try:
-            codec.decode_times_into(data[:middle], count, int(page.times_codec[at]), times)
             codec.decode_values_into(data[middle:], count, int(page.values_codec[at]), values)
         except CodecError as error:
             raise DamagedError(f"{self.path}: block {block} at {page.offsets[at]}: {error}") from error
+
+    def _decode_times(self, block: int, page: Blocks, at: int, data: memoryview, times: Times) -> None:
+        """The timestamps of a block with this data."""
+        try:
+            codec.decode_times_into(data[: int(page.times_bytes[at])], len(times), int(page.times_codec[at]), times)
+        except CodecError as error:
+            raise DamagedError(f"{self.path}: block {block} at {page.offsets[at]}: {error}") from error
+
+
+    def _decode_times(self, block: int, page: Blocks, at: int, data: memoryview, times: Times) -> None:
+        """The timestamps of a block with this data."""
+        try:
+            codec.decode_times_into(data[: int(page.times_bytes[at])], len(times), int(page.times_codec[at]), times)
+        except CodecError as error:
+            raise DamagedError(f"{self.path}: block {block} at {page.offsets[at]}: {error}") from error
+
         right = np.ones(1, np.bool_)
         one = slice(at, at + 1)
         kernels.check_times(times, _FIRST_ROW, page.counts[one], page.t_min[one], page.t_max[one], right)

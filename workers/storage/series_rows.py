@@ -16,7 +16,7 @@ from workers.storage.aggregate import pieces
 from workers.storage.fold import Cost
 from workers.storage.head import Parts
 from workers.storage.recent import Integers, Recent, Rows, Values
-from workers.storage.segment import EARLIEST, LATEST
+from workers.storage.segment import EARLIEST, LATEST, Segment
 from workers.storage.table import Selection, Table, View
 
 TASK_ROWS: Final = 1 << 18  # decoding them takes a few milliseconds; longer series come in pieces
@@ -31,14 +31,28 @@ class Batch(NamedTuple):
     offsets: Integers
 
 
+class Newest(NamedTuple):
+    """Where so many rows of each series lie. needed: which blocks of the range have them; bounds: int64[series], by
+    place, the time from which on these blocks have all that there is.
+    """
+
+    rows: int
+    needed: npt.NDArray[np.bool_]
+    bounds: Integers
+
+
 class SeriesRows:
     """The rows of the series of one table with start <= time <= end (ns).
 
+    with_values: False where times are all that is asked, and values are nothing.
     counts: int64[series], how many rows there are at most, by place, blocks counted whole; low, high: int64[series],
     times between which they lie, LATEST and EARLIEST where there are none.
     """
 
-    def __init__(self, view: View, series: Selection, table: Table, start: int, end: int) -> None:
+    def __init__(
+        self, view: View, series: Selection, table: Table, start: int, end: int, with_values: bool = True
+    ) -> None:
+        self._read = Segment.decode if with_values else _times_alone
         self._view = view
         self._table = table
         self._recent = recent = Recent.of(view.heads, series, table.masks)
@@ -75,49 +89,68 @@ class SeriesRows:
             if len(run) == 1 and apart[int(places.searchsorted(run[0]))]:
                 yield int(run[0]), self.pieces(int(run[0]))
             elif len(run):
-                yield self._batch(run)
+                yield self._batch(run, self._of(run))
 
     def pieces(self, place: int) -> Iterator[Rows]:
         """The rows of one series in pieces in order of time, also some out of the range. Raises StorageError."""
-        return pieces(self._view, self._table, self._recent, place, *self._range)
+        return pieces(self._view, self._table, self._recent, place, *self._range, self._read)
 
     def cost(self, places: Integers) -> Cost:
         """What decoding all rows of some places, ascending, takes."""
         return self._cost_of(self._blocks[np.isin(self._owners, places)])
 
-    def last(self, place: int, rows: int) -> tuple[Integers, Cost]:
-        """The last `rows` times of one series in the range, ascending, or all: only as many blocks are decoded."""
-        table, (start, end) = self._table, self._range
-        begin, stop = self._owners.searchsorted([place, place + 1]).tolist()
-        blocks = self._blocks[begin:stop]
-        parts = self._parts[self._recent.places[self._parts] == place]
-        summaries = self._recent.summaries[parts]
-        begins = np.append(table.t_min[blocks], summaries[:, kernels.FIRST_TIME])
-        counts = np.append(table.counts[blocks], summaries[:, kernels.COUNT])
-        counts[np.append(table.t_max[blocks], summaries[:, kernels.LAST_TIME]) > end] = 0  # who knows how many
-        newest = np.argsort(begins, kind="stable")[::-1]
-        at_least = counts[newest].cumsum()
-        wanted, cost = rows, Cost()
-        while True:
-            enough = min(int(at_least.searchsorted(wanted)) + 1, len(newest))
-            since = max(start, int(begins[newest[:enough]].min(initial=end)))
-            found = [times for times, _ in pieces(self._view, table, self._recent, place, since, end)]
-            cost = cost.plus(self._cost_of(blocks[table.t_max[blocks] >= since]))
-            times = np.concatenate([kernels.NO_TIMES, *found])
-            times = times[within(times, since, end)]
-            if len(times) >= rows or enough == len(newest):
-                return times[-rows:], cost
-            wanted *= 2  # repeats of one timestamp were counted apart
+    def last(self, places: Integers, newest: "Newest") -> tuple[list[Integers], Cost]:
+        """The last times in the range of some series, ascending, each ascending too: `newest.rows`, or all there are.
+
+        Only as many blocks are decoded as that takes.
+        """
+        rows, needed, bounds = newest
+        chosen = places[~np.isin(places, list(self._table.masks)) & (self.counts[places] > 0)]
+        found, cost = dict.fromkeys(places.tolist(), kernels.NO_TIMES), Cost()
+        if len(chosen):
+            blocks = self._blocks[needed & np.isin(self._owners, chosen)]
+            batch, cost = self._batch(chosen, blocks), self._cost_of(blocks)
+            for at, place in enumerate(chosen.tolist()):
+                times = batch.times[batch.offsets[at] : batch.offsets[at + 1]]
+                found[place] = times[within(times, max(self._range[0], int(bounds[place])), self._range[1])][-rows:]
+        for place in places.tolist():
+            complete = place in chosen and (len(found[place]) == rows or bounds[place] == EARLIEST)
+            if self.counts[place] and not complete:  # repeats of one time were counted apart, or a delete hides some
+                times = np.concatenate([kernels.NO_TIMES, *(each for each, _ in self.pieces(place))])
+                found[place] = times[within(times, *self._range)][-rows:]
+                cost = cost.plus(self.cost(np.array([place])))
+        return list(found.values()), cost
+
+    def newest(self, rows: int) -> "Newest":
+        """Where the last rows of each series lie, for `last`."""
+        table, end, blocks = self._table, self._range[1], self._blocks
+        counts = np.where(table.t_max[blocks] > end, 0, table.counts[blocks])  # who knows how many lie in the range
+        behind = np.zeros(len(self.counts) + 1, np.int64)
+        np.add.at(behind, self._owners + 1, counts)
+        behind = behind.cumsum()[self._owners + 1] - counts.cumsum()
+        latest = np.full(len(self.counts), EARLIEST, np.int64)
+        np.maximum.at(latest, self._owners, table.t_max[blocks])
+        summaries, parts = self._recent.summaries[self._parts], self._recent.places[self._parts]
+        newer = (summaries[:, kernels.FIRST_TIME] > latest[parts]) & (summaries[:, kernels.LAST_TIME] <= end)
+        in_heads = np.zeros(len(self.counts), np.int64)
+        np.add.at(in_heads, parts[newer], summaries[newer, kernels.COUNT])
+        needed = behind + in_heads[self._owners] < rows
+        bounds = np.full(len(self.counts), EARLIEST, np.int64)
+        np.maximum.at(bounds, self._owners[~needed], np.minimum(table.t_max[blocks[~needed]], LATEST - 1) + 1)
+        return Newest(rows, needed, bounds)
 
     def _cost_of(self, blocks: Integers) -> Cost:
         table, segments = self._table, self._view.stored.segments
         stored = sum(segments[segment].bytes_of(numbers) for segment, numbers, _ in self._by_segment(blocks))
         return Cost(decoded=len(blocks), rows=int(table.counts[blocks].sum()), bytes=stored)
 
-    def _batch(self, places: Integers) -> Batch:
-        """The rows of series that no delete touches."""
+    def _of(self, places: Integers) -> Integers:
+        """The blocks of a run of places that have rows."""
         begin, end = self._owners.searchsorted([places[0], places[-1] + 1])
-        chosen = self._blocks[begin:end]
+        return self._blocks[begin:end]
+
+    def _batch(self, places: Integers, chosen: Integers) -> Batch:
+        """The rows in some blocks, and in heads, of series that no delete touches."""
         owners = places.searchsorted(self._table.places[chosen])
         counts = np.zeros((len(places), len(self._view.heads) + 1), np.int64)  # of blocks, then of each head
         np.add.at(counts[:, 0], owners, self._table.counts[chosen])
@@ -153,7 +186,13 @@ class SeriesRows:
     def _decode(self, blocks: Integers, targets: Integers, times: Integers, values: Values) -> None:
         """Decode blocks, each to its target in the arrays and on."""
         for segment, numbers, mine in self._by_segment(blocks):
-            self._view.stored.segments[segment].decode_all(numbers, targets[mine], times, values)
+            source = self._view.stored.segments[segment]
+            if self._read is Segment.decode:
+                source.decode_all(numbers, targets[mine], times, values)
+                continue
+            for block, target in zip(numbers.tolist(), targets[mine].tolist(), strict=True):
+                found = source.times(block)
+                times[target : target + len(found)] = found
 
     def _by_segment(self, blocks: Integers) -> Iterator[tuple[int, Integers, Integers]]:
         """Some blocks, by segment: their numbers there, ascending, and their places among those given."""
@@ -162,6 +201,11 @@ class SeriesRows:
             mine = np.flatnonzero(segments == segment)
             mine = mine[np.argsort(numbers[mine], kind="stable")]
             yield segment, numbers[mine], mine
+
+
+def _times_alone(segment: Segment, block: int) -> Rows:
+    times = segment.times(block)
+    return times, np.zeros(len(times))
 
 
 def within(times: npt.NDArray[np.int64], start: int, end: int) -> slice:
