@@ -55,6 +55,8 @@ def named(asked: Request, name: Any) -> str:
 
 def by_accept(accept: str) -> str:
     """The format that a client likes best, JSON where it likes none of ours: the answer names its type anyway."""
+    if accept in ("", "*/*"):
+        return "json"
     best, found = 0.0, "json"
     for each in accept.split(","):
         kind, *options = (part.strip().lower() for part in each.split(";"))

@@ -9,6 +9,7 @@ import threading
 from collections import deque
 from typing import Final
 
+from common.protocol import MetricFamily
 from workers.query.refusal import OverLimit
 
 RETRY_AFTER_S: Final = 1  # told to a client that finds no room: most requests are answered in much less
@@ -67,6 +68,18 @@ class Gate:
             else:
                 self.inside -= 1
 
+    def families(self) -> list[MetricFamily]:
+        """What is counted here, as metrics."""
+        told = [
+            ("minitrue_http_requests_inside", "gauge", "Requests being answered.", self.inside),
+            ("minitrue_http_requests_beside", "gauge", "Others here: they wait, send or read.", self._beside()),
+            ("minitrue_http_requests_refused_total", "counter", "Requests refused with 429.", self.refused),
+        ]
+        return [MetricFamily(name, kind, text, [(name, {}, float(count))]) for name, kind, text, count in told]
+
+    def _beside(self) -> int:
+        return max(0, self.here - self.inside)
+
     def _give_up(self, turn: threading.Lock) -> None:
         with self._lock:
             if turn in self._waiting:  # else it was let in at the last moment
@@ -76,7 +89,7 @@ class Gate:
     def _busy(self) -> Busy:
         self.refused += 1
         text = (
-            f"{self.inside} requests are being answered and {self.here - self.inside} are here beside them; "
+            f"{self.inside} requests are being answered and {self._beside()} are here beside them; "
             f"want at most {self._places} (query.threads) and {self._queue} (query.queue): ask again in a moment"
         )
-        return Busy("query.queue", self._queue, max(0, self.here - self.inside), text)
+        return Busy("query.queue", self._queue, self._beside(), text)

@@ -58,7 +58,8 @@ def exposition(context: Context, asked: Request) -> Response:
         late = process.age_s > context.settings.bridge_late_s
         processes[process.worker] = [_up(0.0)] if late else [_up(1.0), *process.families]
     processes |= {node: [_up(0.0)] for node in survey.trouble}
-    processes[context.scatter.name] = [_up(1.0), *metrics.snapshot(), context.timings.family()]
+    own = [*metrics.snapshot(), context.timings.family(), *context.gate.families()]
+    processes[context.scatter.name] = [_up(1.0), *own]
     return Response(metrics.render(dict(sorted(processes.items()))), content_type=metrics.CONTENT_TYPE)
 
 

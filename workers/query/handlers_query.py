@@ -53,7 +53,8 @@ class Work(Struct):
     @property
     def coverage(self) -> Coverage:
         """What the answer speaks of."""
-        return merged(self.coverages[-1], *self.coverages[:-1])
+        last, *others = reversed(self.coverages)
+        return merged(last, *others) if others else last
 
 
 def query(context: Context, asked: Request) -> Response:

@@ -159,6 +159,8 @@ def test_requests_beyond_the_queue_get_429_while_health_answers_and_all_others_a
     for client in clients:
         client.join(30)
     assert found == [200, 200, 200]
+    exposition = inside.call("GET", "/metrics")[1].decode()
+    assert 'minitrue_http_requests_refused_total{worker="query-test"} 1.0' in exposition
     assert (inside.context.gate.here, inside.context.gate.inside, inside.context.gate.refused) == (0, 0, 1)
 
 
