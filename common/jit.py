@@ -61,6 +61,7 @@ KERNEL_MODULES = (
     "workers.storage.window_kernels",
     "workers.storage.step_kernels",
     "workers.storage.value_kernels",
+    "workers.storage.scan_kernels",
     "workers.storage.compaction_kernels",
 )
 CACHE = Path(sys.prefix) / "var" / "minitrue-kernels"

@@ -20,18 +20,19 @@ import numpy as np
 import numpy.typing as npt
 
 from common.codec import SMALL_ROWS
-from workers.storage import aggregate_kernels, kernels
+from workers.storage import aggregate_kernels, kernels, scan_kernels
 from workers.storage.aggregate_kernels import FIELDS, JOINED, SEPARATE, SUMMARIZED
 from workers.storage.head import Parts
 from workers.storage.join import settled_pieces
 from workers.storage.readers import Readers
 from workers.storage.recent import Integers, Recent, Rows, Values, unmasked
-from workers.storage.segment import Segment
+from workers.storage.segment import EARLIEST, Segment
 from workers.storage.table import Masks, Table, View, runs
 
 _TASK_ROWS: Final = 1 << 18  # decoding them takes a few milliseconds: many tasks in a second, few changes of thread
 _WAVE_ROWS: Final = 1 << 20  # summary rows that tasks may hold before they are added up: 112 MB
 _BATCH_ROWS: Final = 1 << 15  # decoded before they are folded; times and values take half a megabyte of cache
+_SCANNED: Final = 0.25  # of a head's rows: from so many asked for on, all are gone through
 _FEW_BLOCKS: Final = 16  # more small blocks than these are decoded all at once
 
 
@@ -180,8 +181,32 @@ class Fold:
             which = separate[self._recent.heads[separate] == number]
             counts = self._recent.summaries[which, kernels.COUNT]
             self.rows_to_decode += int(counts.sum())
+            if self._with_windows:
+                which = self._plan_scan(number, which)
+                counts = self._recent.summaries[which, kernels.COUNT]
             for span in _stretches(counts, np.ones(len(which), np.bool_), _TASK_ROWS):
                 self._tasks.append(partial(self._fold_separate, number, which[span]))
+
+    def _plan_scan(self, number: int, which: Integers) -> Integers:
+        """Tasks for series whose rows are a good part of a head, and were in order when they came; those that are left.
+
+        To walk from row to row of a series takes several times as long as to go through all rows as they lie.
+        """
+        summaries = self._recent.summaries[which]
+        rising = summaries[:, kernels.RISING] != 0
+        stop = int(summaries[rising, kernels.LAST_ROW].max(initial=-1)) + 1
+        if int(summaries[rising, kernels.COUNT].sum()) < max(_SCANNED * stop, 1):
+            return which
+        chosen = which[rising]
+        places = np.full(int(self._recent.locals[chosen].max()) + 1, -1, np.int32)
+        last_rows = np.zeros(len(places), np.int64)
+        places[self._recent.locals[chosen]] = self._recent.places[chosen]
+        last_rows[self._recent.locals[chosen]] = summaries[rising, kernels.LAST_ROW]
+        for begin in range(0, stop, _TASK_ROWS):
+            end = min(begin + _TASK_ROWS, stop)
+            self._tasks.append(partial(self._fold_scanned, number, begin, end, places, last_rows))
+        left: Integers = which[~rising]
+        return left
 
     def _plan_joined(self) -> None:
         """Tasks for the series of which rows in heads and blocks, or of several heads, may overlap."""
@@ -299,6 +324,17 @@ class Fold:
         times, values, offsets = self._view.heads[number].gathered(parts)
         self._fold_rows(times, values, offsets, parts.places, span.start, rows)
         return _Part(span.start, rows, Cost())
+
+    def _fold_scanned(
+        self, number: int, begin: int, end: int, places: npt.NDArray[np.int32], last_rows: Integers
+    ) -> _Part:
+        rows = np.zeros((self._layout.rows, FIELDS), np.int64)
+        ends, targets = np.full(len(self._held), EARLIEST, np.int64), np.empty(len(self._held), np.int64)
+        scan_kernels.scan(
+            *self._view.heads[number].columns(end), begin, end, places, last_rows, *self._grid, self._layout.base,
+            self._layout.first, ends, targets, rows,
+        )  # fmt: skip
+        return _Part(0, rows, Cost())
 
     def _fold_joined(self, places: Integers) -> _Part:
         """Fold series of few rows that no delete touches, those of heads joined with their blocks, all side by side."""

@@ -38,6 +38,14 @@ class Parts(NamedTuple):
     summaries: npt.NDArray[np.int64]
 
 
+class Arrived(NamedTuple):
+    """Rows in order of arrival, to be read only. series: uint32[n], local numbers."""
+
+    series: npt.NDArray[np.uint32]
+    times: Times
+    values: Values
+
+
 class _Settled(NamedTuple):
     """The first `rows` rows of a series, settled."""
 
@@ -152,6 +160,10 @@ class Head:
         if newest:
             self._settled[local] = _Settled(rows, times, values)
         return times, values
+
+    def columns(self, rows: int) -> "Arrived":
+        """The first rows, in order of arrival. Any thread, for rows that a summary leads to."""
+        return Arrived(self._series[:rows], self._times[:rows], self._values[:rows])
 
     def gathered(self, parts: Parts) -> tuple[Times, Values, npt.NDArray[np.int64]]:
         """The rows of series, at least one, as `settled`, one behind the other: times, values, and where each begins

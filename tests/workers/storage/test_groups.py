@@ -218,6 +218,37 @@ def test_few_figures_are_the_same_by_windows_as_by_points(tmp_path: Path) -> Non
     store.close()
 
 
+@pytest.mark.parametrize("task_rows", [7, 1 << 18])
+def test_few_figures_of_a_head_are_the_same_in_order_of_arrival(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, task_rows: int
+) -> None:
+    monkeypatch.setattr("workers.storage.fold._TASK_ROWS", task_rows)
+    store, oracle = open_store(tmp_path), naive.PointSet()
+    rng = random.Random(7)
+    for turn in range(30):  # three series in order, one with late points and repeats
+        rows = [(each, (turn * 100 + at) * 10**9, rng.choice((0.0, -0.0, rng.gauss(0, 9)))) for at in range(9)
+                for each in (key("a"), key("b"), key("c", room="1"))]  # fmt: skip
+        rows += [(key("d"), rng.randrange(50) * MINUTE_NS, rng.gauss(0, 9))]
+        store.append([batch_of(rows)])
+        for row in rows:
+            oracle.add(*row)
+    stretches = [
+        Stretch(-(2**62), 20 * MINUTE_NS - 1, 7 * MINUTE_NS, 3), Stretch(20 * MINUTE_NS, 31 * MINUTE_NS, 0, 1),
+        Stretch(31 * MINUTE_NS + 7, 2**62, MINUTE_NS, -5),
+    ]  # fmt: skip
+    for by in BY:
+        want = _expected(oracle, by, stretches, None, None)
+        got = _rows_of(_ask(store, by, stretches, ["sum", "min", "max"]))
+        assert got.keys() == want.keys()
+        for place, samples in want.items():
+            exact, row = naive.summary(samples, 1), got[place]
+            assert row["count"] == exact.count
+            assert [naive.bits(row[name]) for name in ("min", "max")] == [naive.bits(exact.min), naive.bits(exact.max)]
+            weight = exact.count**2 * sum(abs(Fraction(value)) for _, value in samples)
+            assert_sum(row["sum_hi"], row["sum_lo"], exact.sum, weight)
+    store.close()
+
+
 def test_the_answer_does_not_depend_on_threads(filled: Filled, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("workers.storage.fold._TASK_ROWS", 64)
     answers = []
