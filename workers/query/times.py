@@ -31,6 +31,8 @@ _PART: Final = re.compile(r"(\d+)([smhdw])", re.ASCII)
 
 def time_ns(field: str, value: Any, now_ns: int) -> int | None:
     """Nanoseconds of a time in a request; None is an open end (0 or no value). Raises Refusal."""
+    if type(value) is int and -MAX_S <= value <= MAX_S:  # almost always
+        return value * NS_PER_S or None
     if not value and value != "" and not isinstance(value, bool | dict | list):
         return None
     if isinstance(value, str):
