@@ -435,15 +435,6 @@ class Segment:
             codec.decode_times_into(data[: int(page.times_bytes[at])], len(times), int(page.times_codec[at]), times)
         except CodecError as error:
             raise DamagedError(f"{self.path}: block {block} at {page.offsets[at]}: {error}") from error
-
-
-    def _decode_times(self, block: int, page: Blocks, at: int, data: memoryview, times: Times) -> None:
-        """The timestamps of a block with this data."""
-        try:
-            codec.decode_times_into(data[: int(page.times_bytes[at])], len(times), int(page.times_codec[at]), times)
-        except CodecError as error:
-            raise DamagedError(f"{self.path}: block {block} at {page.offsets[at]}: {error}") from error
-
         right = np.ones(1, np.bool_)
         one = slice(at, at + 1)
         kernels.check_times(times, _FIRST_ROW, page.counts[one], page.t_min[one], page.t_max[one], right)
