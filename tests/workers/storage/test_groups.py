@@ -292,6 +292,28 @@ def test_only_the_partitions_asked_and_series_that_match_are_answered_for(filled
         assert reply.partitions == bits
 
 
+def test_areas_make_rows_without_points_where_nothing_else_is_told(tmp_path: Path) -> None:
+    store = open_store(tmp_path)
+    store.append([batch_of([(key("a"), time * 10**9, float(time)) for time in (0, 10, 100)])])
+    wants = ["sum", "last", "steps", "integral", "values"]
+    reply = _ask(store, ["device_id"], [Stretch(0, 2**62, 30 * 10**9, 0)], wants)
+    columns = {name: items.tolist() for name, items in figures.unpack(reply.columns, tuple(reply.columns)).items()}
+    assert columns == {
+        "group": [0, 0, 0, 0], "start": [0, 30 * 10**9, 60 * 10**9, 90 * 10**9], "count": [2, 0, 0, 1],
+        "sum_hi": [10.0, 0.0, 0.0, 100.0], "sum_lo": [0.0] * 4,
+        "last_time": [10 * 10**9, 0, 0, 100 * 10**9], "last": [10.0, 0.0, 0.0, 100.0],
+        "steps": [1, 0, 0, 1], "increase_hi": [10.0, 0.0, 0.0, 90.0], "increase_lo": [0.0] * 4,
+        "delta_hi": [10.0, 0.0, 0.0, 90.0], "delta_lo": [0.0] * 4,
+        "rate_hi": [1.0, 0.0, 0.0, 1.0], "rate_lo": [0.0] * 4,
+        "integral_hi": [450.0, 1350.0, 2250.0, 950.0], "integral_lo": [0.0] * 4,
+        "covered_hi": [30.0, 30.0, 30.0, 10.0], "covered_lo": [0.0] * 4,
+        "value_ends": [2, 2, 2, 3], "values": [0.0, 10.0, 100.0], "value_counts": [1, 1, 1],
+    }  # fmt: skip
+    alone = _ask(store, ["device_id"], [Stretch(0, 2**62, 30 * 10**9, 0)], ["integral"])
+    assert alone.columns == {name: reply.columns[name] for name in ("group", "start", *figures.WANTS["integral"])}
+    store.close()
+
+
 def test_nothing_that_matches_is_no_group_and_no_rows(filled: Filled) -> None:
     for by in BY:
         reply = _ask(filled.store, by, [], [*ALL, "values"], Match((parse_pattern("zz*"),)))
@@ -306,8 +328,8 @@ def test_a_range_without_points_has_groups_and_no_rows(filled: Filled) -> None:
 
 def test_columns_are_those_wanted(filled: Filled) -> None:
     for want, names in figures.WANTS.items():
-        if want not in ("steps", "integral"):
-            assert set(_ask(filled.store, [], wants=[want]).columns) == {"group", "start", "count", *names}
+        for start in (None, 2**61):
+            assert set(_ask(filled.store, [], wants=[want], start=start).columns) == {"group", "start", "count", *names}
 
 
 @pytest.mark.parametrize(
