@@ -66,4 +66,5 @@ def test_a_node_acts_on_a_delete_in_the_ring_alone(cluster: Sandbox, publisher: 
     ring = store.load()
     assert ring is not None
     store.save(with_delete(ring, Selector("a"), (NOW - 40) * 10**9, (NOW - 30) * 10**9), ring.epoch)
-    client.wait_for_counts(cluster.http, {("a", "m"): 3}, timeout_s=20)
+    left = {("a", "m"): 3}
+    wait_until(lambda: client.counts(cluster.http, left) == left, 20, "the node to adopt the delete")
