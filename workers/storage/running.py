@@ -93,6 +93,9 @@ def _export(node: Node, ingest: Ingest, server: Server, store: Store) -> None:
     )  # fmt: skip
     metrics.counter_from("minitrue_storage_requests_total", "Requests answered.", lambda: server.counts.requests)
     metrics.counter_from(
+        "minitrue_storage_requests_cancelled_total", "Requests given up.", lambda: server.counts.cancelled
+    )
+    metrics.counter_from(
         "minitrue_storage_request_errors_total", "Requests answered with an error.", lambda: server.counts.errors
     )
     metrics.counter_from(
