@@ -1,7 +1,7 @@
 """The names in the series of a catalog: devices, metrics and sets of tags, each known once, and who has which.
 
-Owns, by series, the numbers of its device, its metric and its set of tags (12 bytes), each distinct one's text (about
-200 bytes), and which of them passed the patterns lately asked. So a question by patterns tests each name once, and
+Owns, by series, the numbers of its device, its metric and its set of tags (12 bytes), and each distinct one (about 200
+bytes), and which of them passed the patterns lately asked. So a question by patterns tests each name once, and
 not each series; when series were added since, the new names alone. Knows nothing of points. No I/O.
 
 Any thread: `_lock` guards everything; whoever asks takes in the series that were added since the last question.
@@ -54,7 +54,7 @@ class Names:
         self._numbers = np.empty((3, _FIRST_SERIES), np.int32)  # device, metric, tags; by series
         self._devices: _Vocabulary[str] = _Vocabulary(_text)
         self._metrics: _Vocabulary[str] = _Vocabulary(_text)
-        self._tags: _Vocabulary[Tags] = _Vocabulary(_tags)
+        self._tags: _Vocabulary[bytes] = _Vocabulary(bytes)  # packed: in words they would take three times as much
 
     def matching(self, match: Match) -> Integers:
         """The ids of the series that match, ascending. Raises ProtocolError for an expression that cannot be used."""
@@ -67,7 +67,8 @@ class Names:
             found = self._having(0, self._devices, match.device_id, tester.device, None)
             found = self._having(1, self._metrics, match.metric_name, tester.metric, found)
             if tester.reads_tags:
-                found = self._having(2, self._tags, (match.tags, match.more_tags), tester.tags, found)
+                patterns = match.tags, match.more_tags
+                found = self._having(2, self._tags, patterns, lambda packed: tester.tags(_tags(packed)), found)
             return np.arange(self._known) if found is None else found
 
     def grouped(self, ids: Integers, by: Sequence[str]) -> Groups:
@@ -106,7 +107,7 @@ class Names:
             counts = np.bincount(self._numbers[2, ids])
         found: dict[str, dict[str, int]] = {}
         for number in np.flatnonzero(counts).tolist():
-            for name, value in self._tags.known[number]:
+            for name, value in _tags(self._tags.known[number]):
                 values = found.setdefault(name, {})
                 values[value] = values.get(value, 0) + int(counts[number])
         return {name: dict(sorted(found[name].items())) for name in sorted(found)}
@@ -162,7 +163,7 @@ class Names:
         if row < 2:
             return (self._devices, self._metrics)[row].known.__getitem__
         name, tags = field.removeprefix(_TAG), self._tags.known
-        return lambda number: next((value for tag, value in tags[number] if tag == name), None)
+        return lambda number: next((value for tag, value in _tags(tags[number]) if tag == name), None)
 
     def _take_in(self) -> None:
         """The series that are new. Under the lock."""
