@@ -7,6 +7,8 @@ KERNELS := common/jit.py $(shell find common workers -name '*kernels*.py')
 SUPERVISORCTL := $(BIN)/supervisorctl -c supervisord.conf
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
+# Where it is set each process compiles every module of ours again: a quarter of a second for each of thousands.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help env demo run stop status test fuzz chaos lint bench clean
 
@@ -43,8 +45,8 @@ status:  ## what runs, and the ring
 	@$(SUPERVISORCTL) status || true
 	@tools/ringctl status
 
-test: env lint  ## lint, then all tests, two at a time: most of them wait for processes
-	$(BIN)/pytest -n 2 --dist worksteal --durations=40
+test: env lint  ## lint, then all tests, three at a time: most of them wait for processes
+	$(BIN)/pytest -n 3 --dist worksteal --durations=40
 
 fuzz: env  ## random lives of a store beside the oracle, other and more ones than in `test`; some minutes
 	$(BIN)/pytest -p no:cacheprovider --hypothesis-profile=fuzz --hypothesis-show-statistics tests/workers/storage/test_stateful.py

@@ -92,7 +92,7 @@ def test_who_knows_only_the_public_half_is_not_let_in(make_bus, key, tmp_path):
 def test_a_server_with_another_key_is_not_spoken_to(make_bus, key, tmp_path):
     router = make_bus(_other_key(tmp_path)).router("tcp://127.0.0.1:*")
     header = protocol.Header(1, "c", "n", "me", 7, 1, 0, "")
-    with pytest.raises(bus.BusTimeout, match="no connection to .*: handshake failed: the other side has another key"):
+    with pytest.raises(bus.BusTimeout, match=r"no connection to .*: handshake failed: the other side has another key"):
         bus.request(router.raw.LAST_ENDPOINT.decode(), protocol.STATUS, header, {}, 0.5, key)
 
 
@@ -110,7 +110,7 @@ def test_sockets_come_and_go_while_the_gate_watches(make_bus, key):
 
 def test_with_a_key_endpoints_may_leave_loopback_and_without_one_they_may_not(make_bus, key):
     assert make_bus(key).push("tcp://192.0.2.1:5710").send([b"x"]) is False  # an address that nobody has
-    with pytest.raises(bus.BusError, match="off loopback the bus needs a key: tools/ringctl keys, bus.key_file"):
+    with pytest.raises(bus.BusError, match=r"off loopback the bus needs a key: tools/ringctl keys, bus.key_file"):
         make_bus().push("tcp://192.0.2.1:5710")
     with pytest.raises(bus.BusError, match="want tcp://HOST:PORT"):
         make_bus(key).push("ipc:///tmp/x")
@@ -169,7 +169,7 @@ def test_a_file_that_others_may_read_or_that_is_missing_is_refused(tmp_path):
     (tmp_path / "bus.key").chmod(0o640)
     with pytest.raises(ConfigError, match="has mode 0640, want 0600: chmod 600"):
         bus.load_key(_settings(tmp_path))
-    with pytest.raises(ConfigError, match="bus.key_file: cannot read .*gone: No such file"):
+    with pytest.raises(ConfigError, match=r"bus.key_file: cannot read .*gone: No such file"):
         bus.load_key(_settings(tmp_path, "gone"))
     (tmp_path / "bytes").write_bytes(b"\xff")
     (tmp_path / "bytes").chmod(0o600)
