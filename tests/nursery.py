@@ -27,10 +27,14 @@ from pathlib import Path
 from typing import Any, Final
 
 ROOT: Final = Path(__file__).resolve().parent.parent
-LOADED: Final = (
-    "workers.storage.worker", "workers.storage.running", "workers.bridge.worker", "workers.query.worker",
-    "workers.embedded.broker",
-)  # fmt: skip
+# What a nursery has loaded for a package of workers: kernels only where they are wanted, as forking costs by size.
+LOADED: Final = {
+    "storage": ("workers.storage.worker", "workers.storage.running"),
+    "bridge": ("workers.bridge.worker",),
+    "query": ("workers.query.worker",),
+    "broker": ("workers.embedded.broker",),
+    "embedded": ("workers.embedded.broker",),
+}
 MESSAGE_BYTES: Final = 1 << 17
 
 
@@ -76,10 +80,11 @@ class Forked:
 class Nursery:
     """The process that forks. Any thread; ends, and kills what is left of its children, with this process."""
 
-    def __init__(self) -> None:
+    def __init__(self, package: str) -> None:
+        """package: of LOADED."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         environment = os.environ | {"OPENBLAS_NUM_THREADS": "1"}
-        command = [sys.executable, "-m", "tests.nursery", str(theirs.fileno())]
+        command = [sys.executable, "-m", "tests.nursery", str(theirs.fileno()), package]
         # Its output goes nowhere but stderr: a test may have pytest's stdout for its own.
         self._process = subprocess.Popen(
             command, cwd=ROOT, env=environment, pass_fds=[theirs.fileno()], start_new_session=True
@@ -126,10 +131,10 @@ class Nursery:
 # The nursery's own process
 
 
-def main(descriptor: int) -> None:
+def main(descriptor: int, package: str) -> None:
     """Load, then fork whatever is asked for. Returns in the nursery when nobody asks any more, else never."""
     control = socket.socket(fileno=descriptor)
-    for name in LOADED:
+    for name in LOADED[package]:
         importlib.import_module(name)
     gc.collect()
     gc.freeze()  # so that the collector does not touch, and so copy, what all children share
@@ -190,4 +195,4 @@ def _become(asked: dict[str, Any], descriptors: list[int], mine: tuple[int, int]
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]))
+    main(int(sys.argv[1]), sys.argv[2])

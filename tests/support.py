@@ -130,8 +130,8 @@ _NURSED = {"env", "stdout", "stderr"}  # options that the nursery understands
 
 
 @functools.cache
-def _nursery() -> Nursery:
-    nursery = Nursery()
+def _nursery(package: str) -> Nursery:
+    nursery = Nursery(package)
     atexit.register(nursery.close)
     return nursery
 
@@ -147,7 +147,8 @@ def _forked(
     with Path(os.devnull).open("wb") as null:
         out = _descriptor(stdout, 1, null.fileno())
         error = out if stderr == subprocess.STDOUT else _descriptor(stderr, 2, null.fileno())
-        return _nursery().fork(command[0], command[1:], os.environ if env is None else env, out, error)
+        nursery = _nursery(command[0].split(".")[1])
+        return nursery.fork(command[0], command[1:], os.environ if env is None else env, out, error)
 
 
 def _descriptor(given: Any, inherited: int, null: int) -> int:
