@@ -5,6 +5,7 @@ that it started, by their id. The files are sandbox_files.py's. Belongs to one t
 (`pid`, `kill`, `restart`, ...), which any thread may call.
 """
 
+import errno
 import http.client
 import json
 import os
@@ -393,6 +394,8 @@ def main(
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda *_: stop.set())
     try:
+        if command and shutil.which(command[0]) is None:  # told now, not after the start of a cluster
+            raise SandboxError(f"cannot run {command[0]}: {os.strerror(errno.ENOENT)}")
         with Sandbox(nodes, replication, broker, settings, directory, keep, stop) as sandbox:
             print(json.dumps(sandbox.summary()), flush=True)
             code = _run(list(command), sandbox, stop) if command else _stay(sandbox, stop)

@@ -63,7 +63,7 @@ class Publisher:
 
 @pytest.fixture(scope="module")
 def cluster() -> Any:
-    with Sandbox(nodes=3, broker="auto") as running:
+    with Sandbox(nodes=1, broker="auto") as running:
         yield running
 
 
