@@ -10,8 +10,9 @@ from tests.support import ROOT
 def test_every_query_of_the_benchmark_is_answered_by_real_nodes_and_compared_with_the_floor() -> None:
     command = ["tools.bench", "query", "--quick", "--part", "peer", "--part", "floor", "--part", "busy", "--json"]
     done = subprocess.run(
-        [sys.executable, "-m", *command], cwd=ROOT, capture_output=True, text=True, timeout=200, check=True
+        [sys.executable, "-m", *command], cwd=ROOT, capture_output=True, text=True, timeout=200, check=False
     )
+    assert done.returncode == 0, done.stderr[-3000:]
     found = json.loads(done.stdout)["found"]
     assert len(found["peer"]) == 10
     assert all(each["ours"] > 0 and each["bar"]["rule"] == "ratio" for each in found["peer"])

@@ -134,7 +134,7 @@ def cluster(nodes: int, columns: bool = False, durable: bool = True) -> Iterator
     """
     with tempfile.TemporaryDirectory(prefix="bench-") as name:
         scratch = Path(name)
-        mqtt_port, *ports = (port for port, _, _ in _free_port_runs(1 + nodes))
+        mqtt_port, *ports = (port for port, _, _ in free_port_runs(1 + nodes))
         settings = _settings(scratch, mqtt_port, "msgpack-columns" if columns else "json")
         members = [
             Node(f"ing{number}", "", f"tcp://127.0.0.1:{port}", "local", 1.0, "active")
@@ -185,7 +185,7 @@ def _node_command(scratch: Path, node_id: str, port: int, durable: bool) -> list
     return [sys.executable, "-m", "workers.storage", "--config", str(file), "--node-id", node_id]
 
 
-def _free_port_runs(count: int) -> list[tuple[int, int, int]]:
+def free_port_runs(count: int) -> list[tuple[int, int, int]]:
     """So many runs of three free ports each, as a storage node takes them."""
     runs: list[tuple[int, int, int]] = []
     first = random.randrange(20_000, 30_000, 3)  # another run of the benchmark may look for ports now

@@ -6,7 +6,6 @@ Points are pushed as batches to their owners and acked before anything is asked.
 
 import json
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -27,6 +26,7 @@ from common.ringbuild import first_ring
 from common.ringstore import FileStore
 from common.series import partition_of
 from tools.bench.data import Dataset, Rows, series_keys
+from tools.bench.drain import free_port_runs
 
 NODES: Final = 3
 BATCH_ROWS: Final = 100_000
@@ -47,10 +47,11 @@ class Running(NamedTuple):
 @contextmanager
 def cluster(scratch: Path, datasets: list[Dataset], threads: int, floor: bool = False) -> Iterator[Running]:
     """Three nodes that hold the points, and a query worker, in a directory."""
-    query_port, floor_port, *echoes = _free_ports(2 + NODES)
+    query_port, floor_port, *others = (port for port, _, _ in free_port_runs(2 + 2 * NODES))
+    echoes, ports = others[:NODES], others[NODES:]
     nodes = [
         Node(f"ing{number + 1}", "", f"tcp://127.0.0.1:{port}", "local", 1.0, "active")
-        for number, port in enumerate(_free_ports(NODES, 3))
+        for number, port in enumerate(ports)
     ]
     ring = first_ring("bench", nodes, 1024, 1)
     FileStore(scratch / "ring.json").save(ring, 0)
@@ -147,15 +148,3 @@ def _wait_for_answer(port: int, path: str, body: bytes | None = None) -> bytes:
             if time.monotonic() > deadline:
                 raise click.ClickException(f"port {port} did not answer within {READY_S:g} s: {error}") from error
             time.sleep(0.05)
-
-
-def _free_ports(count: int, width: int = 1) -> list[int]:
-    """First ports of `count` runs of `width` free ports."""
-    found: list[int] = []
-    while len(found) < count:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            first = probe.getsockname()[1]
-        if all(abs(first - other) >= width for other in found):
-            found.append(first)
-    return found
