@@ -90,7 +90,7 @@ class Request:
 
 
 class Response(NamedTuple):
-    """What is sent. body: the whole, or its parts as they come; a part that raises cuts the connection."""
+    """What is sent. body: the whole, or its parts as they come; formats.py makes an early end show in them."""
 
     body: bytes | Iterator[bytes]
     status: int = 200

@@ -8,7 +8,6 @@ owner is left the question waits a moment and begins again, as long as each fail
 that reconnects, a ring that is about to change). Each partition is taken from exactly one reply.
 """
 
-import itertools
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
@@ -187,13 +186,17 @@ class Gather(Question, Generic[R]):
                 self.nodes.append(ask.node)
 
     def learn(self, pair: Pair) -> None:
-        """Note where the series of a device's metric lie, if everybody was asked for them. HTTP thread, at the end."""
+        """Note where the series of a device's metric lie, if everybody was asked for them. HTTP thread, at the end.
+
+        A node that was asked twice and took in a new series between teaches nothing: its earlier answer may lack it.
+        """
         if self.plan is None or self.wanted != self.plan.everything or not self.complete():
             return
-        places = [reply.places for reply in self.replies]  # type: ignore[attr-defined]
-        if None not in places:
-            stamps = {node: reply.catalog for node, reply in zip(self.senders, self.replies, strict=True)}  # type: ignore[attr-defined]
-            self.plan.learn(pair, list(itertools.chain(*places)), stamps)
+        replies: list[Any] = list(self.replies)
+        told = {(node, reply.catalog) for node, reply in zip(self.senders, replies, strict=True)}
+        stamps = dict(told)
+        if len(stamps) == len(told) and all(reply.places is not None for reply in replies):
+            self.plan.learn(pair, [place for reply in replies for place in reply.places], stamps)
 
     def _hear(self, ask: Ask, reply: Any) -> None:
         stamp = getattr(reply, "catalog", 0)

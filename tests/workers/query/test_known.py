@@ -1,8 +1,15 @@
 """Known: what is known of where series lie counts while every owner's stamp is fresh and unchanged."""
 
+import msgspec
 import pytest
 
+from common import protocol
+from common.protocol import AggregateReply
+from common.ring import Node
+from common.ringbuild import first_ring
+from workers.query.gather import Gather
 from workers.query.known import FRESH_S, RENEW_S, Known
+from workers.query.plan import Plan
 
 OWNERS = ["a", "b"]
 PAIR = ("device", "metric")
@@ -73,3 +80,23 @@ def test_nodes_that_were_not_heard_for_a_while_are_named(known: Known) -> None:
     assert known.stale(OWNERS, 100.0 + RENEW_S) == ["a"]
     assert known.stale([*OWNERS, "c"], 100.2) == ["c"]
     assert Known().stale(OWNERS, 100.0) == []
+
+
+@pytest.mark.parametrize(("stamps", "learned"), [((11, 11), True), ((10, 11), False), ((11, 10), False)])
+def test_a_node_that_took_in_a_series_between_two_answers_teaches_nothing(
+    stamps: tuple[int, int], learned: bool
+) -> None:
+    ring = first_ring("c" * 16, [Node("a", "", "tcp://127.0.0.1:9000", "zone", 1.0, "active")], 64, 1)
+    plan = Plan.of(ring)
+    plan.known.heard("a", 11, 100.0)
+    asked: Gather[AggregateReply] = Gather(
+        protocol.AGGREGATE, AggregateReply, lambda plan: plan.everything, lambda bitmap: None, 1.0
+    )
+    asked.plan, asked.wanted, asked.covered = plan, plan.everything, plan.everything
+    reply = AggregateReply(b"", 0, 1, 0, 0.0, 0.0, 0.0, 0.0, 0, 0.0, 0, 0.0, 0, 0, 0, 0.0, 0, [7])
+    for stamp in stamps:
+        asked.senders.append("a")
+        asked.replies.append(msgspec.structs.replace(reply, catalog=stamp))
+    asked.learn(PAIR)
+    plan.known.look(["a"], 100.1)
+    assert plan.known.where(PAIR) == (1 << 7 if learned else None)
