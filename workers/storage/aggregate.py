@@ -5,6 +5,7 @@ iterator belongs to one.
 """
 
 import math
+import struct
 from collections.abc import Callable, Collection, Iterator
 from typing import Final, NamedTuple
 
@@ -14,7 +15,7 @@ import numpy.typing as npt
 from common import protocol
 from common.errors import StorageError
 from workers.storage import aggregate_kernels, kernels
-from workers.storage.fold import Cost, Fold, Grid, Layout, fold_summaries
+from workers.storage.fold import Cost, Fold, Grid, Layout, Summed
 from workers.storage.head import Times, Values
 from workers.storage.join import settled_pieces
 from workers.storage.readers import Readers
@@ -34,6 +35,7 @@ WANTS: Final = WINDOWED | {"first", "last", "m2"}
 
 _SUMS: Final = slice(kernels.HI, kernels.M2 + 1)  # HI, LO, M2
 _LOW_63: Final = 0x7FFF_FFFF_FFFF_FFFF
+_FOUR_INTEGERS, _FOUR_FLOATS = struct.Struct("<4q"), struct.Struct("<4d")
 
 
 class LimitError(StorageError):
@@ -82,19 +84,31 @@ class Columns(NamedTuple):
 
 def values_of(rows: Integers) -> Columns:
     """The figures in summary rows, int64[n, FIELDS]."""
-    floats = rows.view(np.float64)
-    high, low = floats[:, kernels.HI], floats[:, kernels.LO]
-    with np.errstate(invalid="ignore", over="ignore"):
-        hi = high + low
-        lo = np.where(np.isfinite(hi), (high - hi) + low, 0.0)
-    m2 = np.where(np.isfinite(hi), floats[:, kernels.M2], np.nan)  # no distance from a mean that there is not
+    hi, lo, m2 = sums_of(rows)
     least, most, first, last = (
-        _from_ordered(rows[:, field]) for field in (kernels.MIN, kernels.MAX, kernels.FIRST, kernels.LAST)
+        values_in(rows, field) for field in (kernels.MIN, kernels.MAX, kernels.FIRST, kernels.LAST)
     )
     return Columns(
         rows[:, kernels.COUNT], hi, lo, least, most, rows[:, kernels.FIRST_TIME], first,
         rows[:, kernels.LAST_TIME], last, m2,
     )  # fmt: skip
+
+
+def sums_of(rows: Integers) -> tuple[Values, Values, Values]:
+    """The columns sum_hi, sum_lo and m2."""
+    floats = rows.view(np.float64)
+    high, low = floats[:, kernels.HI], floats[:, kernels.LO]
+    with np.errstate(invalid="ignore", over="ignore"):
+        hi = high + low
+        finite = np.isfinite(hi)
+        lo = np.where(finite, (high - hi) + low, 0.0)
+    return hi, lo, np.where(finite, floats[:, kernels.M2], np.nan)  # no distance from a mean that there is not
+
+
+def values_in(rows: Integers, field: int) -> Values:
+    """One of the fields MIN, MAX, FIRST and LAST, which are kept as ordered bits (kernels)."""
+    keys = rows[:, field]
+    return (keys ^ ((keys >> 63) & _LOW_63)).view(np.float64)
 
 
 class AggregatePlan:
@@ -113,7 +127,7 @@ class AggregatePlan:
         self._delete_number = view.deletes.number
         self._row = np.zeros((1, aggregate_kernels.FIELDS), np.int64)
         self._cost = Cost()
-        self._open: list[Fold] = []
+        self._open: list[Fold | Summed] = []
         grid = Grid(EARLIEST if start is None else start, LATEST if end is None else end)
         for part, table in view.stored.tables(series, view.deletes, grid.start, grid.end):
             self._add(view, part, table, grid)
@@ -127,11 +141,9 @@ class AggregatePlan:
         return self._reply()
 
     def _add(self, view: View, part: Selection, table: Table, grid: Grid) -> None:
-        done = fold_summaries(view, part.ids, table, grid) if len(part.ids) == 1 else None
-        if done is not None:
-            self._take(*done)
-            return
-        fold = Fold(view, table, Recent.of(view.heads, part, table.masks), grid, Layout.together(len(part.ids)))
+        fold = (Summed.of(view, part.ids, table, grid) if len(part.ids) == 1 else None) or Fold(
+            view, table, Recent.of(view.heads, part, table.masks), grid, Layout.together(len(part.ids))
+        )
         self.rows_to_decode += fold.rows_to_decode
         if fold.rows_to_decode:
             self._open.append(fold)
@@ -145,13 +157,16 @@ class AggregatePlan:
     def _reply(self) -> protocol.AggregateReply:
         """In plain Python: for one row that is faster than values_of."""
         row, cost = self._row[0], self._cost
-        if not row[kernels.COUNT]:
-            return self._nothing()  # most answers, where every node is asked for a series that one of them has
         fields = row.tolist()
+        if not fields[kernels.COUNT]:
+            return self._nothing()  # most answers, where every node is asked for a series that one of them has
         high, low, m2 = row.view(np.float64)[_SUMS].tolist()
         hi = high + low
         lo = (high - hi) + low if math.isfinite(hi) else 0.0
-        least, most, first, last = _from_ordered(row[kernels.MIN : kernels.LAST + 1]).tolist()
+        ordered = fields[kernels.MIN : kernels.LAST + 1]
+        least, most, first, last = _FOUR_FLOATS.unpack(
+            _FOUR_INTEGERS.pack(*[key ^ ((key >> 63) & _LOW_63) for key in ordered])
+        )
         return protocol.AggregateReply(
             self._partitions, self._delete_number, self._series, fields[kernels.COUNT], hi, lo, least, most,
             fields[kernels.FIRST_TIME], first, fields[kernels.LAST_TIME], last,
@@ -293,8 +308,3 @@ def _rows(found: list[tuple[Integers, Integers, Integers]], cost: Cost) -> Rows:
         return Rows(*found[0], *cost[:4])
     ids, starts, rows = (np.concatenate(columns) for columns in zip(*found, strict=True))
     return Rows(ids, starts, rows, *cost[:4])
-
-
-def _from_ordered(keys: Integers) -> Values:
-    """float64 values from ordered bits (kernels)."""
-    return (keys ^ ((keys >> 63) & _LOW_63)).view(np.float64)

@@ -6,7 +6,7 @@ segment found damaged is set aside.
 
 import contextlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -28,6 +28,16 @@ from workers.storage.view import CurrentView
 
 _FEW: Final = 8  # series of one device's metric; a question about more gains little from knowing where they lie
 
+_LATELY: Final = 4096  # of them are remembered, of _FEW series each: 6 MB
+
+
+class _Chosen(NamedTuple):
+    """What a question is about. stamp: of the catalog, from before it was looked at; places: of the series."""
+
+    stamp: int
+    series: Selection
+    places: list[int] | None
+
 
 class Reading:
     """What Store answers; its attributes are made there. pool: threads that share the work of one request."""
@@ -39,6 +49,7 @@ class Reading:
     _current: CurrentView
     _retention: Retention
     _maintenance: Maintenance
+    _lately: dict[tuple[str, str, tuple[tuple[str, str], ...] | None, bytes], _Chosen]
 
     @property
     def catalog_stamp(self) -> int:
@@ -61,6 +72,11 @@ class Reading:
         """The same series by what they have in common; more in selections.py. Errors as of `select`."""
         self._check_bitmap(partitions)
         return self._selections.grouped(match, partitions, by, lambda hashes: self._are_in(hashes, partitions))
+
+    def at_hand(self, match: Match, partitions: bytes, by: Sequence[str]) -> Grouped | None:
+        """The same where it takes no time, else None."""
+        self._check_bitmap(partitions)
+        return self._selections.at_hand(match, partitions, by, lambda hashes: self._are_in(hashes, partitions))
 
     def labels(self, grouped: Grouped, by: Sequence[str]) -> list[list[str | bytes | None]]:
         """The values of `by` for each group, in order."""
@@ -88,11 +104,10 @@ class Reading:
         tags: None for any. start, end: ns, None is open. The plan's `run` gives the answer, and does what takes
         time. Raises ProtocolError for a bitmap of another size.
         """
-        stamp = self._catalog.stamp
-        chosen = self._select(Selector(device, metric, None if tags is None else dict(tags)), partitions)
+        chosen = self._chosen(device, metric, tags, partitions)
         with self.watching_damage():
-            plan = AggregatePlan(self._current.now, chosen, partitions, self.first_kept(start), end)
-        plan.catalog, plan.places = stamp, self.places_of(chosen.hashes)
+            plan = AggregatePlan(self._current.now, chosen.series, partitions, self.first_kept(start), end)
+        plan.catalog, plan.places = chosen.stamp, chosen.places
         return plan
 
     def aggregate(
@@ -185,6 +200,23 @@ class Reading:
     def partitions_of(self, keys: Sequence[bytes]) -> npt.NDArray[np.int64]:
         """The partition of each key. Raises ProtocolError for one that is not canonical."""
         return self._partitions_of(self._catalog.hashes_of(keys))
+
+    def _chosen(self, device: str, metric: str, tags: Mapping[str, str] | None, partitions: bytes) -> "_Chosen":
+        """The series that an aggregate is about: remembered until there are new ones, for the same ones are asked for
+        again and again.
+        """
+        stamp = self._catalog.stamp
+        name = device, metric, None if tags is None else tuple(sorted(tags.items())), partitions
+        known = self._lately.get(name)
+        if known is not None and known.stamp == stamp:
+            return known
+        series = self._select(Selector(device, metric, None if tags is None else dict(tags)), partitions)
+        chosen = _Chosen(stamp, series, self.places_of(series.hashes))
+        if chosen.places is not None:
+            if len(self._lately) >= _LATELY:
+                self._lately = {}
+            self._lately[name] = chosen
+        return chosen
 
     def _select(self, selector: Selector, partitions: bytes) -> Selection:
         """The series that match and lie in the partitions of a bitmap."""

@@ -62,6 +62,7 @@ class Store(Reading):
         self._floor = limits.DiskFloor(place.directory, settings.disk_floor_bytes)
         self._replayed_rows = 0
         self._refused_rows = 0
+        self._lately = {}
         self.stored: Sequence[LoggedBatch] = ()  # by the last append, as far as it was taken; writer thread
         self._failed_delete: DeleteRecord | None = None  # may lie on the disk, is not in force; writer thread
 

@@ -21,7 +21,7 @@ Integers = npt.NDArray[np.int64]
 Masks = tuple[Mask, ...]
 
 CHUNK_BLOCKS: Final = 65_536  # of one table, at 130 bytes each: about 8 MiB; a single series may have more
-_GAP_BLOCKS: Final = 1024  # blocks this near to one another lie in the same page or the next: read at once
+GAP_BLOCKS: Final = 1024  # blocks this near to one another lie in the same page or the next: read at once
 _CACHE_BYTES: Final = 8 << 20  # where the caller has no cache
 
 
@@ -242,7 +242,7 @@ def _summaries(segment: Segment, blocks: Integers) -> tuple[Integers, Integers, 
 
 def runs(blocks: Integers) -> Iterator[slice]:
     """Ascending block numbers in stretches without a gap of more than a page."""
-    cuts = np.flatnonzero(np.diff(blocks) > _GAP_BLOCKS) + 1
+    cuts = np.flatnonzero(np.diff(blocks) > GAP_BLOCKS) + 1
     bounds = [0, *cuts.tolist(), len(blocks)]
     for begin, end in itertools.pairwise(bounds):
         yield slice(begin, end)

@@ -77,6 +77,7 @@ def test_whole_and_by_series(
         reply = plan.run(pool)
         found = by_series(view, selection(asked), *bounds, pool)
         alone = by_series(view, selection(asked), *bounds)
+        single = {each: AggregatePlan(view, selection([each]), b"", *bounds).run(pool) for each in asked}
     want = oracle.aggregate(asked, *bounds)
     assert (reply.series, reply.rows_decoded <= to_decode) == (len(asked), True)
     row = Columns(*(np.array([each]) for each in (
@@ -88,6 +89,10 @@ def test_whole_and_by_series(
     assert found.ids.tolist() == [each for each in asked if oracle.rows(each, *bounds)]
     for at, each in enumerate(found.ids.tolist()):
         assert_row(columns, at, oracle.aggregate([each], *bounds), oracle.magnitude([each]))
+        of_it = single[each]  # whatever way one series takes, it comes to the same bits
+        got = [naive.bits(float(one)) for one in (of_it.sum_hi, of_it.sum_lo, of_it.m2, of_it.min, of_it.first)]
+        told = (columns.sum_hi, columns.sum_lo, columns.m2, columns.least, columns.first)
+        assert (of_it.count, got) == (columns.counts[at], [naive.bits(float(one[at])) for one in told])
     assert (found.rows == alone.rows).all()
 
 
