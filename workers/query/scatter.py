@@ -1,8 +1,14 @@
-"""The scatter thread: sends what questions ask, takes the replies, follows the ring.
+"""The scatter: sends what questions ask, takes the replies, follows the ring.
 
-Owns one DEALER per node, the ring view and every question between `ask` and its end. One thread for all HTTP
+Owns one DEALER per node, the ring view and every question between `ask` and its end. One set of sockets for all HTTP
 threads, because under load their requests then share wake-ups and connections: measured with 16 connections, that
-answers half as many requests again as a set of sockets per HTTP thread, and costs a single client a tenth.
+answers half as many requests again as a set of sockets per HTTP thread.
+
+Whoever holds `_loop` is "the scatter thread", one thread at a time: it alone touches the sockets and what they carry.
+A thread that asks while nobody does drives the loop itself until its question has ended, which spares it two changes
+of thread; the others wait. When it leaves something in flight, and for the clocks, a thread of the scatter's own takes
+over. Nothing is left lying: a question is in the inbox before its thread tries for the loop, and whoever gives the
+loop up looks into the inbox afterwards.
 
 A reply is taken once: by (re, re_incarnation) it belongs to an ask in flight of that very node, else it is counted
 and ignored. An answer is never wrong for a lost reply, only late or incomplete: every ask has a deadline, and what
@@ -102,6 +108,8 @@ class Scatter:
         self._poller.register(self._wake)
         self._inbox: deque[Question] = deque()  # filled by HTTP threads
         self._hurried = False  # somebody knows of a newer ring
+        self._loop = threading.Lock()
+        self._left = threading.Event()  # something is left for the scatter's own thread
         self._awake = False  # whether the thread will look at the inbox before it sleeps
         self._links: dict[str, Link] = {}
         self._by_socket: dict[bus.Socket, Link] = {}
@@ -124,6 +132,8 @@ class Scatter:
     def ask(self, question: Question) -> None:
         """Have a question answered; returns when it has ended, complete or not. Raises ScatterError."""
         self._inbox.append(question)
+        if self._drive(question):
+            return
         if not self._awake:
             self._wake.set()
         if not question.done.acquire(timeout=question.timeout_s + HANG_MARGIN_S):
@@ -132,21 +142,48 @@ class Scatter:
     def hurry(self) -> None:
         """Look at the ring store soon: somebody knows of a newer ring."""
         self._hurried = True
+        self._left.set()
         self._wake.set()
 
     def start(self) -> None:
-        """Start the thread. The process ends when it fails: half a query worker answers nothing."""
-        threading.Thread(target=self._guarded, name="scatter", daemon=True).start()
+        """Start the scatter's own thread."""
+        threading.Thread(target=self._mind, name="scatter", daemon=True).start()
 
-    # The thread
+    def _drive(self, question: Question | None) -> bool:
+        """Run the loop until a question has ended (None: until nothing is left to do), unless somebody else does.
 
-    def _guarded(self) -> None:
+        The process ends when the loop fails: half a query worker answers nothing.
+        """
+        if not self._loop.acquire(blocking=False):
+            return False
         try:
-            while True:
+            while question.done.locked() if question is not None else self._is_busy():
                 self.turn()
         except Exception:
-            logger.exception("BUG: the scatter thread failed, the process ends")
+            logger.exception("BUG: the scatter failed, the process ends")
             os._exit(1)
+        finally:
+            self._loop.release()
+        if self._is_busy():
+            self._left.set()
+        return True
+
+    def _is_busy(self) -> bool:
+        """Whether the loop has something to do, or to wait for."""
+        if self._inbox or self._resting or self._to_flush or self._hurried:
+            return True
+        due = clock.monotonic_s() >= self._next_tick_s
+        return due or any(link.in_flight for link in list(self._links.values()))
+
+    def _mind(self) -> None:
+        """The scatter's own thread."""
+        while True:
+            self._left.wait(max(0.0, self._next_tick_s - clock.monotonic_s()))
+            self._left.clear()
+            if not self._drive(None):
+                self._left.wait(TICK_S)  # whoever drives looks at the clocks, too
+
+    # The thread that holds the loop
 
     def turn(self) -> None:
         """One turn of the loop: wait, take replies, begin questions, look at clocks."""

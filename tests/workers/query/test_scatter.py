@@ -1,5 +1,6 @@
 """Scatter and gather over real sockets: every fault ends in a right answer, or in one that says what it lacks."""
 
+import itertools
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -153,6 +154,33 @@ def test_questions_of_many_threads_travel_together_and_each_gets_its_own_answer(
     for thread in threads:
         thread.join()
     assert [aggregate.finish("sum", each.replies) for each in asked] == [float(n) for n in range(1, 31)]
+
+
+def test_no_question_is_left_lying_when_threads_take_the_loop_over_from_one_another(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without clocks that would find it in the end."""
+    monkeypatch.setattr(scatter, "TICK_S", 60.0)
+    monkeypatch.setattr(scatter, "IDLE_TICK_S", 60.0)
+    wait_until(lambda: cluster.scatter._next_tick_s > time.monotonic() + 30.0, what="the last tick that was due")
+    rests = itertools.cycle([0.0, 0.0, 0.001, 0.0, 0.003])
+    lost: list[int] = []
+
+    def ask_often() -> None:
+        for number in range(60):
+            gather = make_gather(20.0)
+            began_s = time.monotonic()
+            cluster.scatter.ask(gather)
+            if not is_whole(gather) or time.monotonic() - began_s > 10.0:
+                lost.append(number)
+            time.sleep(next(rests))
+
+    threads = [threading.Thread(target=ask_often) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not lost
 
 
 def test_questions_of_one_turn_share_one_message_per_node(cluster: Cluster) -> None:
