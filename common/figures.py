@@ -43,6 +43,7 @@ DTYPES: Final[dict[str, str]] = {
     "values": "<f8",  # distinct, ascending within a row by value, -0.0 with 0.0
     "value_counts": "<i8",
 }
+_DTYPES: Final = {name: np.dtype(dtype) for name, dtype in DTYPES.items()}  # numpy reads a name anew each time
 # What a request can want, and the columns that tell it.
 WANTS: Final[dict[str, tuple[str, ...]]] = {
     "count": ("count",),
@@ -74,9 +75,11 @@ def unpack(packed: Mapping[str, bytes], names: tuple[str, ...]) -> dict[str, npt
     for name in names:
         if name not in packed:
             raise ProtocolError(f"columns lack {name}, have {', '.join(sorted(packed))[:200]}")
-        if len(packed[name]) % 8 and (DTYPES[name] != "<u4" or len(packed[name]) % 4):
-            raise ProtocolError(f"column {name}: {len(packed[name])} bytes are no whole {DTYPES[name]} items")
-        found[name] = np.frombuffer(packed[name], DTYPES[name])
+        try:
+            found[name] = np.frombuffer(packed[name], _DTYPES[name])
+        except ValueError as error:
+            text = f"column {name}: {len(packed[name])} bytes are no whole {DTYPES[name]} items"
+            raise ProtocolError(text) from error
     rows = {len(items) for name, items in found.items() if name not in _LONG}
     if len(rows) > 1:
         raise ProtocolError(f"columns differ in length: {sorted(rows)}")

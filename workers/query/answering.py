@@ -4,9 +4,9 @@ Pure: no I/O, no clock, no state.
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -22,11 +22,13 @@ from workers.query.merge import check as check_reply
 from workers.query.operations import Operation
 from workers.query.refusal import OverLimit, Refusal
 from workers.query.request import Query
+from workers.query.runs import Runs, runs_of
+from workers.query.table import Page
 
 TIME: Final = "time"
 _REACH: Final = ("first", "last")
 
-Page = Mapping[str, Sequence[Any] | npt.NDArray[Any]]
+Ints = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -39,27 +41,38 @@ class Rows:
     _groups: list[Group] = field(repr=False)
     _group_by: tuple[str, ...] = field(repr=False)
     _sheet: Sheet = field(repr=False)
-    _order: npt.NDArray[np.int64] = field(repr=False)
+    _order: Ints | None = field(repr=False)  # of the sheet's rows, None: as they lie there
 
     def pages(self, size: int) -> Iterator[Page]:
-        """The columns of at most `size` rows at a time: times are int64 ns, groups and nulls make lists."""
+        """The columns of at most `size` rows at a time: times are int64 ns, groups come in runs, nulls make lists."""
         for begin in range(0, self.length, size):
-            yield self._page(self._order[begin : begin + size])
+            end = min(begin + size, self.length)
+            yield self._page(slice(begin, end) if self._order is None else self._order[begin:end])
 
-    def _page(self, rows: npt.NDArray[np.int64]) -> Page:
+    def _page(self, rows: slice | Ints) -> Page:
         sheet = self._sheet
-        page: dict[str, Sequence[Any] | npt.NDArray[Any]] = {}
+        page: dict[str, Any] = {}
         if TIME in self.names:
             page[TIME] = sheet.start[rows]
-        if self._group_by == ("series",):
-            keys = [parse_key(bytes(self._groups[at][0] or b"")) for at in sheet.group[rows].tolist()]
-            page["device_id"] = [key.device_id for key in keys]
-            page["metric_name"] = [key.metric_name for key in keys]
-            page["tags"] = [dict(key.tags) for key in keys]
-        for place, name in enumerate(() if self._group_by == ("series",) else self._group_by):
-            page[name] = [self._groups[at][place] for at in sheet.group[rows].tolist()]
+        if self._group_by:
+            groups = runs_of(sheet.group[rows]).mapped(self._groups.__getitem__)
+            page |= _series_page(groups) if self._group_by == ("series",) else _groups_page(groups, self._group_by)
         page.update({name: column.take(rows).shown() for name, column in sheet.columns.items()})
         return page
+
+
+def _series_page(groups: Runs[Group]) -> Page:
+    keys = groups.mapped(lambda group: parse_key(cast(bytes, group[0] or b"")))
+    return {
+        "device_id": keys.mapped(lambda key: key.device_id),
+        "metric_name": keys.mapped(lambda key: key.metric_name),
+        "tags": keys.mapped(lambda key: dict(key.tags)),
+    }
+
+
+def _groups_page(groups: Runs[Group], group_by: tuple[str, ...]) -> Page:
+    columns = zip(*groups.items, strict=True)
+    return {name: Runs(list(items), groups.lengths) for name, items in zip(group_by, columns, strict=True)}
 
 
 @dataclass(frozen=True)
@@ -216,9 +229,6 @@ def _rows(query: Query, merged: Merged, sheet: Sheet) -> Rows:
     names = [TIME] if query.is_cut else []
     names += ["device_id", "metric_name", "tags"] if query.group_by == ("series",) else query.group_by
     names += sheet.columns
-    order = np.arange(len(sheet.group))
-    if query.descending:
-        order = np.lexsort((~sheet.start, sheet.group))
-    more = query.limit is not None and len(order) > query.limit
-    order = order[: query.limit]
-    return Rows(names, len(order), more, merged.groups, query.group_by, sheet, order)
+    order = np.lexsort((~sheet.start, sheet.group)) if query.descending else None
+    length = len(sheet.group) if query.limit is None else min(len(sheet.group), query.limit)
+    return Rows(names, length, length < len(sheet.group), merged.groups, query.group_by, sheet, order)

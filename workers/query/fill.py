@@ -14,6 +14,7 @@ from common.protocol import Stretch
 from workers.query import intervals
 from workers.query.finish import Column
 from workers.query.refusal import OverLimit
+from workers.query.runs import beginnings
 
 Ints = npt.NDArray[np.int64]
 
@@ -46,7 +47,7 @@ def fill(
     place = np.searchsorted(edges, sheet.start)
     if not len(edges) or (edges[np.minimum(place, len(edges) - 1)] != sheet.start).any():
         raise ProtocolError("BUG: a node answers with a bucket that was not asked")
-    begins = np.flatnonzero(np.r_[True, np.diff(sheet.group) != 0])
+    begins = np.flatnonzero(beginnings(sheet.group))
     ends = np.append(begins[1:], len(sheet.group)) - 1
     first = place[begins] if start_ns is None else np.zeros(len(begins), np.int64)
     last = place[ends] if end_ns is None else np.full(len(begins), len(edges) - 1, np.int64)

@@ -70,9 +70,7 @@ def _total(name: str) -> Callable[[Merged], Column]:
 
 def _avg(merged: Merged) -> Column:
     columns = merged.columns
-    with np.errstate(invalid="ignore"):
-        means, _ = pairs.quotient(columns["sum_hi"], columns["sum_lo"], np.maximum(columns["count"], 1))
-    means = np.where(np.isfinite(columns["sum_hi"]), means, columns["sum_hi"])  # refused where its sum is
+    means, _ = pairs.quotient(columns["sum_hi"], columns["sum_lo"], np.maximum(columns["count"], 1))
     return Column(means, _filled(merged))
 
 
@@ -113,7 +111,7 @@ def _twa(merged: Merged) -> Column:
     seconds = np.where(covered, columns["covered_hi"], 1.0)
     lows = np.where(covered, columns["covered_lo"], 0.0)
     means, _ = pairs.quotient(columns["integral_hi"], columns["integral_lo"], seconds, lows)
-    return Column(np.where(np.isfinite(columns["integral_hi"]), means, columns["integral_hi"]), covered)
+    return Column(means, covered)
 
 
 def _percentile(merged: Merged, percent: float) -> Column:
@@ -123,7 +121,7 @@ def _percentile(merged: Merged, percent: float) -> Column:
     ends, counts = columns["value_ends"], columns["count"]
     if not len(totals):
         return Column(np.zeros(len(merged)), np.zeros(len(merged), np.bool_))
-    before = np.r_[0, totals][np.r_[0, ends[:-1]]]
+    before = np.append(0, totals)[np.append(0, ends[:-1])]
     place = np.maximum(counts - 1, 0) * (percent / 100)
     floor = np.floor(place)
     share = place - floor

@@ -16,7 +16,8 @@ import msgspec
 
 from workers.query.frame import Request, Response
 from workers.query.refusal import OverLimit, Refusal, bad, choice
-from workers.query.table import Page, Table
+from workers.query.runs import Runs
+from workers.query.table import Column, Kind, Page, Table
 
 AHEAD_BYTES: Final = 1 << 20  # made before the answer begins: an answer no longer than this has a length, and no half
 _json: Final = msgspec.json.Encoder()
@@ -151,13 +152,33 @@ def _rows(table: Table, page: Page) -> list[dict[str, Any]]:
     return [dict(zip(table.names, row, strict=True)) for row in zip(*table.columns(page), strict=True)]
 
 
+def _joined_rows(table: Table, page: Page, between: bytes) -> bytes:
+    """The rows of a page as JSON objects, put together column by column: many times as fast as row by row."""
+    rows = len(page[table.names[0]])
+    if not rows:
+        return b""
+    slots: list[list[bytes]] = []  # what is joined, of each row in turn
+    for name, column in zip(table.names, table.in_json(page), strict=True):
+        key = (b"," if slots else b"}" + between + b"{") + _json.encode(name) + b":"
+        if isinstance(column, Runs):
+            slots.append(column.mapped(key.__add__).tolist())
+        else:
+            slots += [key] * rows, column
+    made = [b""] * (rows * len(slots))
+    for at, slot in enumerate(slots):
+        made[at :: len(slots)] = slot
+    made[0] = made[0].removeprefix(b"}" + between)
+    made.append(b"}")
+    return b"".join(made)
+
+
 def _as_json(table: Table) -> Iterator[bytes]:
     head = _json.encode(table.head)[:-1]
     comma = b"," if table.head else b""
     yield head + comma + _json.encode(table.member) + b":["
     between = b""
     for page in table.pages:
-        rows = _json.encode(_rows(table, page))[1:-1]
+        rows = _joined_rows(table, page, b",")
         if rows:
             yield between + rows
             between = b","
@@ -168,7 +189,8 @@ def _as_json(table: Table) -> Iterator[bytes]:
 def _as_ndjson(table: Table) -> Iterator[bytes]:
     """A row a line; the last line holds everything else, or what went wrong."""
     for page in table.pages:
-        yield _json.encode_lines(_rows(table, page))
+        rows = _joined_rows(table, page, b"\n")
+        yield rows and rows + b"\n"
     yield _json.encode({**table.head, **table.foot()}) + b"\n"
 
 
@@ -208,21 +230,25 @@ def _as_arrow(table: Table) -> Iterator[bytes]:
         "flag": arrow.bool_(),
         "tags": arrow.map_(arrow.string(), arrow.string()),
     }
-    fields = [arrow.field(name, types[table.kinds.get(name, "number")]) for name in table.names]
-    schema = arrow.schema(fields, metadata={"minitrue": _json.encode(table.head)})
+    kinds = {name: table.kinds.get(name, "number") for name in table.names}
+    metadata = {"minitrue": _json.encode(table.head)}
+    schema = arrow.schema([(name, types[kind]) for name, kind in kinds.items()], metadata)
     sink = Sink()
     with arrow.ipc.new_stream(sink, schema) as writer:
         for page in table.pages:
-            items = [_arrow_items(page[field.name], table.kinds.get(field.name)) for field in fields]
-            arrays = [arrow.array(each, field.type) for each, field in zip(items, fields, strict=True)]
+            arrays = [_arrow_array(arrow, page[name], types[kind], kind) for name, kind in kinds.items()]
             writer.write_batch(arrow.record_batch(arrays, schema=schema))
             yield sink.taken()
         table.foot()
     yield sink.taken()
 
 
-def _arrow_items(items: Any, kind: str | None) -> Any:
-    return [None if item is None else list(item.items()) for item in items] if kind == "tags" else items
+def _arrow_array(arrow: Any, column: Column, type_: Any, kind: Kind) -> Any:
+    if isinstance(column, Runs):
+        return _arrow_array(arrow, column.items, type_, kind).take(arrow.array(column.places()))
+    if kind == "tags":
+        column = [None if item is None else list(item.items()) for item in column]
+    return arrow.array(column, type_)
 
 
 class Sink(io.RawIOBase):

@@ -6,6 +6,8 @@ nor on the order of their replies. Equal values are ordered like their IEEE bits
 Pure: no I/O, no clock, no state.
 """
 
+import functools
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,6 +21,7 @@ from common import figures
 from common.errors import ProtocolError
 from common.protocol import GroupsReply
 from workers.query import pairs
+from workers.query.runs import beginnings
 
 Group = tuple[str | bytes | None, ...]
 Ints = npt.NDArray[np.int64]
@@ -48,6 +51,11 @@ class Merged:
 
 def names(wants: Sequence[str]) -> tuple[str, ...]:
     """The columns of a reply to these wants."""
+    return _names(tuple(wants))
+
+
+@functools.cache
+def _names(wants: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(["group", "start", *(name for want in wants for name in figures.WANTS[want])]))
 
 
@@ -71,37 +79,72 @@ def merge(replies: Sequence[GroupsReply], wants: Sequence[str]) -> Merged:
     groups, places = _groups(replies)
     group = _joined([place[part["group"]] for place, part in zip(places, parts, strict=True)], np.int64)
     start = _joined([part["start"] for part in parts], np.int64)
-    order = np.lexsort((start, group))
-    group, start = group[order], start[order]
-    begins = np.flatnonzero(np.r_[True, (np.diff(group) != 0) | (np.diff(start) != 0)][: len(group)])
     rows = {
-        name: _joined([part[name] for part in parts], figures.DTYPES[name])[order]
+        name: _joined([part[name] for part in parts], figures.DTYPES[name])
         for name in names(wants)
         if name not in ("group", "start", "value_ends", "values", "value_counts")
     }
-    columns = _Fold(rows, begins).columns() if len(begins) else rows
+    order, are_alone = _order(group, start, len(groups))
+    if order is not None:
+        group, start = group[order], start[order]
+        rows = {name: items[order] for name, items in rows.items()}
+    is_first = np.ones(len(group), np.bool_) if are_alone else beginnings(group, start)
+    if are_alone and rows["count"].min(initial=1) > 0:
+        columns = _canonical(rows)
+    else:
+        begins = np.flatnonzero(is_first)
+        group, start = group[begins], start[begins]
+        columns = _Fold(rows, begins).columns()
     if "values" in wants:
-        numbers = np.empty(len(order), np.int64)
-        numbers[order] = np.repeat(np.arange(len(begins)), np.diff(np.r_[begins, len(order)]))
-        columns |= _values(parts, numbers, len(begins))
-    return Merged(groups, group[begins], start[begins], columns)
+        numbers = np.cumsum(is_first) - 1
+        if order is not None:
+            numbers[order] = numbers.copy()
+        columns |= _values(parts, numbers, len(group))
+    return Merged(groups, group, start, columns)
 
 
 def _joined(parts: list[npt.NDArray[Any]], dtype: Any) -> npt.NDArray[Any]:
+    if len(parts) == 1:
+        return parts[0]
     return np.concatenate([np.zeros(0, dtype), *parts]).astype(dtype, copy=False)
 
 
 def _groups(replies: Sequence[GroupsReply]) -> tuple[list[Group], list[Ints]]:
     """All groups, ascending, and by reply the place of each of its groups among them."""
-    each = [[tuple(group) for group in reply.groups] for reply in replies]
-    found = sorted({group for groups in each for group in groups}, key=_rank)
-    places = {group: at for at, group in enumerate(found)}
-    return found, [np.array([places[group] for group in groups], np.int64) for groups in each]
+    each = [list(map(tuple, reply.groups)) for reply in replies]
+    groups = set(itertools.chain.from_iterable(each))
+    # Python orders texts by their code points, which is the order of their UTF-8.
+    found = sorted(groups, key=_rank if any(None in group for group in groups) else None)
+    places = dict(zip(found, range(len(found)), strict=True))
+    return found, [np.array(list(map(places.__getitem__, groups)), np.int64) for groups in each]
 
 
-def _rank(group: Group) -> list[Any]:
-    return [(False, b"") if value is None else (True, value if isinstance(value, bytes) else value.encode())
-            for value in group]  # fmt: skip
+def _rank(group: Group) -> list[tuple[Any, ...]]:
+    return [() if value is None else (value,) for value in group]
+
+
+def _order(group: Ints, start: Ints, groups: int) -> tuple[Ints | None, bool]:
+    """The stable order by group and start, None where the rows have it; True when it is seen that all rows differ."""
+    if _ascend(group, start):
+        return None, True
+    # Where no group has rows of several nodes this is enough, and numpy sorts numbers below 65,536 by counting them.
+    order = np.argsort(group.astype(np.min_scalar_type(groups)), kind="stable")
+    if _ascend(group[order], start[order]):
+        return order, True
+    return np.lexsort((start, group)), False
+
+
+def _ascend(group: Ints, start: Ints) -> bool:
+    before, after = group[:-1], group[1:]
+    return bool(((before < after) | ((before == after) & (start[:-1] < start[1:]))).all())
+
+
+def _canonical(rows: dict[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
+    """The columns of rows of which each stays alone, and has points: what folding them gives."""
+    found = dict(rows)
+    for name in [name.removesuffix("_hi") for name in rows if name.endswith("_hi")]:
+        found[f"{name}_hi"], found[f"{name}_lo"] = pairs.canonical(rows[f"{name}_hi"], rows[f"{name}_lo"])
+    return found
 
 
 class _Fold:
@@ -212,7 +255,7 @@ def _values(parts: list[dict[str, npt.NDArray[Any]]], numbers: Ints, rows: int) 
     counts = _joined([part["value_counts"] for part in parts], np.int64)
     order = np.lexsort((values, row))
     row, values = row[order], values[order]
-    begins = np.flatnonzero(np.r_[True, (np.diff(row) != 0) | (values[1:] != values[:-1])][: len(row)])
+    begins = np.flatnonzero(beginnings(row, values))
     return {
         "value_ends": np.searchsorted(row[begins], np.arange(rows), side="right"),
         "values": values[begins],

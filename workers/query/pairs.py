@@ -17,15 +17,15 @@ _TAME_MIN, _TAME_MAX = 1e-200, 1e280  # no step of a quotient leaves float64, no
 def canonical(hi: Floats, lo: Floats) -> tuple[Floats, Floats]:
     """The same sums with hi the rounded one; a zero keeps its sign, what is not finite stays so with lo 0."""
     with np.errstate(over="ignore", invalid="ignore"):
-        total = hi + lo
-        part = total - hi
-        rest = (hi - (total - part)) + (lo - part)
+        total, rest = _sum(hi, lo)
+    if total.all() and np.isfinite(total).all():
+        return total, rest
     zero = (total == 0) & (hi == 0)
     return np.where(zero, hi, total), np.where(np.isfinite(total) & ~zero, rest, 0.0)
 
 
 def quotient(hi: Floats, lo: Floats, by: npt.NDArray[Any], by_lo: Floats | None = None) -> tuple[Floats, Floats]:
-    """(hi + lo) / (by + by_lo) as a pair; its hi is the quotient rounded once."""
+    """(hi + lo) / (by + by_lo) as a pair; its hi is the quotient rounded once. A hi that is not finite stays."""
     divisor = by.astype(np.float64)
     with np.errstate(all="ignore"):
         first = hi / divisor
@@ -33,15 +33,29 @@ def quotient(hi: Floats, lo: Floats, by: npt.NDArray[Any], by_lo: Floats | None 
         left = ((hi - product) - error) + lo
         if by_lo is not None:
             left = left - first * by_lo
-        found, rest = canonical(first, left / divisor)
-        found = np.where(hi == 0, first, found)
-        size = np.abs(hi)
-        tame = (size == 0) | ((size > _TAME_MIN) & (size < _TAME_MAX) & (np.abs(first) > _TAME_MIN))
+        left /= divisor
+        size, found_size = np.abs(hi), np.abs(first)
+        if (
+            size.max(initial=1.0) < _TAME_MAX
+            and size.min(initial=1.0) > _TAME_MIN
+            and found_size.min(initial=1.0) > _TAME_MIN
+        ):
+            return _sum(first, left)
+        found, rest = canonical(first, left)
+        found = np.where((hi == 0) | ~np.isfinite(hi), first, found)
+        tame = (size == 0) | ((size > _TAME_MIN) & (size < _TAME_MAX) & (found_size > _TAME_MIN))
     for at in np.flatnonzero(~tame & np.isfinite(hi)).tolist():
         below = Fraction(float(divisor[at])) + (Fraction(float(by_lo[at])) if by_lo is not None else 0)
         found[at] = float((Fraction(float(hi[at])) + Fraction(float(lo[at]))) / below)
         rest[at] = 0.0
     return found, rest
+
+
+def _sum(left: Floats, right: Floats) -> tuple[Floats, Floats]:
+    """left + right, rounded, and what was lost in that."""
+    total = left + right
+    part = total - left
+    return total, (left - (total - part)) + (right - part)
 
 
 def _product(left: Floats, right: Floats) -> tuple[Floats, Floats]:

@@ -15,12 +15,14 @@ import numpy.typing as npt
 
 from common.timestamps import NS_PER_S
 from workers.query.refusal import choice
+from workers.query.runs import Runs
 
 PAGE_ROWS: Final = 10_000  # of a page, at most: about a megabyte of JSON
 
 # time: nanoseconds in the page, told in the table's unit. count: whole numbers. tags: objects of texts.
 Kind = Literal["time", "number", "count", "text", "tags", "flag"]
-Page = Mapping[str, Sequence[Any] | npt.NDArray[Any]]  # columns by name, equally long; None where nothing is known
+Column = Sequence[Any] | npt.NDArray[Any] | Runs[Any]  # None where nothing is known
+Page = Mapping[str, Column]  # by name, equally long
 TimeUnit = Literal["s", "ms", "us", "ns", "rfc3339"]
 TIME_UNITS: Final = ("s", "ms", "us", "ns", "rfc3339")
 _UNIT_NS: Final = {"s": NS_PER_S, "ms": 1_000_000, "us": 1000, "ns": 1}
@@ -48,10 +50,25 @@ class Table:
         """A page's columns as lists of what a client sees."""
         return [self._shown(name, page[name]) for name in self.names]
 
-    def _shown(self, name: str, column: Sequence[Any] | npt.NDArray[Any]) -> list[Any]:
+    def in_json(self, page: Page) -> list[list[bytes] | Runs[bytes]]:
+        """A page's columns as the JSON of what a client sees; the page has rows."""
+        return [self._in_json(name, page[name]) for name in self.names]
+
+    def _shown(self, name: str, column: Column) -> list[Any]:
+        if isinstance(column, Runs):
+            return Runs(self._shown(name, column.items), column.lengths).tolist()
         if self.kinds.get(name) == "time":
             return times(column, self.time_unit)
         return column.tolist() if isinstance(column, np.ndarray) else list(column)
+
+    def _in_json(self, name: str, column: Column) -> list[bytes] | Runs[bytes]:
+        if isinstance(column, Runs):
+            return Runs(self._each_in_json(name, column.items), column.lengths)
+        return self._each_in_json(name, column)
+
+    def _each_in_json(self, name: str, column: Column) -> list[bytes]:
+        items = self._shown(name, column)
+        return [_json.encode(item) for item in items] if self.kinds.get(name) in ("text", "tags") else texts(items)
 
 
 def parse_time_unit(parameters: Mapping[str, Any]) -> str:

@@ -58,7 +58,7 @@ def ask(points: Points, nodes: int, now_ns: int = 0, **fields: Any) -> tuple[Que
 
 def flat(rows: answering.Rows) -> Iterator[dict[str, Any]]:
     for page in rows.pages(7):
-        columns = [column.tolist() if isinstance(column, np.ndarray) else column for column in page.values()]
+        columns = [list(column) if isinstance(column, list) else column.tolist() for column in page.values()]
         yield from (dict(zip(page, row, strict=True)) for row in zip(*columns, strict=True))
 
 
@@ -279,6 +279,43 @@ def test_quotients_of_pairs_are_rounded_once() -> None:
     found, _ = pairs.quotient(*pairs.canonical(hi, lo), by)
     for high, low, divisor, got in zip(hi.tolist(), lo.tolist(), by.tolist(), found.tolist(), strict=True):
         assert got == float((Fraction(high) + Fraction(low)) / divisor)
+
+
+def test_a_quotient_is_the_same_alone_and_beside_one_that_takes_the_longer_way() -> None:
+    draw = np.random.default_rng(4)
+    hi = draw.normal(size=400) * 10.0 ** draw.integers(-150, 250, 400)
+    lo, by = hi * draw.uniform(-1, 1, 400) * 2.0**-54, draw.integers(1, 1 << 40, 400)
+    by_lo = draw.choice([0.0, 2.0**-30], 400)
+    for beside in (0.0, math.inf, 5e-324):
+        mixed = pairs.quotient(np.append(hi, beside), np.append(lo, 0.0), np.append(by, 3), np.append(by_lo, 0.0))
+        alone = pairs.quotient(hi, lo, by, by_lo)
+        assert [part[:-1].tobytes() for part in mixed] == [part.tobytes() for part in alone]
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_rows_that_stay_alone_are_what_folding_them_gives(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    draw, order = random.Random(seed), merge._order
+    fields: dict[str, Any] = {"group_by": draw.choice(["device_id", "tags.room", "series"])}
+    fields |= draw.choice([{}, {"interval": "10s"}])
+    query = parse_query(json.dumps({"device_id": "*", "metric_name": "*", "operation": EVERY, **fields}).encode(),
+                        SETTINGS, 0)  # fmt: skip
+    request = answering.groups_request(query, b"", answering.limits(SETTINGS))
+    nodes = draw.choice((1, 3))
+    shares: list[list[tuple[bytes, int, float]]] = [[] for _ in range(nodes)]
+    for (device, metric, tags), samples in draw_points(draw).items():
+        key = series_key(device, metric, dict(tags))
+        shares[int(device[1:]) % nodes] += [(key, at, value) for at, value in samples.items()]
+    replies = [naive_groups(b"", share, request) for share in shares]
+    alone = merge.merge(replies, answering.wants(query))
+    monkeypatch.setattr(merge, "_order", lambda group, start, groups: (np.lexsort((start, group)), False))
+    folded = merge.merge(replies, answering.wants(query))
+    assert order(folded.group, folded.start, len(folded.groups)) == (None, True)
+    assert alone.groups == folded.groups
+    assert alone.columns.keys() == folded.columns.keys()
+    for name in ("group", "start"):
+        assert getattr(alone, name).tolist() == getattr(folded, name).tolist()
+    for name, column in alone.columns.items():
+        assert column.tobytes() == folded.columns[name].tobytes(), name
 
 
 def test_distinct_values_of_all_nodes_must_keep_to_the_limit() -> None:

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import random
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 
 from workers.query import formats, table
 from workers.query.refusal import OverLimit, Refusal
+from workers.query.runs import Runs
 from workers.query.table import Page, Table
 
 ROWS = [
@@ -19,6 +21,7 @@ ROWS = [
     {"time": 1_700_000_000.25, "device_id": "é", "tags": None, "avg": None, "count": 0},
     {"time": 1_700_000_001, "device_id": "c", "tags": {}, "avg": -0.0, "count": 7},
 ]  # fmt: skip
+T_NS = 1_700_000_000 * 10**9
 KINDS: Any = {"time": "time", "device_id": "text", "tags": "tags", "count": "count"}
 
 
@@ -55,6 +58,32 @@ def test_json_and_msgpack_are_one_map_of_head_rows_and_foot() -> None:
 def test_json_is_valid_whatever_is_empty(head: dict[str, int], foot: dict[str, int], rows: int) -> None:
     one = make(head=head, foot=lambda: foot, member="series", pages=pages() if rows else iter(()))
     assert json.loads(sent(one, "json")) == {**head, "series": ROWS[:rows], **foot}
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_rows_put_together_by_columns_are_those_encoded_row_by_row(seed: int) -> None:
+    draw = random.Random(seed)
+    lengths = np.array([draw.randint(1, 4) for _ in range(draw.randint(1, 9))])
+    size = int(lengths.sum())
+    words: list[Any] = ['a,"b"', "é\n", "", None, "],["]
+    page: dict[str, Any] = {
+        "time": np.array([T_NS + draw.choice([10**9, 1, 10**6]) * draw.randrange(10**6) for _ in range(size)]),
+        "group, \"of\"": Runs([draw.choice(words) for _ in lengths], lengths),
+        "tags": Runs([draw.choice([None, {}, {"a,b": "c,d"}]) for _ in lengths], lengths),
+        "avg": np.array([draw.choice([-0.0, 1e300, draw.random(), 5.0]) for _ in range(size)]),
+        "max": [draw.choice([None, 1.5, 7]) for _ in range(size)],
+        "count": np.array([draw.randrange(1 << 40) for _ in range(size)]),
+        "text": [draw.choice(words) for _ in range(size)],
+        "flag": [draw.choice([None, True, False]) for _ in range(size)],
+    }
+    kinds: Any = KINDS | {"group, \"of\"": "text", "text": "text", "flag": "flag"}
+    names = draw.sample(list(page), draw.randint(1, len(page)))
+    for unit in table.TIME_UNITS:
+        one = Table({}, names, iter([page]), dict, kinds, unit)
+        rows = [dict(zip(names, row, strict=True)) for row in zip(*one.columns(page), strict=True)]
+        assert sent(one, "json") == msgspec.json.encode({"rows": rows})
+        one.pages = iter([page, {name: [] for name in names}])
+        assert sent(one, "ndjson") == msgspec.json.Encoder().encode_lines([*rows, {}])
 
 
 def test_ndjson_is_a_row_a_line_and_everything_else_in_the_last() -> None:
