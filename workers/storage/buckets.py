@@ -4,19 +4,17 @@ Pure: no I/O, no state.
 """
 
 from collections.abc import Sequence
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from common.errors import ProtocolError
 from common.protocol import Stretch
-from workers.storage import aggregate_kernels
+from workers.storage import aggregate_kernels, kernels
 from workers.storage.fold import Grid, Layout
 from workers.storage.recent import Integers, Recent
 from workers.storage.segment import EARLIEST, LATEST
 from workers.storage.table import Table
-
-_COUNTABLE: Final = 2.0**62  # buckets of a series that int64 can count
 
 
 class Span(NamedTuple):
@@ -78,31 +76,33 @@ def spans(stretches: Sequence[Stretch], start: int | None, end: int | None, kept
     return found
 
 
+def reached(spans: Sequence[Span], table: Table, recent: Recent) -> Sequence[Span]:
+    """The spans that rows of a table or of heads may lie in: an open range has more of them than most series touch."""
+    if len(spans) == 1:
+        return spans
+    times = recent.summaries
+    lowest = min(int(table.earliest.min()), int(times[:, kernels.FIRST_TIME].min(initial=LATEST)))
+    highest = max(int(table.latest.max()), int(times[:, kernels.LAST_TIME].max(initial=EARLIEST)))
+    return [span for span in spans if span.grid.start <= highest and span.grid.end >= lowest]
+
+
 def lay_out(table: Table, recent: Recent, grid: Grid, groups: Integers) -> Rows:
     """Rows for the groups of a table's series, each from its first bucket with points to its last.
 
-    groups: by place, ascending. When `total` is more than the caller has room for, the rest means nothing.
+    groups: by place, ascending, none left out. When `total` is more than the caller has room for, the rest means
+    nothing.
     """
-    begins = np.flatnonzero(np.diff(groups, prepend=groups[0] - 1))
-    which = np.repeat(np.arange(len(begins)), np.diff(begins, append=len(groups)))
+    ranks = groups - groups[0]
+    count = int(ranks[-1]) + 1
     if grid.interval == 0:
-        base = np.arange(len(begins))
-        return Rows(base, base + 1, np.zeros(len(base), np.int64), Layout.grouped(which), float(len(base)))
-    low, counts, first = np.empty((3, len(groups)), np.int64)
+        base = np.arange(count)
+        return Rows(base, base + 1, np.zeros(count, np.int64), Layout.grouped(groups), float(count))
+    low, sizes, first = np.empty((3, count), np.int64)
     low.fill(LATEST)
-    counts.fill(EARLIEST)
+    sizes.fill(EARLIEST)
     total = aggregate_kernels.lay_out(
-        table.places, table.t_min, table.t_max, recent.places, recent.summaries, *grid, low, counts, first
+        ranks[table.places], table.t_min, table.t_max, ranks[recent.places], recent.summaries, *grid, low, sizes, first
     )
-    last = first + counts - 1
-    first[counts == 0], last[counts == 0] = LATEST, EARLIEST
-    lowest, highest = np.minimum.reduceat(first, begins), np.maximum.reduceat(last, begins)
-    some = lowest <= highest
-    if total < _COUNTABLE:
-        total = float(((highest[some] - lowest[some]).view(np.uint64) + 1.0).sum())
-    sizes = np.where(some, highest - lowest + 1, 0)
-    lowest[~some] = 0
-    ends = np.cumsum(sizes)
+    ends = sizes.cumsum()
     base = ends - sizes
-    layout = Layout(base[which], lowest[which], ends[which], int(ends[-1]))
-    return Rows(base, ends, lowest, layout, total)
+    return Rows(base, ends, first, Layout(base[ranks], first[ranks], ends[ranks], int(ends[-1])), total)

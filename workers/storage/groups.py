@@ -9,7 +9,8 @@ tasks found is added in their order.
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
+from functools import partial
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -19,27 +20,48 @@ from common import figures, protocol
 from common.errors import ProtocolError
 from common.protocol import GroupsReply, GroupsRequest, Limits, TagsReply, TagsRequest
 from workers.storage import aggregate_kernels, buckets, kernels
-from workers.storage.aggregate import WINDOWED, LimitError, values_of
+from workers.storage.aggregate import WINDOWED, LimitError, sums_of, values_in
 from workers.storage.buckets import Rows, Span
 from workers.storage.fold import Cost, Fold
 from workers.storage.readers import Readers
 from workers.storage.reading import Reading
 from workers.storage.recent import Integers, Recent
-from workers.storage.selections import Grouped
 from workers.storage.steps import StepRows, step_rows
 from workers.storage.table import Selection, Table, View
 from workers.storage.values import Counted, Distinct, ValueFold
-from workers.storage.work import Cancel
+from workers.storage.work import Cancel, Work
 
 _VALUES: Final = "values"
 _INTEGRAL: Final = "integral"
 _STEPS: Final = frozenset({"steps", _INTEGRAL})
 _BY_SAMPLES: Final = _STEPS | {_VALUES}  # no summary or window tells them, nor do they ask anything of those
 _LONG: Final = frozenset({"value_ends", "values", "value_counts"})
-_NAMES: Final = {  # of the columns, as values_of has them
-    "count": "counts", "sum_hi": "sum_hi", "sum_lo": "sum_lo", "min": "least", "max": "most",
-    "first_time": "first_times", "first": "first", "last_time": "last_times", "last": "last", "m2": "m2",
-}  # fmt: skip
+_COUNTS: Final = {"count": kernels.COUNT, "first_time": kernels.FIRST_TIME, "last_time": kernels.LAST_TIME}
+_EXTREMES: Final = {"min": kernels.MIN, "max": kernels.MAX, "first": kernels.FIRST, "last": kernels.LAST}
+_SUMS: Final = frozenset({"sum_hi", "sum_lo", "m2"})
+
+# What the server thread does by itself: each bound keeps it for less than half a millisecond.
+SHORT_POINTS: Final = 8192  # to decode and fold
+SHORT_SAMPLES: Final = 1024  # the same where values are sorted, or steps are taken
+_FEW_SERIES: Final = 8
+_FEW_BLOCKS: Final = 64
+_FEW_STRETCHES: Final = 16  # asked for
+_FEW_SPANS: Final = 2  # that have points
+_FEW_ROWS: Final = 2048  # of the answer
+
+
+def begin(store: Reading, request: GroupsRequest, partitions: bytes) -> Work:
+    """What answers a request about all series that match, in partitions that this node answers for.
+
+    Few series at hand are looked at now: when little is left to decode, the work is short. It raises what `answer`
+    does, and so does this.
+    """
+    few = len(request.stretches) <= _FEW_STRETCHES
+    grouped = store.at_hand(request.match, partitions, request.group_by) if few else None
+    if grouped is None or len(grouped.ids) > _FEW_SERIES:
+        return Work(partial(answer, store, request, partitions))
+    asked = _Asked(store, request, partitions)
+    return Work(asked.answer, short=asked.prepare())
 
 
 def answer(store: Reading, request: GroupsRequest, partitions: bytes, cancel: Cancel) -> GroupsReply:
@@ -47,25 +69,7 @@ def answer(store: Reading, request: GroupsRequest, partitions: bytes, cancel: Ca
 
     Raises LimitError, ProtocolError for a request that means nothing, StorageError for damage, CancelledError.
     """
-    began_ns = time.perf_counter_ns()
-    unknown = set(request.wants) - set(figures.WANTS)
-    if unknown:
-        raise ProtocolError(f"wants {', '.join(sorted(unknown))[:100]}, want of {', '.join(figures.WANTS)}")
-    stamp = store.catalog_stamp
-    grouped = store.grouped(request.match, partitions, request.group_by)
-    check_series(len(grouped.ids), request.limits)
-    spans = buckets.spans(request.stretches, request.start_ns, request.end_ns, store.first_kept(request.start_ns))
-    with store.watching_damage():
-        view = store.view
-        question = _Question(view, request.wants, request.limits, store.pool.watching(cancel))
-        series = Selection(grouped.ids, grouped.hashes, store.key_of)
-        columns = question.ask(series, _group_of(grouped), spans)
-    cost = question.cost
-    return GroupsReply(
-        partitions, view.deletes.number, len(grouped.ids), store.labels(grouped, request.group_by),
-        np.diff(grouped.ends, prepend=0).tolist(), figures.pack(columns),
-        protocol.Cost(*cost, spent_ns=time.perf_counter_ns() - began_ns), stamp, store.places_of(grouped.hashes),
-    )  # fmt: skip
+    return _Asked(store, request, partitions).answer(cancel)
 
 
 def tags(store: Reading, request: TagsRequest, partitions: bytes, cancel: Cancel) -> TagsReply:
@@ -95,6 +99,42 @@ def check_points(points: int, limits: Limits) -> None:
         )  # fmt: skip
 
 
+class _Asked:
+    """A request on its way to its reply. Errors as of `answer`."""
+
+    def __init__(self, store: Reading, request: GroupsRequest, partitions: bytes) -> None:
+        self._began_ns = time.perf_counter_ns()
+        unknown = set(request.wants) - set(figures.WANTS)
+        if unknown:
+            raise ProtocolError(f"wants {', '.join(sorted(unknown))[:100]}, want of {', '.join(figures.WANTS)}")
+        self._store = store
+        self._request = request
+        self._partitions = partitions
+        self._stamp = store.catalog_stamp
+        self._grouped = grouped = store.grouped(request.match, partitions, request.group_by)
+        check_series(len(grouped.ids), request.limits)
+        spans = buckets.spans(request.stretches, request.start_ns, request.end_ns, store.first_kept(request.start_ns))
+        series = Selection(grouped.ids, grouped.hashes, store.key_of)
+        self._question = _Question(store.view, series, grouped.groups, spans, request.wants, request.limits)
+
+    def prepare(self) -> bool:
+        """Do what takes no decoding, if that is little; whether so little is left that it may be done here and now."""
+        with self._store.watching_damage():
+            return self._question.prepare()
+
+    def answer(self, cancel: Cancel) -> GroupsReply:
+        """Do the rest."""
+        store, grouped, question = self._store, self._grouped, self._question
+        with store.watching_damage():
+            columns = question.answer(store.pool.watching(cancel))
+        return GroupsReply(
+            self._partitions, question.view.deletes.number, len(grouped.ids),
+            store.labels(grouped, self._request.group_by), grouped.sizes.tolist(), figures.pack(columns),
+            protocol.Cost(*question.cost, spent_ns=time.perf_counter_ns() - self._began_ns), self._stamp,
+            store.places_of(grouped.hashes),
+        )  # fmt: skip
+
+
 class _Found(NamedTuple):
     """Rows of an answer. groups, starts: int64[n]; rows: int64[n, FIELDS]."""
 
@@ -115,54 +155,103 @@ class _Located(NamedTuple):
 
 
 class _Part(NamedTuple):
-    """What is asked of one table and one span. numbers: of the table's groups; folds: what answers it."""
+    """What is asked of one table and one span. first: the number of the table's first group; folds: what answers it."""
 
     span: Span
     rows: Rows
-    numbers: Integers
+    first: int
     folds: list[Fold]
 
     def locate(self, rows: Integers) -> tuple[Integers, Integers]:
         """The groups and starts of rows."""
         groups, buckets_ = self.rows.locate(rows)
-        return self.numbers[groups], self.span.starts(buckets_)
+        return groups + self.first, self.span.starts(buckets_)
 
 
 class _Question:
-    """One question to a view. cost: so far."""
+    """One question to a view. groups: by place of the series, ascending, none left out. cost: so far."""
 
-    def __init__(self, view: View, wants: Sequence[str], limits: Limits, pool: Readers) -> None:
+    def __init__(
+        self, view: View, series: Selection, groups: Integers, spans: Sequence[Span], wants: Sequence[str],
+        limits: Limits,
+    ) -> None:  # fmt: skip
         self.cost = Cost()
-        self._view = view
+        self.view = view
+        self._series = series
+        self._groups = groups
+        self._spans = spans
         self._wants = wants
         self._limits = limits
-        self._pool = pool
         self._with_windows = WINDOWED.issuperset(set(wants) - _BY_SAMPLES)
         self._rows = 0  # of the answer, so far
         self._points = 0  # to decode, so far
+        self._prepared: list[_Part] | None = None  # of the only table, where that was done beforehand
         self._found: list[_Found] = []
         self._values: list[_Located] = []
 
-    def ask(self, series: Selection, groups: Integers, spans: Sequence[Span]) -> dict[str, npt.NDArray[Any]]:
-        """The columns of the answer, by group and start. groups: by place of the series, ascending."""
-        if not (len(series.ids) and spans):
+    def prepare(self) -> bool:
+        """Lay out the answer and fold summaries and windows, if that is little; whether little is left to do, too."""
+        if not (len(self._series.ids) and self._spans):
+            return True
+        part, table = next(self._tables())
+        if len(part.ids) < len(self._series.ids) or len(table.places) > _FEW_BLOCKS:
+            return False
+        recent = Recent.of(self.view.heads, part, table.masks)
+        laid = self._lay_out(table, recent, self._groups)
+        if len(laid) > _FEW_SPANS or self._rows > _FEW_ROWS:
+            self._rows = 0
+            return False
+        self._prepared = self._parts(table, recent, laid, int(self._groups[0]))
+        if _BY_SAMPLES.isdisjoint(self._wants):
+            return self._points <= SHORT_POINTS
+        return int(table.counts.sum()) + int(recent.summaries[:, kernels.COUNT].sum()) <= SHORT_SAMPLES
+
+    def answer(self, pool: Readers) -> dict[str, npt.NDArray[Any]]:
+        """The columns of the answer, by group and start."""
+        if not (len(self._series.ids) and self._spans):
             return self._columns(_NOTHING)
-        begin = 0
-        for part, table in self._view.stored.tables(
-            series, self._view.deletes, spans[0].grid.start, spans[-1].grid.end
-        ):
-            end = begin + len(part.ids)
-            self._ask_table(part, table, groups[begin:end], spans)
-            begin = end
+        for parts in self._by_table() if self._prepared is None else [self._prepared]:
+            for part in parts:
+                for fold in part.folds:
+                    self._run(fold, part, pool)
         found = _united(self._found)
-        if not _STEPS.intersection(self._wants):
+        if _STEPS.isdisjoint(self._wants):
             return self._columns(found)
         self._rows = 0  # the same ones again, and those that trapezoids cross
         between = step_rows(
-            self._view, series, groups, spans, _INTEGRAL in self._wants, self._pool, self._take_rows, self._take_points
-        )
+            self.view, self._series, self._groups, self._spans, _INTEGRAL in self._wants, pool, self._take_rows,
+            self._take_points,
+        )  # fmt: skip
         self.cost = self.cost.plus(between.cost)
         return self._columns(found, between)
+
+    def _tables(self) -> Iterator[tuple[Selection, Table]]:
+        start, end = self._spans[0].grid.start, self._spans[-1].grid.end
+        return self.view.stored.tables(self._series, self.view.deletes, start, end)
+
+    def _by_table(self) -> Iterator[list[_Part]]:
+        """What is asked of one table after the other."""
+        begin = 0
+        for part, table in self._tables():
+            groups = self._groups[begin : begin + len(part.ids)]
+            recent = Recent.of(self.view.heads, part, table.masks)
+            yield self._parts(table, recent, self._lay_out(table, recent, groups), int(groups[0]))
+            begin += len(part.ids)
+
+    def _lay_out(self, table: Table, recent: Recent, groups: Integers) -> list[tuple[Span, Rows]]:
+        """The spans that a table's series reach, and their rows."""
+        laid = []
+        for span in buckets.reached(self._spans, table, recent):
+            rows = buckets.lay_out(table, recent, span.grid, groups)
+            self._take_rows(rows.total)
+            laid.append((span, rows))
+        return laid
+
+    def _parts(self, table: Table, recent: Recent, laid: Sequence[tuple[Span, Rows]], first: int) -> list[_Part]:
+        """All of them are folded before any is decoded: a question that is refused costs little."""
+        parts = [_Part(span, rows, first, self._folds(table, recent, span, rows)) for span, rows in laid]
+        self._take_points(sum(fold.rows_to_decode for part in parts for fold in part.folds))
+        return parts
 
     def _columns(self, found: "_Found", between: StepRows | None = None) -> dict[str, npt.NDArray[Any]]:
         """All columns wanted. between: figures of steps, of rows that may be others; None where they are not wanted."""
@@ -170,10 +259,8 @@ class _Question:
         if between is not None:
             empty = np.zeros((len(between.groups), kernels.FIELDS), np.int64)
             found = _united([found, _Found(between.groups, between.starts, empty)])
-        values = values_of(found.rows)
-        columns = {"group": found.groups, "start": found.starts}
-        columns |= {name: getattr(values, _NAMES[name]) for name in _NAMES if name in wanted}
-        for name in wanted - set(_NAMES) - _LONG:
+        columns = {"group": found.groups, "start": found.starts, **_figures(found.rows, wanted)}
+        for name in wanted.difference(columns, _LONG):
             columns[name] = np.zeros(len(found.groups), figures.DTYPES[name])
             if between is not None:
                 columns[name][_rows_of(found, between.groups, between.starts)] = between.columns[name]
@@ -181,35 +268,22 @@ class _Question:
             columns |= self._distinct(found)
         return columns
 
-    def _ask_table(self, part: Selection, table: Table, groups: Integers, spans: Sequence[Span]) -> None:
-        recent = Recent.of(self._view.heads, part, table.masks)
-        numbers = groups[np.flatnonzero(np.diff(groups, prepend=-1))]
-        parts = []
-        for span in spans:  # all of them are laid out before any is decoded: a question that is refused costs little
-            rows = buckets.lay_out(table, recent, span.grid, groups)
-            self._take_rows(rows.total)
-            parts.append(_Part(span, rows, numbers, self._folds(table, recent, span, rows)))
-            self._take_points(sum(fold.rows_to_decode for fold in parts[-1].folds))
-        for each in parts:
-            for fold in each.folds:
-                self._run(fold, each)
-
     def _folds(self, table: Table, recent: Recent, span: Span, rows: Rows) -> list[Fold]:
-        folds = [Fold(self._view, table, recent, span.grid, rows.layout, self._with_windows)]
+        folds = [Fold(self.view, table, recent, span.grid, rows.layout, self._with_windows)]
         if _VALUES in self._wants:
             distinct = Distinct(self._limits.values)
-            folds.append(ValueFold(self._view, table, recent, span.grid, rows.layout, distinct))
+            folds.append(ValueFold(self.view, table, recent, span.grid, rows.layout, distinct))
         return folds
 
-    def _run(self, fold: Fold, part: "_Part") -> None:
+    def _run(self, fold: Fold, part: _Part, pool: Readers) -> None:
         if isinstance(fold, ValueFold):
             fold.distinct.used = sum(len(each.groups) for each in self._values)
-            fold.run(self._pool)
+            fold.run(pool)
             counted = fold.distinct.all()
             self._values.append(_Located(*part.locate(counted.rows), counted))
         else:
-            fold.run(self._pool)
-            filled = np.flatnonzero(fold.rows[:, kernels.COUNT])
+            fold.run(pool)
+            filled = fold.rows[:, kernels.COUNT].nonzero()[0]
             self._found.append(_Found(*part.locate(filled), fold.rows[filled]))
         self.cost = self.cost.plus(fold.cost)
 
@@ -236,17 +310,11 @@ class _Question:
         check_points(self._points, self._limits)
 
 
-def _group_of(grouped: Grouped) -> Integers:
-    """By place, the group of a series."""
-    return np.repeat(np.arange(len(grouped.ends)), np.diff(grouped.ends, prepend=0))
-
-
 def _united(parts: Sequence[_Found]) -> _Found:
-    """Rows in order of group and start, those of one group and start as one."""
-    if not parts:
-        return _NOTHING
-    columns = (np.concatenate(column) for column in zip(*parts, strict=True))
-    groups, starts, rows = columns if len(parts) > 1 else parts[0]
+    """Rows in order of group and start, those of one group and start as one. Each part is so already."""
+    if len(parts) < 2:
+        return parts[0] if parts else _NOTHING
+    groups, starts, rows = (np.concatenate(column) for column in zip(*parts, strict=True))
     rise = np.diff(groups)
     if ((rise > 0) | ((rise == 0) & (starts[1:] > starts[:-1]))).all():
         return _Found(groups, starts, rows)
@@ -262,6 +330,16 @@ def _united(parts: Sequence[_Found]) -> _Found:
         beside[begins.searchsorted(again, "right") - 1] = rows[again]
         aggregate_kernels.merge(beside, united)
     return _Found(groups[begins], starts[begins], united)
+
+
+def _figures(rows: Integers, wanted: Collection[str]) -> dict[str, npt.NDArray[Any]]:
+    """The columns that are wanted, of those that summary rows tell (aggregate.values_of)."""
+    columns: dict[str, npt.NDArray[Any]] = {name: rows[:, _COUNTS[name]] for name in _COUNTS if name in wanted}
+    columns |= {name: values_in(rows, _EXTREMES[name]) for name in _EXTREMES if name in wanted}
+    if not _SUMS.isdisjoint(wanted):
+        sums = dict(zip(("sum_hi", "sum_lo", "m2"), sums_of(rows), strict=True))
+        columns |= {name: sums[name] for name in sums if name in wanted}
+    return columns
 
 
 def _rows_of(found: _Found, groups: Integers, starts: Integers) -> Integers:

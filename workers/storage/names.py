@@ -58,9 +58,9 @@ class Names:
 
     def matching(self, match: Match) -> Integers:
         """The ids of the series that match, ascending. Raises ProtocolError for an expression that cannot be used."""
-        devices, metrics = exact(match.device_id), exact(match.metric_name)
-        if devices and metrics and len(devices) * len(metrics) <= _FEW:
-            return self._looked_up(match, devices, metrics)
+        few = few_names(match)
+        if few:
+            return self._looked_up(match, few)
         tester = Tester(match)
         with self._lock:
             self._take_in()
@@ -80,7 +80,8 @@ class Names:
         group = np.zeros(len(ids), np.int64)
         labels: list[npt.NDArray[np.int32]] = []
         with self._lock:
-            self._take_in()
+            if by:
+                self._take_in()
             for field in by:
                 ranks, numbers = self._ranked(ids, field)
                 labels.append(numbers)
@@ -112,15 +113,10 @@ class Names:
                 values[value] = values.get(value, 0) + int(counts[number])
         return {name: dict(sorted(found[name].items())) for name in sorted(found)}
 
-    def _looked_up(self, match: Match, devices: list[str], metrics: list[str]) -> Integers:
-        """Few pairs of exact names are found without looking at all series."""
+    def _looked_up(self, match: Match, names: list[tuple[str, str]]) -> Integers:
+        """The series of few pairs of names are found without looking at all."""
         tester = Tester(match)
-        ids = [
-            self._catalog.matching(Selector(device, metric))
-            for device in dict.fromkeys(devices)
-            for metric in dict.fromkeys(metrics)
-        ]
-        found = np.sort(np.concatenate(ids))
+        found = np.sort(np.concatenate([self._catalog.matching(Selector(*each)) for each in names]))
         if not tester.reads_tags:
             return found
         passed = [tester.tags(_tags(parts_of_key(key)[2])) for key in self._catalog.keys(found)]
@@ -177,6 +173,14 @@ class Names:
         for row, vocabulary in enumerate(vocabularies):
             self._numbers[row, begin:end] = vocabulary.numbers([each[row] for each in parts])
         self._known = end
+
+
+def few_names(match: Match) -> list[tuple[str, str]]:
+    """The devices and metrics that a match names exactly, as pairs; none when they are patterns or many."""
+    devices, metrics = exact(match.device_id), exact(match.metric_name)
+    if not (devices and metrics and len(devices) * len(metrics) <= _FEW):
+        return []
+    return [(device, metric) for device in dict.fromkeys(devices) for metric in dict.fromkeys(metrics)]
 
 
 class _Vocabulary(Generic[Named]):

@@ -31,13 +31,19 @@ class PageCache:
         """A number to begin keys with that nobody else has."""
         return next(self._owners)
 
-    def get(self, key: Hashable, make: Callable[[], Page]) -> Page:
-        """What is kept under a key; made, and kept, when it is not there. Errors of `make` pass through."""
+    def find(self, key: Hashable) -> tuple[object, ...] | None:
+        """What is kept under a key, or None."""
         with self._lock:
             found = self._pages.get(key)
             if found is not None:
                 self._pages.move_to_end(key)
-                return cast(Page, found)
+            return found
+
+    def get(self, key: Hashable, make: Callable[[], Page]) -> Page:
+        """What is kept under a key; made, and kept, when it is not there. Errors of `make` pass through."""
+        found = self.find(key)
+        if found is not None:
+            return cast(Page, found)
         made = make()
         self._put(key, made)
         return made

@@ -22,7 +22,9 @@ def handlers(store: Store, cover: Callable[[bytes], bytes]) -> dict[bytes, Handl
     return {
         protocol.DESCRIBE: pooled(protocol.DescribeRequest, cover, describing.describe),
         protocol.GAPS: pooled(protocol.GapsRequest, cover, describing.gaps),
-        protocol.GROUPS: pooled(protocol.GroupsRequest, cover, partial(groups.answer, store)),
+        protocol.GROUPS: Handler(
+            protocol.GroupsRequest, lambda asked: groups.begin(store, asked, cover(asked.partitions))
+        ),
         protocol.TAGS: pooled(protocol.TagsRequest, cover, partial(groups.tags, store)),
         protocol.SAMPLES: Handler(
             protocol.SamplesRequest, lambda asked: sampling.begin(asked, cover(asked.partitions))

@@ -275,8 +275,8 @@ def test_series_in_several_tables_are_one_group(filled: Filled) -> None:
     assert len(list(cut.stored.tables(chosen, cut.deletes, -(2**63), 2**63 - 1))) > 3
     spans = buckets.spans(STRETCHES["minutes"], None, None, None)
     want = _ask(filled.store, [], STRETCHES["minutes"], ["min", "values"])
-    question = groups._Question(cut, ["min", "values"], PLENTY, filled.store.pool)
-    got = question.ask(chosen, chosen.ids * 0, spans)
+    question = groups._Question(cut, chosen, chosen.ids * 0, spans, ["min", "values"], PLENTY)
+    got = question.answer(filled.store.pool)
     assert figures.pack(got) == want.columns
 
 
