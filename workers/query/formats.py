@@ -132,7 +132,7 @@ def _bounded(parts: Iterator[bytes], most: int) -> Iterator[bytes]:
         size += len(part)
         if size > most:
             text = f"the answer has more than {most} bytes (query.max_response_bytes); ask for less, or page by page"
-            raise OverLimit("query.max_response_bytes", most, None, text)
+            raise OverLimit("query.max_response_bytes", most, size, text)
         yield part
 
 

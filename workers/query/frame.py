@@ -37,9 +37,9 @@ encode: Final = msgspec.json.Encoder().encode
 class TooLarge(OverLimit):
     """A body that is not taken. It has a word of its own, older than other limits."""
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, value: int | None) -> None:
         text = f"the body is larger than {limit} bytes (query.max_body_bytes)"
-        super().__init__("query.max_body_bytes", limit, None, text, status=413)
+        super().__init__("query.max_body_bytes", limit, value, text, status=413)
         self.error = "too_large"
 
 
@@ -59,7 +59,7 @@ class Request:
         return str(self.environ.get(f"HTTP_{name.upper().replace('-', '_')}", ""))
 
     def body(self) -> bytes:
-        """The whole body, waited for. Raises Refusal when it is too large."""
+        """The whole body, waited for. Raises Refusal when it is too large, or not whole."""
         if self._body is None:
             self._body = self._read() if self.method not in ("GET", "HEAD") else b""
         return self._body
@@ -69,13 +69,26 @@ class Request:
         the answer.
         """
         source, limit = self.environ["wsgi.input"], self._max_body_bytes
+        announced = self.environ.get("CONTENT_LENGTH")
+        length = None if announced is None else int(announced)
         data: bytes = source.read(limit + 1)
         if len(data) <= limit:
+            self._check_whole(data, length)
             return data
         for _ in range(DRAIN_BYTES // STEP_BYTES):
             if not source.read(STEP_BYTES):
                 break
-        raise TooLarge(limit)
+        raise TooLarge(limit, length)
+
+    def _check_whole(self, data: bytes, length: int | None) -> None:
+        """Refuse a body that was cut off: the server beneath ends it like any other. Half of what to delete would be
+        more than was meant. Without a length an object shows by its last brace that it is whole, nothing does not.
+        """
+        if length is not None and len(data) < length:
+            raise Refusal(400, "malformed_json", f"the body was cut off: {len(data)} of {length} bytes came")
+        if length is None and "HTTP_TRANSFER_ENCODING" in self.environ and not data.strip():
+            text = "the body in chunks is empty, or was cut off: want a JSON object, or no body"
+            raise Refusal(400, "malformed_json", text)
 
     def parameters(self) -> dict[str, Any]:
         """What is asked, by name: the URL's parameters and, but for a GET, the fields of the body. Raises Refusal."""

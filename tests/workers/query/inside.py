@@ -74,6 +74,8 @@ class Inside:
             "wsgi.input": io.BytesIO(body) if isinstance(body, bytes) else body, "REMOTE_ADDR": "127.0.0.1",
         }  # fmt: skip
         environ |= {f"HTTP_{name.upper().replace('-', '_')}": value for name, value in (headers or {}).items()}
+        if "HTTP_CONTENT_LENGTH" in environ:
+            environ["CONTENT_LENGTH"] = environ.pop("HTTP_CONTENT_LENGTH")
         sent = SimpleNamespace(status=0, headers={})
 
         def start(status: str, found: list[tuple[str, str]], exc_info: Any = None) -> None:

@@ -221,3 +221,4 @@ def test_an_answer_over_the_limit_is_refused_with_setting_and_limit(name: str) -
     with pytest.raises(OverLimit, match="more than 100 bytes") as raised:
         sent(make(), name, 100)
     assert (raised.value.setting, raised.value.limit) == ("query.max_response_bytes", 100)
+    assert raised.value.value is not None and raised.value.value > 100

@@ -11,7 +11,7 @@ from common import protocol
 from common.protocol import AggregateReply, SeriesReply
 from tests.support import wait_until
 from tests.workers.query.inside import Inside
-from workers.query import frame, routes, worker
+from workers.query import deleting, frame, routes, worker
 from workers.query.frame import Context, Request, Response, Route
 from workers.query.gate import Busy, Gate
 from workers.query.refusal import Refusal
@@ -89,6 +89,37 @@ def test_a_body_that_never_ends_is_refused_after_a_while() -> None:
     assert (answer["setting"], answer["limit"]) == ("query.max_body_bytes", 2000)
     assert frame.DRAIN_BYTES <= body.taken <= 2 * frame.DRAIN_BYTES
     assert inside.context.gate.here == 0
+
+
+@pytest.mark.parametrize(
+    ("headers", "body", "text"),
+    [
+        ({"Content-Length": "50"}, b"", "the body was cut off: 0 of 50 bytes came"),
+        ({"Content-Length": "50"}, b'{"start_time":', "the body was cut off: 14 of 50 bytes came"),
+        ({"Content-Length": "50"}, b" \n", "the body was cut off: 2 of 50 bytes came"),
+        ({"Transfer-Encoding": "chunked"}, b"", "the body in chunks is empty, or was cut off"),
+        ({"Transfer-Encoding": "chunked"}, b" ", "the body in chunks is empty, or was cut off"),
+    ],
+)
+def test_half_a_body_never_deletes_more_than_the_whole_would_have(
+    monkeypatch: pytest.MonkeyPatch, headers: dict[str, str], body: bytes, text: str
+) -> None:
+    monkeypatch.setattr(deleting, "commit", lambda *_: pytest.fail("it was deleted"))
+    inside = Inside(naive)
+    status, answer = inside.call("DELETE", "/api/v1/series?device_id=a", body, headers)
+    assert (status, answer["error"]) == (400, "malformed_json")
+    assert text in answer["message"]
+    assert inside.context.gate.here == 0
+
+
+def test_whole_bodies_are_taken_and_a_length_over_the_limit_is_told() -> None:
+    inside = Inside(naive, max_body_bytes=2000)
+    for headers in ({"Content-Length": "17"}, {"Transfer-Encoding": "chunked"}, {}):
+        assert inside.call("POST", "/api/v1/series", b'{"details":false}', headers)[0] == 200
+    for headers in ({"Content-Length": "0"}, {}):
+        assert inside.call("POST", "/api/v1/series?details=false", b"", headers)[0] == 200
+    status, answer = inside.call("POST", "/query", b" " * 3000, {"Content-Length": "3000"})
+    assert (status, answer["limit"], answer["value"]) == (413, 2000, 3000)
 
 
 # The gate
