@@ -476,7 +476,7 @@ class Scatter:
 
     def _adopt(self, ring: Ring, now_s: float) -> None:
         """Connect to the nodes of a ring that are new or have moved, leave those that are gone."""
-        self.plan = Plan.of(ring, self._known)
+        self.plan = dataclasses.replace(Plan.of(ring, self._known), behind=self._behind.nodes)
         self._owners = [node.id for node in ring.nodes]
         wanted = {node.id: node for node in ring.nodes}
         for link in list(self._links.values()):

@@ -1,5 +1,6 @@
 """Scatter and gather over real sockets: every fault ends in a right answer, or in one that says what it lacks."""
 
+import dataclasses
 import itertools
 import threading
 import time
@@ -586,6 +587,16 @@ def test_a_node_with_a_mark_is_not_asked_and_what_it_owns_is_missing(cluster: Cl
     assert not asked.complete()
     assert sorted(asked.nodes) == ["ing1", "ing3"]
     assert asked.trouble["ing2"].reason == "is behind: points for it are in the spool of bridge1"
+    assert not cluster.nodes["ing2"].requests
+
+
+def test_a_new_ring_does_not_make_a_node_with_a_mark_current(cluster: Cluster) -> None:
+    cluster.store.put_mark(Mark("ing2", "bridge1"))
+    is_noticed(cluster, "ing2")
+    for epoch in range(1, 5):
+        cluster.store.save(dataclasses.replace(cluster.ring, epoch=epoch + 1), epoch)
+        cluster.scatter.hurry()  # so the ring is adopted in the turn that begins the next question
+        assert not gather(cluster.scatter, timeout_s=0.1).complete()
     assert not cluster.nodes["ing2"].requests
 
 
