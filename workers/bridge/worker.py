@@ -1,8 +1,8 @@
 """The bridge's process: one thread, one loop, from MQTT to the storage nodes and back.
 
 Owns the wiring, the loop, the clock and the bridge's directory (<data>/bridge/<id>, locked, so that two bridges of
-one id cannot run on a machine). Each turn: take acks, read MQTT once, close the batches that are old enough, send,
-make the dead letter durable, send the PUBACKs that became due.
+one id cannot run on a machine). Each turn: take acks, look at the ring, read MQTT once, close the batches that are old
+enough, send, make the dead letter durable, send the PUBACKs that became due.
 
 Memory is bounded by bridge.pending_bytes: beyond it the bridge reads nothing from the broker until owners have
 taken what it holds. At QoS 1 the broker stops sending earlier, at mqtt.receive_maximum unacknowledged messages.
@@ -161,12 +161,12 @@ class Bridge:
         now = clock.monotonic_s()
         if self._acks in ready:
             self._take_acks(now)
-        self._latest_ns = self._gate_ns()
-        self._move_mqtt(self._watched is not None and self._watched[0] in ready)
-        ring = self._view.poll()
+        ring = self._view.poll()  # before points come in: after a stop, what was published behind a delete is here
         if ring is not None:
             self._delivery.adopt(ring)
             self._beat_made_s = float("-inf")
+        self._latest_ns = self._gate_ns()
+        self._move_mqtt(self._watched is not None and self._watched[0] in ready)
         self._clock_gate.tick(now, self.counts["messages"])
         self._replay.tick(self._has_room)
         self._push(now, force=False)

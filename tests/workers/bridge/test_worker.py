@@ -14,8 +14,9 @@ import pytest
 from common import clock, config, metrics, protocol
 from common.points import PointBatch
 from common.ring import Node
-from common.ringbuild import first_ring
+from common.ringbuild import first_ring, with_delete
 from common.ringstore import FileStore, RingView
+from common.selector import Selector
 from common.series import series_key
 from tests.support import ROOT, free_port, free_port_range
 from workers.bridge import deadletter, payload
@@ -73,6 +74,20 @@ def test_a_payload_that_breaks_the_decoder_is_kept_and_acknowledged_not_met_agai
     assert message.waiting == 0
     assert [(record.payload, record.code) for record in dead(tmp_path)] == [(b"poison", "bug")]
     assert "ZeroDivisionError" in caplog.text
+
+
+def test_what_waited_while_the_bridge_stood_still_is_taken_in_by_the_ring_of_now(
+    bridge: Bridge, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = FileStore(tmp_path / "ring.json")
+    store.save(with_delete(bridge._view.ring, Selector("d"), 0, 9), 1)
+    bridge._view.hurry()  # it stood still for longer than cluster.ring_poll_s
+    body = b'{"device_id":"d","metric_name":"m","value":1}'
+    monkeypatch.setattr(bridge, "_move_mqtt", lambda ready: bridge._receive(Message(0x32, b"\0\1", b"sensors/x"), body))
+    bridge._turn()
+    bridge._delivery.flush(clock.monotonic_s(), force=True)
+    (lane,) = bridge._delivery._lanes.values()
+    assert [flight.batch.born for flight in lane.live.waiting] == [2]
 
 
 class RecordingLink:
