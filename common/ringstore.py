@@ -211,6 +211,19 @@ def _lost_deletes(ring: Ring, known: Ring) -> str | None:
     return None
 
 
+def fault_of(found: Ring, now: Ring) -> tuple[str, str] | None:
+    """Why what a store holds may not follow the ring in force: reason (REFUSALS) and detail; None when it may."""
+    foreign = _foreign(found, now)
+    if foreign:
+        return "foreign", foreign
+    if found.epoch < now.epoch:
+        return "older", f"ring of epoch {found.epoch}, in force is {now.epoch}"
+    if found.epoch == now.epoch and found.hash != now.hash:
+        return "conflict", f"epoch {found.epoch} with hash {found.hash}, in force is {now.hash}"
+    lost = _lost_deletes(found, now)
+    return ("deletes", lost) if lost else None
+
+
 class RingView:
     """A worker's ring: the last good one, and the rules by which it changes. Belongs to one thread.
 
@@ -271,19 +284,7 @@ class RingView:
             return None, ("invalid", str(error))
         if found is None:
             return None, ("missing", f"no ring in {self._store.url}")
-        return found, self._fault(found)
-
-    def _fault(self, found: Ring) -> tuple[str, str] | None:
-        now = self.ring
-        foreign = _foreign(found, now)
-        if foreign:
-            return "foreign", foreign
-        if found.epoch < now.epoch:
-            return "older", f"ring of epoch {found.epoch}, in force is {now.epoch}"
-        if found.epoch == now.epoch and found.hash != now.hash:
-            return "conflict", f"epoch {found.epoch} with hash {found.hash}, in force is {now.hash}"
-        lost = _lost_deletes(found, now)
-        return ("deletes", lost) if lost else None
+        return found, fault_of(found, self.ring)
 
     def _refuse(self, reason: str, detail: str) -> None:
         self._count(reason)

@@ -18,14 +18,16 @@ from common import clock, protocol
 from common.errors import RingConflictError, RingError, RingStoreError
 from common.ring import DeleteRecord, Ring
 from common.ringbuild import with_delete
-from common.ringstore import RingStore
+from common.ringstore import RingStore, fault_of
 from common.selector import Selector
 from workers.query.frame import Context
+from workers.query.gather import NEVER_S
 from workers.query.handlers_health import freshest_bridges
 from workers.query.refusal import Refusal
 
 TRIES: Final = 20  # that another process was first so often in a row is no accident
 PAUSE_S: Final = 0.02  # between tries, at most: whoever was first has the store to itself meanwhile
+BEAT_MARGIN_S: Final = 0.5  # beyond a heartbeat, after which a node has heard every bridge that reaches it
 LOOK_S: Final = 0.05  # between looks at who has adopted: nodes and bridges look at the store at once when told
 
 _one_at_a_time: Final = threading.Lock()  # commits of this process: only others compete
@@ -39,18 +41,29 @@ class Worker(Struct):
 
 
 class Adoption(Struct):
-    """Who acts on an epoch. waiting: who can be reached, and does not yet; unreachable: will not answer without it."""
+    """Who acts on an epoch. waiting: who can be reached, and does not yet as far as is known; unreachable: will not
+    answer without it.
+    """
 
     adopted: list[str]
     waiting: list[Worker]
     unreachable: list[Worker]
 
 
-def commit(store: RingStore, selector: Selector, start_ns: int, end_ns: int) -> DeleteRecord:
-    """Put a delete into the ring store. Raises Refusal, which says whether the delete may be in force."""
+def commit(
+    store: RingStore, selector: Selector, start_ns: int, end_ns: int, in_force: Ring | None = None
+) -> DeleteRecord:
+    """Put a delete into the ring store. in_force: the ring by which this worker goes, if any.
+
+    Raises Refusal, which says whether the delete may be in force. What no worker would follow is not built on: those
+    at its epoch would count as having adopted the delete.
+    """
     with _one_at_a_time:
         for _ in range(TRIES):
             ring = load(store)
+            if in_force is not None and (fault := fault_of(ring, in_force)) is not None:
+                text = f"nothing is deleted, nobody follows what {store.url} holds: {fault[1]}; put the latest back"
+                raise Refusal(503, "ring_store", text)
             try:
                 wanted = with_delete(ring, selector, start_ns, end_ns)
             except RingError as error:
@@ -103,12 +116,16 @@ def adoption(context: Context, epoch: int, timeout_s: float) -> Adoption:
 
 def _look(context: Context, epoch: int) -> Adoption:
     survey = context.survey(protocol.STATUS, dict[str, Any])
-    found = Adoption([], [], [])
+    found, heard_s = Adoption([], [], []), context.settings.bus.heartbeat_s + BEAT_MARGIN_S
     _sort(found, context.scatter.name, survey.epoch, epoch, "")
     for node, status in sorted(survey.replies.items()):
         _sort(found, node, status.get("epoch", 0), epoch, _held_up(status))
     for node, trouble in sorted(survey.trouble.items()):
-        found.unreachable.append(Worker(node, trouble.reason))
+        stands = trouble.until_s == NEVER_S  # its connection, so it may still go by the old ring: busy, or starting
+        (found.waiting if stands else found.unreachable).append(Worker(node, trouble.reason))
+    if survey.replies and all(status.get("uptime_s", heard_s) < heard_s for status in survey.replies.values()):
+        node = min(survey.replies)
+        found.waiting.append(Worker(node, "has just been started, as all that answer: no bridge may be known yet"))
     for bridge, told in sorted(freshest_bridges(survey.replies).items()):
         age_s = told["age_s"]
         if told["epoch"] < epoch and age_s > context.settings.bridge_late_s:

@@ -55,12 +55,13 @@ def _delete(context: Context, asked: Request, said: dict[str, object]) -> tuple[
     unit, timeout_s = parse_time_unit(parameters), context.timeout_s(parameters)
     if flag("dry_run", parameters.get("dry_run")):
         return answer(_would_go(context, chosen, timeout_s, unit)), "dry run"
-    started_s = clock.monotonic_s()
+    started_s, plan = clock.monotonic_s(), context.scatter.plan
     record = deleting.commit(
         context.scatter.store,
         selector,
         MIN_NS if chosen.start_ns is None else chosen.start_ns,
         MAX_NS if chosen.end_ns is None else chosen.end_ns,
+        plan.ring if plan else None,
     )
     said["number"] = record.number
     found = deleting.adoption(context, record.number, timeout_s - (clock.monotonic_s() - started_s))

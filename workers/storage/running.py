@@ -38,6 +38,9 @@ def run(
         logger.info("stopped", reason=str(stopped))
         return
     try:
+        view.hurry()  # the opening may have taken minutes, in which deletes were committed
+        view.poll()
+        ring = view.ring
         node = Node(ring.cluster, node_id, Ownership.of(ring, node_id))
         feed = Feed(publisher, node, store)
         ingest = Ingest(node_bus, pull, node, store, view, feed, settings.storage.group_bytes)

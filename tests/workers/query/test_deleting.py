@@ -19,11 +19,16 @@ from common.ringbuild import first_ring, with_delete
 from common.ringstore import FileStore
 from common.selector import Selector
 from tests.disks import QuickDisk
+from tests.support import free_port_range, wait_until
+from tests.workers.query.fake import FakeNode, make_ring
+from tests.workers.query.inside import Inside
 from workers.query import deleting
+from workers.query.frame import Context
 from workers.query.gather import Ask, Gather
 from workers.query.handlers_deletes import selector_of, shown
 from workers.query.plan import Plan
 from workers.query.refusal import Refusal
+from workers.query.scatter import Scatter
 from workers.query.selection import selection
 
 NODES = [Node(f"ing{at}", "", f"tcp://127.0.0.1:{5700 + 10 * at}", "z", 1.0, "active") for at in (1, 2)]
@@ -146,6 +151,58 @@ def test_without_a_usable_ring_nothing_is_deleted(store: FileStore, content: byt
     with pytest.raises(Refusal, match="nothing is deleted") as refused:
         deleting.commit(store, Selector("a"), 0, 9)
     assert refused.value.status == 503
+
+
+@pytest.mark.parametrize(
+    ("device", "text"),
+    [(None, "ring of epoch 1, in force is 2"), ("theirs", "epoch 2 with hash [0-9a-f]{16}, in force is ")],
+)
+def test_on_a_ring_that_was_put_back_nothing_is_built_for_nobody_would_follow_it(
+    store: FileStore, device: str | None, text: str
+) -> None:
+    in_force = with_delete(FIRST, Selector("a"), 0, 9)
+    if device is not None:
+        store.save(with_delete(FIRST, Selector(device), 0, 9), 1)
+    before = store.path.read_bytes()
+    with pytest.raises(Refusal, match=f"nothing is deleted, nobody follows what .*ring.json holds: {text}") as refused:
+        deleting.commit(store, Selector("b"), 0, 9, in_force)
+    assert (refused.value.status, refused.value.error) == (503, "ring_store")
+    assert store.path.read_bytes() == before
+
+
+def test_a_store_ahead_of_the_ring_in_force_is_built_on(store: FileStore) -> None:
+    store.save(with_delete(FIRST, Selector("theirs"), 0, 9), 1)
+    assert deleting.commit(store, Selector("ours"), 0, 9, FIRST).number == 3
+
+
+def test_a_node_that_is_connected_and_says_nothing_is_waited_for(store: FileStore) -> None:
+    ring = make_ring([free_port_range(3) for _ in range(3)])
+    store.path.unlink()
+    store.save(ring, 0)
+    nodes = [FakeNode(ring, node.id) for node in ring.nodes]
+    of = Scatter("query-test", store, 0.05)
+    of.start()
+    context = Context(of, config.Settings(query=config.Query(timeout_s=0.3)))
+    wait_until(lambda: context.survey(protocol.STATUS, dict[str, Any]).complete(), what="all nodes answer")
+    nodes[1].reaction = lambda *_: True
+    nodes[2].stop()
+    wait_until(lambda: not of._links["ing3"].socket.connected(), what="it is gone")
+    found = deleting._look(context, 1)
+    told = [{each.worker: each.reason for each in those} for those in (found.waiting, found.unreachable)]
+    assert told[0]["ing2"] == "no answer within 0.3 s"
+    assert list(told[1]) == ["ing3"]
+    for node in nodes[:2]:
+        node.stop()
+
+
+def test_while_no_node_can_have_heard_of_every_bridge_nobody_is_taken_for_all() -> None:
+    def status(*uptimes_s: float) -> dict[str, Any]:
+        return {f"ing{at}": {"epoch": 1, "bridges": {}, "uptime_s": each} for at, each in enumerate(uptimes_s, 1)}
+
+    inside = Inside(lambda node, *_: told[node])
+    for uptimes_s, waiting in (((1.4, 0.1, 1.0), ["ing1"]), ((1.4, 0.1, 1.6), [])):
+        told = status(*uptimes_s)
+        assert [each.worker for each in deleting._look(inside.context, 1).waiting] == waiting
 
 
 class Failing(QuickDisk):

@@ -20,6 +20,7 @@ from common.selector import Selector
 from tests.disks import QuickDisk
 from tests.support import free_port, wait_until
 from tests.workers.storage.support import batch_of, key, rows_of
+from workers.storage import running
 from workers.storage.feed import Feed
 from workers.storage.ingest import Ingest, records_of
 from workers.storage.node import Node, Ownership
@@ -198,6 +199,31 @@ def test_at_the_start_the_deletes_of_the_ring_are_applied_before_anything_is_ans
     assert (store.delete_number, found.count) == (2, 1)
     made.close()
     store.close()
+
+
+def test_a_delete_that_is_committed_while_a_store_opens_is_applied_before_anything_is_answered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rings = FileStore(tmp_path / "ring.json")
+    rings.save(FIRST, 0)
+    view = RingView(rings, FIRST, 60.0)
+    view.poll()
+    opened, seen = Store.open, []
+
+    def slowly(*arguments: Any, **options: Any) -> Store:
+        rings.save(with_delete(FIRST, Selector("a"), 2, 2), 1)
+        return opened(*arguments, **options)
+
+    monkeypatch.setattr(running.Store, "open", slowly)
+    monkeypatch.setattr(running, "_export", lambda node, ingest, server, store: seen.append((node, store)))
+    monkeypatch.setattr(running, "_run_threads", lambda *_: None)
+    made = bus.Bus()
+    ends = [f"tcp://127.0.0.1:{free_port()}" for _ in range(2)]
+    sockets = (made, made.pull("tcp://127.0.0.1:*")[0], made.router(ends[0]), made.publisher(ends[1]))
+    running.run(config.Settings(), process.Stop(), "ing1", tmp_path / "data", view, sockets)
+    ((node, store),) = seen
+    assert (node.view.ring.epoch, store.delete_number) == (2, 2)
+    made.close()
 
 
 def test_a_directory_that_has_seen_more_deletes_than_the_ring_is_not_used(tmp_path: Path) -> None:
