@@ -73,6 +73,8 @@ def run(settings: config.Settings, stop: process.Stop) -> None:
     """Serve until stopped. Raises MinitrueError when that cannot begin or ends by itself."""
     store = open_store(settings.cluster.ring_store, settings)
     store.load()  # an invalid ring is told now, in one line; a missing one may still come
+    address = _address(settings.query.host)
+    settings = msgspec.structs.replace(settings, query=msgspec.structs.replace(settings.query, host=address))
     key = bus.load_key(settings)
     Access(settings)  # tokens that cannot be used are told now, too
     _check_tls(settings)
@@ -116,6 +118,18 @@ def _server(settings: config.Settings) -> MPServer:
         ssl_key=settings.path(query.key_file) if query.key_file else None,
         ssl_protocol_min=SSLProtocols.tls12,
     )
+
+
+def _address(host: str) -> str:
+    """The address of the host to listen on, IPv4 where it has both: granian takes no names. Raises ConfigError."""
+    try:
+        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError) as error:
+        raise ConfigError(f"query.host = {host!r} has no address: {error}") from error
+    address = str(min(found, key=lambda each: each[0] != socket.AF_INET)[4][0])
+    if config.is_loopback(host) and not config.is_loopback(address):  # what its name promised
+        raise ConfigError(f"query.host = {host!r} is {address} here, which is no loopback address: name the address")
+    return address
 
 
 def _connections() -> int:

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from common import protocol
+from common import config, protocol
+from common.errors import ConfigError
 from common.protocol import AggregateReply, SeriesReply
 from tests.support import wait_until
 from tests.workers.query.inside import Inside
@@ -211,6 +212,27 @@ def test_a_slow_body_is_not_waited_for_inside_the_gate() -> None:
     assert inside.call("POST", "/query", QUERY)[0] == 200
     go_on.set()
     client.join(30)
+
+
+@pytest.mark.parametrize(
+    ("host", "address"),
+    [("127.0.0.1", "127.0.0.1"), ("::1", "::1"), ("localhost", "127.0.0.1"), ("0.0.0.0", "0.0.0.0"), ("::", "::")],
+)
+def test_a_host_is_listened_to_by_its_address(host: str, address: str) -> None:
+    assert worker._address(host) == address
+
+
+def test_a_host_that_has_no_address_or_another_than_its_name_promises_is_an_error(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with pytest.raises(ConfigError, match=r"query.host = '' has no address"):
+        worker._address("")
+    found = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("192.0.2.1", 0))]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found)
+    assert worker._address("example") == "192.0.2.1"  # tokens are wanted for any name but localhost
+    assert not config.is_loopback("example")
+    with pytest.raises(ConfigError, match=r"query.host = 'localhost' is 192.0.2.1 here, which is no loopback address"):
+        worker._address("localhost")
 
 
 def test_the_kernel_is_told_to_end_connections_whose_client_reads_nothing() -> None:
