@@ -191,7 +191,11 @@ class Client:
 
     def call(self, method: str, path: str, fields: Mapping[str, Any]) -> dict[str, Any]:
         """One answer of JSON. Fields go into the body of a POST, else into the URL."""
-        found: dict[str, Any] = json.loads(b"".join(self.chunks(method, path, fields)))
+        data = b"".join(self.chunks(method, path, fields))
+        try:
+            found: dict[str, Any] = json.loads(data)
+        except ValueError as error:
+            raise Unreachable(f"{self.url}{path}: the answer broke off: {_last_word(data)}") from error
         return found
 
     def chunks(self, method: str, path: str, fields: Mapping[str, Any]) -> Iterator[bytes]:
@@ -201,6 +205,8 @@ class Client:
         try:
             while part := _read(reply):
                 yield part
+            if reply.length:  # announced and not there; http.client says nothing of it
+                raise Unreachable(f"{self.url}{path}: the answer broke off: {reply.length} bytes of it are missing")
             done = True
         finally:
             if not done:
@@ -229,9 +235,8 @@ class Client:
         last: dict[str, Any] = {}
         for chunk in self.chunks("POST", path, asked):
             unpacker.feed(chunk)
-            for last in unpacker:
-                if "error" in last:
-                    raise Unreachable(f"{self.url}{path}: the answer broke off: {last.get('message')}")
+            while (held := _unpacked(unpacker)) is not None:
+                last = held
                 yield last
         if not last.get("coverage"):
             raise Unreachable(f"{self.url}{path}: the answer broke off")
@@ -244,11 +249,15 @@ class Client:
         try:
             said = json.loads(data)
         except ValueError:
+            said = None
+        if not isinstance(said, dict):  # of a proxy, say
             said = {"error": "http_error", "message": f"HTTP status {reply.status}: {data[:200]!r}"}
         raise QueryFailed(reply.status, said)
 
     def _exchange(self, method: str, target: str, body: bytes | None) -> http.client.HTTPResponse:
         """The head of the answer; once more on a new connection where a kept one had been closed meanwhile."""
+        if method == "DELETE":
+            self.close()  # on a new connection it is never sent twice: the second would take what came in between
         kept = self._connection is not None
         try:
             if self._connection is None:
@@ -276,12 +285,16 @@ def parameters(fields: Mapping[str, Any]) -> str:
     for name, value in fields.items():
         if name == "tags" and value is not None:
             pairs += [("tags", "")] if not value else []
-            pairs += [(f"tags.{tag}", text) for tag, wanted in value.items() for text in _listed(wanted)]
-        elif isinstance(value, dict):
-            pairs.append((f"{name}.exact", value["exact"]))
+            pairs += [(f"tags.{tag}", _parameter(text)) for tag, wanted in value.items() for text in _listed(wanted)]
         elif value is not None:
-            pairs += [(name, _parameter(each)) for each in _listed(value)]
+            pairs += [_pair(name, each) for each in _listed(value)]
     return urlencode(pairs)
+
+
+def _pair(name: str, value: Any) -> tuple[str, str]:
+    if isinstance(value, dict) and value.keys() == {"exact"} and name in ("device_id", "metric_name"):
+        return f"{name}.exact", str(value["exact"])
+    return name, _parameter(value)
 
 
 def _listed(value: Any) -> list[Any]:
@@ -289,6 +302,8 @@ def _listed(value: Any) -> list[Any]:
 
 
 def _parameter(value: Any) -> str:
+    if isinstance(value, Mapping | list):
+        raise ValueError(f"{value!r} cannot stand in a URL")
     if isinstance(value, bool):
         return "true" if value else "false"
     return _time_text(value) if isinstance(value, datetime) else str(value)
@@ -308,6 +323,25 @@ def _read(reply: http.client.HTTPResponse, most: int = _READ_BYTES) -> bytes:
         return reply.read() if most < 0 else reply.read(most)
     except (OSError, http.client.HTTPException) as error:
         raise Unreachable(f"the answer broke off: {error or type(error).__name__}") from error
+
+
+def _unpacked(unpacker: msgpack.Unpacker) -> dict[str, Any] | None:
+    """The next map of an answer, None where more bytes are needed."""
+    try:
+        found: dict[str, Any] = unpacker.unpack()
+    except msgpack.OutOfData:
+        return None
+    except ValueError as error:  # what a server that fails on the way ends an answer with
+        raise Unreachable("the answer broke off: the server failed on the way") from error
+    return found
+
+
+def _last_word(data: bytes) -> str:
+    """What a server that failed on the way says at the end of an object that it leaves open."""
+    try:
+        return str(json.loads(data + b"}")["message"])
+    except (ValueError, LookupError, TypeError):
+        return f"it ends in {data[-100:]!r}"
 
 
 def _lines(reply: http.client.HTTPResponse) -> Iterator[str]:

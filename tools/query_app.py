@@ -24,6 +24,8 @@ EXIT_CODES: Final = (
     "also stand in MINITRUE_URL and MINITRUE_TOKEN. Fields and definitions: docs/http-api.md."
 )
 USAGE_STATUSES: Final = (400, 405, 413, 422)
+CSV_FAILED: Final = b"," * 1000 + b"\r\n"  # ends an answer that failed on the way
+CSV_END_BYTES: Final = 4096
 CLEAR: Final = "\x1b[H\x1b[2J"
 
 Command = Callable[..., None]
@@ -62,9 +64,14 @@ class Asked:
 
     def _once(self, method: str, path: str, fields: dict[str, Any], show: Callable[[dict[str, Any]], None]) -> None:
         if self.form == "csv":
+            end = b""
             for part in self.client.chunks(method, path, fields | {"format": "csv"}):
                 sys.stdout.buffer.write(part)
+                end = (end + part)[-CSV_END_BYTES:]
             sys.stdout.buffer.flush()
+            if end.endswith(CSV_FAILED):
+                said = end.removesuffix(CSV_FAILED).splitlines()[-1].decode(errors="replace")
+                raise Unreachable(f"the answer broke off, its last line says why: {said}")
             return
         answer = self.client.call(method, path, fields)
         if self.form == "json":
@@ -296,6 +303,8 @@ def live(**options: Any) -> None:
     try:
         for event in asked.client.live(**fields):
             print(json.dumps({"event": event.name, "data": event.data}, ensure_ascii=False), flush=True)
+            if event.name == "error":
+                raise Unreachable(str(event.data.get("message")))
     except KeyboardInterrupt:
         asked.client.close()
 

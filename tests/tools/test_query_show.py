@@ -1,11 +1,16 @@
 """What tools/query shows, and how tools/client.py writes requests and reads answers: without a server."""
 
+import socket
+import threading
+
+import msgpack
 import numpy as np
 import pytest
 from rich.console import Console
 
-from tools import client, query_show
-from tools.client import Answer, Client, Event, Samples, Series
+from tools import client, query_app, query_show
+from tools.client import Answer, Client, Event, QueryFailed, Samples, Series, Unreachable
+from workers.query import formats
 
 
 def _text(table) -> str:
@@ -72,6 +77,15 @@ def test_fields_become_parameters_of_a_url():
         "device_id=a+b&device_id=c&metric_name.exact=m%2A&tags.room=x&tags.room=y&more_tags=true&limit=3"
     )
     assert client.parameters({"tags": {}}) == "tags="
+    assert client.parameters({"device_id": [{"exact": "a*"}, "b"]}) == "device_id.exact=a%2A&device_id=b"
+
+
+@pytest.mark.parametrize(
+    "fields", [{"tags": {"room": {"exact": "a*"}}}, {"start_time": {"exact": "1"}}, {"device_id": [["a"]]}]
+)
+def test_what_a_url_cannot_say_is_no_other_question(fields):
+    with pytest.raises(ValueError, match="cannot stand in a URL"):
+        client.parameters(fields)
 
 
 def test_server_sent_events_are_read_whole_and_heartbeats_left_out():
@@ -106,3 +120,113 @@ def test_samples_are_told_apart_by_series():
 def test_a_url_that_is_none_is_refused(url):
     with pytest.raises(ValueError, match="want http://HOST:PORT"):
         Client(url)
+
+
+# Answers that break off
+
+
+@pytest.fixture
+def serve():
+    """Answers every connection with the bytes given and closes it; gives the URL."""
+    listening = []
+
+    def start(head: bytes, body: bytes) -> str:
+        server = socket.create_server(("127.0.0.1", 0))
+        listening.append(server)
+
+        def run() -> None:
+            while True:
+                try:
+                    connection, _ = server.accept()
+                except OSError:
+                    return
+                with connection:
+                    connection.recv(65536)
+                    connection.sendall(head + b"\r\n\r\n" + body)
+
+        threading.Thread(target=run, daemon=True).start()
+        return f"http://127.0.0.1:{server.getsockname()[1]}"
+
+    yield start
+    for server in listening:
+        server.shutdown(socket.SHUT_RDWR)
+        server.close()
+
+
+def test_a_delete_is_never_sent_twice():
+    asked = []
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def run() -> None:
+            while True:
+                try:
+                    connection, _ = server.accept()
+                except OSError:
+                    return
+                with connection:
+                    while data := connection.recv(65536):
+                        if not data.startswith((b"POST", b"DELETE")):
+                            continue  # a body
+                        asked.append(data.split()[0])
+                        if asked[-1] == b"DELETE":
+                            break  # it may be in force by now
+                        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}")
+
+        threading.Thread(target=run, daemon=True).start()
+        with Client(f"http://127.0.0.1:{server.getsockname()[1]}") as asking:
+            asking.query("avg", "m")
+            with pytest.raises(Unreachable):
+                asking.delete(device_id="a")
+        server.shutdown(socket.SHUT_RDWR)
+    assert asked == [b"POST", b"DELETE"]
+
+
+def whole(body: bytes) -> tuple[bytes, bytes]:
+    return b"HTTP/1.1 200 OK\r\nContent-Length: %d" % len(body), body
+
+
+@pytest.mark.parametrize("body", [b"", b"a,b\r\n1,2\r\n"])
+def test_an_answer_that_is_shorter_than_it_said_is_none(serve, body):
+    url = serve(b"HTTP/1.1 200 OK\r\nContent-Length: 1000", body)
+    with pytest.raises(Unreachable, match=f"/query: the answer broke off: {1000 - len(body)} bytes of it are missing"):
+        list(Client(url).chunks("POST", "/query", {}))
+
+
+def test_json_that_the_server_left_open_is_told_with_its_reason(serve):
+    broken = b'{"rows":[{"avg":1.5}' + formats._BROKEN["json"]("incomplete", "ing2 is away")
+    with pytest.raises(Unreachable, match="/query: the answer broke off: ing2 is away"):
+        Client(serve(*whole(broken))).query("avg", "m")
+    with pytest.raises(Unreachable, match="the answer broke off: it ends in b'<html>'"):
+        Client(serve(*whole(b"<html>"))).query("avg", "m")
+
+
+def test_samples_that_the_server_broke_off_are_told(serve):
+    part = msgpack.packb({"series": [], "next_cursor": None, "coverage": None})
+    for end in (formats._BROKEN["msgpack"]("incomplete", "ing2 is away"), b""):
+        with pytest.raises(Unreachable, match="the answer broke off"):
+            Client(serve(*whole(part + end))).samples()
+
+
+def test_an_error_that_is_no_object_is_one_all_the_same(serve):
+    with pytest.raises(QueryFailed, match="HTTP status 502: b'\\[\"no\"\\]'"):
+        Client(serve(b"HTTP/1.1 502 No\r\nContent-Length: 6", b'["no"]')).query("avg", "m")
+
+
+def test_csv_that_the_server_broke_off_is_printed_and_ends_with_exit_code_1(serve, capfdbinary):
+    rows = b"avg,count\r\n1.5,3\r\n"
+    url = serve(*whole(rows + formats._BROKEN["csv"]("incomplete", "ing2 is away")))
+    with pytest.raises(SystemExit) as ended:
+        query_app.main(["avg", "m", "--csv", "--url", url])
+    out, err = capfdbinary.readouterr()
+    assert ended.value.code == 1
+    assert out.startswith(rows)
+    assert b"query: the answer broke off, its last line says why: error,incomplete,ing2 is away" in err
+
+
+def test_a_live_stream_that_the_server_ends_with_an_error_ends_with_exit_code_1(serve, capfdbinary):
+    url = serve(*whole(b'event: error\ndata: {"error":"slow_reader","message":"read faster"}\n\n'))
+    with pytest.raises(SystemExit) as ended:
+        query_app.main(["live", "m", "--url", url])
+    out, err = capfdbinary.readouterr()
+    assert (ended.value.code, err) == (1, b"query: read faster\n")
+    assert b'"event": "error"' in out
