@@ -24,6 +24,7 @@ MAX_TRACEBACK_CHARS: Final = 20_000  # the whole of any sane traceback
 MAX_LIMITED_KEYS: Final = 1000  # per logger; keys are meant to be few, this bounds a mistake
 RESERVED: Final = ("time", "level", "worker", "logger", "event")
 
+AUDIT: Final = "audit"  # the logger of what was done by whose order: heard whatever the level
 _ROOT: Final = "minitrue"
 _SAFE_TEXT: Final = re.compile(r"[A-Za-z0-9_.:/@%+*,;()\[\]<>#~^$!?&|'-]+")
 _UNSAFE_NAME: Final = re.compile(r"[^A-Za-z0-9_.-]")
@@ -107,6 +108,7 @@ def setup(settings: config.Log, worker: str) -> None:
     root.handlers[:] = [handler]
     root.setLevel(logging.WARNING)
     logging.getLogger(_ROOT).setLevel(settings.level.upper())
+    logging.getLogger(f"{_ROOT}.{AUDIT}").setLevel(min(logging.INFO, logging.getLogger(_ROOT).level))
     logging.captureWarnings(True)
 
 

@@ -33,7 +33,8 @@ def _root_logger_unchanged():
     yield
     root.handlers[:] = handlers
     root.setLevel(level)
-    logging.getLogger("minitrue").setLevel(logging.NOTSET)
+    for name in ("minitrue", "minitrue.audit"):
+        logging.getLogger(name).setLevel(logging.NOTSET)
 
 
 def _written(capsys, style="kv", level="info"):
@@ -145,6 +146,15 @@ def test_records_below_the_level_are_not_written_and_libraries_only_warn(capsys)
     line = written()
     assert line.count("\n") == 1
     assert 'logger=somelibrary event="trouble\\nhere"' in line
+
+
+@pytest.mark.parametrize("level", ["debug", "info", "warning", "error"])
+def test_audit_lines_are_written_at_every_level(capsys, level):
+    written = _written(capsys, level=level)
+    log.get(log.AUDIT).info("delete", who="ann")
+    log.get("storage").info("sealed")
+    events = [_parse_kv(line)["event"] for line in written().splitlines()]
+    assert events == (["delete", "sealed"] if level in ("debug", "info") else ["delete"])
 
 
 def test_a_limited_record_says_how_many_were_suppressed(capsys, monkeypatch):

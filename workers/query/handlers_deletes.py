@@ -29,7 +29,7 @@ POSSIBLE: Final = (
     '(leave them out); {"exact": TEXT}, in a URL device_id.exact=TEXT, takes a text with *, ? or a leading ~ literally'
 )
 
-audit = log.get("audit")
+audit = log.get(log.AUDIT)
 
 
 def delete(context: Context, asked: Request) -> Response:
