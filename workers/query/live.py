@@ -28,7 +28,7 @@ from workers.query.scatter import Wake
 TICK_S: Final = 0.1  # how soon the thread notices a ring, and that nobody listens any more
 READY_S: Final = 1.0  # for which a new stream waits for the greetings of all nodes
 TURN_MESSAGES: Final = 16  # of one node before the others' turn
-KNOWN_SERIES: Final = 100_000  # of which is remembered whether they match
+KNOWN_SERIES: Final = 200_000  # of which is remembered whether they match, in all channels together: 60 MB
 
 logger = log.get("query.live")
 _json: Final = msgspec.json.Encoder()
@@ -116,9 +116,9 @@ class _Channel:
         self._unit = unit
         self._known: dict[bytes, bytes | None] = {}  # by key: how each of its rows begins, None where it does not match
 
-    def rows(self, batch: PointBatch) -> list[bytes]:
-        """The points that match, as JSON."""
-        if len(self._known) > KNOWN_SERIES:
+    def rows(self, batch: PointBatch, most: int) -> list[bytes]:
+        """The points that match, as JSON. most: series to remember."""
+        if len(self._known) > most:
             self._known.clear()
         begins = [self._begin(key) for key in batch.keys]
         matching = np.array([begin is not None for begin in begins], np.bool_)
@@ -247,8 +247,9 @@ class Live:
         if self._wake in ready:
             self._wake.clear()
         batches = [batch for each in ready if each in by_socket for batch in self._heard(by_socket[each], plan)]
-        for channel in list(self._channels.values()):
-            rows = [row for batch in batches for row in channel.rows(batch)]
+        channels = list(self._channels.values())
+        for channel in channels:
+            rows = [row for batch in batches for row in channel.rows(batch, KNOWN_SERIES // len(channels))]
             if rows:
                 self.counts["points"] += len(rows)
                 told = b"event: point\ndata: [" + b",".join(rows) + b"]\n\n"

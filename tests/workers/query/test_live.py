@@ -6,11 +6,16 @@ from collections.abc import Callable, Iterator
 from typing import Any
 from urllib.parse import urlencode
 
+import numpy as np
 import pytest
 
+from common import config
+from common.points import PointBatch
 from common.series import partition_of, series_key
 from tests.queried import PARTITIONS, Queried
 from tests.support import Children, wait_until
+from workers.query.live import _Channel
+from workers.query.selection import match_of
 
 STREAMS = 205
 QUEUE = 2000
@@ -98,6 +103,16 @@ def device_of(cluster: Queried, node: str) -> str:
         if cluster.ring.owners(partition)[0].id == node:
             return f"at{number}"
     raise AssertionError(node)
+
+
+def test_no_more_series_are_remembered_than_allowed_and_rows_are_the_same() -> None:
+    channel = _Channel(match_of({"device_id": "~d[0-4]"}, config.Ingest()), "s")
+    for turn in range(4):
+        keys = [series_key(f"d{turn}", "m"), series_key(f"x{turn}", "m")]
+        batch = PointBatch(keys, np.array([0, 1], np.uint32), np.array([0, 1]) * 10**9, np.array([1.5, 2.5]))
+        (told,) = channel.rows(batch, 3)
+        assert json.loads(told) == {"device_id": f"d{turn}", "metric_name": "m", "tags": {}, "time": 0, "value": 1.5}
+        assert len(channel._known) <= 3 + 2
 
 
 def test_points_that_are_acknowledged_arrive_once_and_only_those_that_match(
