@@ -53,7 +53,7 @@ class Reading:
 
     @property
     def catalog_stamp(self) -> int:
-        """A number that changes with every new series; see catalog.py."""
+        """A number that changes with every new series; so does what a question selects. See catalog.py."""
         return self._catalog.stamp
 
     def places_of(self, hashes: npt.NDArray[np.uint64]) -> list[int] | None:
@@ -160,11 +160,6 @@ class Reading:
     def view(self) -> View:
         """All that there is to read at this moment."""
         return self._current.now
-
-    @property
-    def series_known(self) -> int:
-        """How many series there are; what a question selects changes with this number alone."""
-        return len(self._catalog)
 
     def first_kept(self, start: int | None) -> int | None:
         """The start of a range that holds nothing behind the retention's cutoff."""

@@ -91,7 +91,7 @@ class Sampling:
         return SamplesReply(covered, view.deletes.number, page.batch().encode(), page.more, cost)
 
     def _key(self, match: Match, covered: bytes) -> tuple[int, bytes, bytes]:
-        return self._store.series_known, msgspec.msgpack.encode(match), covered
+        return self._store.catalog_stamp, msgspec.msgpack.encode(match), covered
 
     def ordered(self, match: Match, covered: bytes) -> Ordered:
         """The series that match. The order of one selection is asked for again and again, page by page."""

@@ -1,6 +1,7 @@
 """Which series a question means, in which order: the selections and groups lately asked for.
 
-Owns the index of names; keeps what it found in the store's cache, until series are added. Any thread.
+Owns the index of names; keeps what it found in the store's cache, until series are added: by the catalog's stamp from
+before it looked, which counts no series that could not be found yet. Any thread.
 """
 
 from collections.abc import Callable, Sequence
@@ -48,7 +49,7 @@ class Selections:
         """The series that match and lie in partitions, ascending by id. Raises ProtocolError for a bad expression."""
         if exact(match.device_id) and exact(match.metric_name):
             return self._select(match, inside)  # faster than to keep it
-        key = (self._owner, len(self._catalog), msgspec.msgpack.encode(match), partitions)
+        key = (self._owner, self._catalog.stamp, msgspec.msgpack.encode(match), partitions)
         return self._cache.get(key, lambda: self._select(match, inside))
 
     def grouped(self, match: Match, partitions: bytes, by: Sequence[str], inside: Inside) -> Grouped:
@@ -76,7 +77,7 @@ class Selections:
         return self._names.count_tags(series.ids)
 
     def _key_of(self, match: Match, partitions: bytes, by: Sequence[str]) -> tuple[int, int, bytes, bytes]:
-        return self._owner, len(self._catalog), msgspec.msgpack.encode((match, by)), partitions
+        return self._owner, self._catalog.stamp, msgspec.msgpack.encode((match, by)), partitions
 
     def _select(self, match: Match, inside: Inside) -> Selection:
         ids = self._names.matching(match)

@@ -6,12 +6,14 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import msgspec
 import pytest
 
 from common import figures, protocol, series
 from common.errors import ProtocolError
-from common.match import Match, parse_pattern
-from common.protocol import GroupsReply, GroupsRequest, Limits, Stretch, TagsRequest
+from common.match import Match, one, parse_pattern
+from common.points import PointBatch
+from common.protocol import GroupsReply, GroupsRequest, Limits, SamplesRequest, Stretch, TagsRequest
 from common.selector import Selector
 from tests import naive
 from tests.workers.storage.answers import assert_m2
@@ -20,6 +22,7 @@ from workers.storage import buckets, groups, values
 from workers.storage.aggregate import LimitError
 from workers.storage.deletes import DeleteRecord
 from workers.storage.readers import Readers
+from workers.storage.sampling import Sampling
 from workers.storage.store import Store
 from workers.storage.table import SegmentSet
 from workers.storage.work import Cancel, CancelledError
@@ -280,6 +283,28 @@ def test_series_in_several_tables_are_one_group(filled: Filled) -> None:
     assert figures.pack(got) == want.columns
 
 
+def test_a_series_that_is_asked_for_while_it_is_added_is_there_when_it_is(tmp_path: Path) -> None:
+    store = open_store(tmp_path)
+    samples = Sampling(store)
+    match = one("a", "temperature")
+
+    def ask() -> tuple[int, int]:
+        page = samples.answer(SamplesRequest(EVERYWHERE, match, None, None, b"", 0, 9), EVERYWHERE, Cancel())
+        return _ask(store, ["device_id"], match=match).series, len(PointBatch.decode(page.batch))
+
+    class Ids(dict[bytes, int]):
+        """Asks when keys have been added and ids not yet."""
+
+        def update(self, *more: Any) -> None:  # type: ignore[override]
+            assert ask()[1] == 0
+            super().update(*more)
+
+    store._catalog._ids = Ids()
+    store.append([batch_of([(key("a"), 1, 1.0), (key("a", room="1"), 1, 1.0)])])
+    assert ask() == (2, 2)
+    store.close()
+
+
 def test_only_the_partitions_asked_and_series_that_match_are_answered_for(filled: Filled) -> None:
     keys = [each for each in filled.oracle.points if isinstance(each, bytes)]
     for partition in range(PARTITIONS):
@@ -419,3 +444,68 @@ def test_a_fold_of_many_rows_is_added_up_in_waves(filled: Filled, monkeypatch: p
     for place, row in _rows_of(got).items():
         assert row["count"] == rows[place]["count"] and row["last"] == rows[place]["last"]
     assert got.cost.rows_decoded == want.cost.rows_decoded
+
+
+def _same_answer(one: GroupsReply, other: GroupsReply) -> bool:
+    """All but the time that it took."""
+    timeless = [
+        msgspec.structs.replace(each, cost=msgspec.structs.replace(each.cost, spent_ns=0)) for each in (one, other)
+    ]
+    return timeless[0] == timeless[1]
+
+
+def _random_request(rng: random.Random) -> GroupsRequest:
+    match = Match(
+        (parse_pattern(rng.choice(("a", "b", "c", "?", "nobody"))),), (parse_pattern(rng.choice(("m", "n", "*"))),),
+        rng.choice((None, None, {"room": (parse_pattern("1"),)})), rng.random() < 0.5,
+    )  # fmt: skip
+    start, end = rng.choice(((None, None), (None, SPAN_NS // 2), (SPAN_NS // 3, None), (5, SPAN_NS)))
+    stretches = list(rng.choice(list(STRETCHES.values())))
+    if rng.random() < 0.5:  # a range that is open, and ends that no point lies in
+        stretches = [
+            Stretch(-(2**63), -1, 0, -(2**63)), Stretch(0, 2 * SPAN_NS, MINUTE_NS * rng.randint(1, 9), 0),
+            Stretch(2 * SPAN_NS + 1, 2**63 - 1, 0, 2 * SPAN_NS + 1),
+        ]  # fmt: skip
+    wants = rng.choice((["count"], ["sum", "max"], ["min", "last"], ALL, ["values"], ["steps", "integral", "first"]))
+    return GroupsRequest(EVERYWHERE, match, start, end, stretches, rng.choice(BY), wants, PLENTY)
+
+
+def test_work_that_is_short_gives_the_answer_that_a_reader_gives(filled: Filled) -> None:
+    rng = random.Random(17)
+    seen = set()
+    for _ in range(150):
+        request = _random_request(rng)
+        for _ in range(2):  # the second time the grouping is at hand
+            work = groups.begin(filled.store, request, EVERYWHERE)
+            assert _same_answer(work.run(Cancel()), groups.answer(filled.store, request, EVERYWHERE, Cancel()))
+            seen.add((work.short, bool(request.group_by), request.wants[0]))
+    for wants in ("count", "sum", "values", "steps"):
+        assert {(True, False, wants), (True, True, wants), (False, True, wants)} <= seen, wants
+
+
+def test_spans_that_no_point_lies_in_change_nothing(filled: Filled, monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = random.Random(18)
+    requests = [_random_request(rng) for _ in range(60)]
+    got = [groups.answer(filled.store, request, EVERYWHERE, Cancel()) for request in requests]
+    monkeypatch.setattr(buckets, "reached", lambda spans, table, recent: spans)
+    for request, reply in zip(requests, got, strict=True):
+        assert _same_answer(reply, groups.answer(filled.store, request, EVERYWHERE, Cancel()))
+
+
+def test_questions_that_take_long_are_left_to_the_readers(filled: Filled, monkeypatch: pytest.MonkeyPatch) -> None:
+    def is_short(*wants: str, stretches: Sequence[Stretch] = ()) -> bool:
+        one = Match((parse_pattern("a"),), (parse_pattern("m"),))
+        request = GroupsRequest(EVERYWHERE, one, None, None, list(stretches), [], list(wants), PLENTY)
+        return groups.begin(filled.store, request, EVERYWHERE).short
+
+    seconds = [Stretch(0, 2 * SPAN_NS, 10**9 // 4, 0)]
+    assert is_short("count") and is_short("last", stretches=STRETCHES["minutes"])
+    assert not is_short("count", stretches=seconds), "rows of the answer"
+    halves = [Stretch(at * MINUTE_NS, (at + 1) * MINUTE_NS - 1, 0, at * MINUTE_NS) for at in range(3)]
+    assert not is_short("count", stretches=halves), "spans that have points"
+    monkeypatch.setattr(groups, "SHORT_SAMPLES", 10)
+    assert is_short("last", stretches=STRETCHES["minutes"]) and not is_short("values") and not is_short("steps")
+    monkeypatch.setattr(groups, "SHORT_POINTS", 10)
+    assert not is_short("last", stretches=STRETCHES["minutes"])
+    monkeypatch.setattr(groups, "_FEW_SERIES", 2)
+    assert not is_short("count")
