@@ -281,14 +281,15 @@ class Scatter:
     def _flush(self, link: Link, now_s: float) -> None:
         """Send what waits for a node, aggregate requests together: that is what makes many clients cheap."""
         asks, link.outbox = link.outbox, []
-        together: list[Ask] = []
+        together: dict[float, list[Ask]] = {}  # by how long they wait: those that travel together expire together
         for ask in asks:
             if ask.question.kind != protocol.AGGREGATE or ask.alone:
                 self._post(link, [ask], now_s)
             else:
-                together.append(ask)
-        for begin in range(0, len(together), BUNDLE_ASKS):
-            self._post(link, together[begin : begin + BUNDLE_ASKS], now_s)
+                together.setdefault(ask.wait_s, []).append(ask)
+        for each in together.values():
+            for begin in range(0, len(each), BUNDLE_ASKS):
+                self._post(link, each[begin : begin + BUNDLE_ASKS], now_s)
 
     def _post(self, link: Link, asks: list[Ask], now_s: float) -> None:
         plan = self.plan

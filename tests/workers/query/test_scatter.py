@@ -200,6 +200,24 @@ def ask_in_one_turn(cluster: Cluster, asked: list[Gather[AggregateReply]]) -> No
         assert each.done.acquire(timeout=5.0)
 
 
+def test_who_waits_a_moment_only_does_not_end_the_questions_of_others(cluster: Cluster) -> None:
+    release = threading.Event()
+
+    def hold(node: FakeNode, route: list[bytes], message: Message) -> bool:
+        release.wait(5.0)
+        return False
+
+    for node in cluster.nodes.values():
+        node.reaction = hold
+    short, long = make_gather(0.05), make_gather(10.0)
+    cluster.scatter._inbox.append(long)
+    cluster.scatter.ask(short)
+    release.set()
+    assert not short.complete()
+    assert long.done.acquire(timeout=5.0)
+    assert is_whole(long)
+
+
 def test_what_comes_while_a_node_is_busy_gathers_until_it_has_answered(
     cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
