@@ -61,7 +61,7 @@ class Describing:
         Raises ProtocolError for a request that cannot be, StorageError for damage, CancelledError.
         """
         began_ns = time.perf_counter_ns()
-        page = self._page(request.match, covered, request.after, request.limit)
+        page = self._page(request.match, covered, request.after, request.limit, cancel)
         view, pool = self._store.view, self._store.pool.watching(cancel)
         start = self._store.first_kept(request.start_ns)
         with self._store.watching_damage():
@@ -83,7 +83,7 @@ class Describing:
         began_ns = time.perf_counter_ns()
         if not (1 <= request.factor < np.inf and request.least_ns >= 0):
             raise ProtocolError(f"factor {request.factor} and least_ns {request.least_ns}, want at least 1 and 0")
-        page = self._page(request.match, covered, request.after, request.limit)
+        page = self._page(request.match, covered, request.after, request.limit, cancel)
         groups.check_series(len(page.keys), request.limits)
         view, pool = self._store.view, self._store.pool.watching(cancel)
         start = self._store.first_kept(request.start_ns)
@@ -93,10 +93,10 @@ class Describing:
             covered, view.deletes.number, page.keys, figures.pack(found), page.more, _spent(cost, began_ns)
         )
 
-    def _page(self, match: Match, covered: bytes, after: bytes, limit: int) -> _Page:
+    def _page(self, match: Match, covered: bytes, after: bytes, limit: int, cancel: Cancel) -> _Page:
         if not 1 <= limit <= MAX_SERIES:
             raise ProtocolError(f"limit of {limit} series, want 1 to {MAX_SERIES}")
-        ordered = self._sampling.ordered(match, covered)
+        ordered = self._sampling.ordered(match, covered, cancel)
         begin = bisect.bisect_right(ordered.keys, after)
         end = min(begin + limit, len(ordered.keys))
         return _Page(ordered.keys[begin:end], ordered.series.part(begin, end), end < len(ordered.keys))

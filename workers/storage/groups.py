@@ -23,6 +23,7 @@ from workers.storage import aggregate_kernels, buckets, kernels
 from workers.storage.aggregate import WINDOWED, LimitError, sums_of, values_in
 from workers.storage.buckets import Rows, Span
 from workers.storage.fold import Cost, Fold
+from workers.storage.names import Check, go_on
 from workers.storage.readers import Readers
 from workers.storage.reading import Reading
 from workers.storage.recent import Integers, Recent
@@ -69,12 +70,12 @@ def answer(store: Reading, request: GroupsRequest, partitions: bytes, cancel: Ca
 
     Raises LimitError, ProtocolError for a request that means nothing, StorageError for damage, CancelledError.
     """
-    return _Asked(store, request, partitions).answer(cancel)
+    return _Asked(store, request, partitions, cancel.check).answer(cancel)
 
 
 def tags(store: Reading, request: TagsRequest, partitions: bytes, cancel: Cancel) -> TagsReply:
     """The tags of all series that match. Raises LimitError, and ProtocolError for a request that means nothing."""
-    series = store.select(request.match, partitions)
+    series = store.select(request.match, partitions, cancel.check)
     cancel.check()
     check_series(len(series.ids), request.limits)
     return TagsReply(partitions, store.view.deletes.number, store.count_tags(series))
@@ -102,7 +103,7 @@ def check_points(points: int, limits: Limits) -> None:
 class _Asked:
     """A request on its way to its reply. Errors as of `answer`."""
 
-    def __init__(self, store: Reading, request: GroupsRequest, partitions: bytes) -> None:
+    def __init__(self, store: Reading, request: GroupsRequest, partitions: bytes, check: Check = go_on) -> None:
         self._began_ns = time.perf_counter_ns()
         unknown = set(request.wants) - set(figures.WANTS)
         if unknown:
@@ -111,7 +112,7 @@ class _Asked:
         self._request = request
         self._partitions = partitions
         self._stamp = store.catalog_stamp
-        self._grouped = grouped = store.grouped(request.match, partitions, request.group_by)
+        self._grouped = grouped = store.grouped(request.match, partitions, request.group_by, check)
         check_series(len(grouped.ids), request.limits)
         spans = buckets.spans(request.stretches, request.start_ns, request.end_ns, store.first_kept(request.start_ns))
         series = Selection(grouped.ids, grouped.hashes, store.key_of)

@@ -4,7 +4,8 @@ Owns, by series, the numbers of its device, its metric and its set of tags (12 b
 bytes), and which of them passed the patterns lately asked. So a question by patterns tests each name once, and
 not each series; when series were added since, the new names alone. Knows nothing of points. No I/O.
 
-Any thread: `_lock` guards everything; whoever asks takes in the series that were added since the last question.
+Any thread: `_lock` guards everything but the tests of names, which can take long; whoever asks takes in the series
+that were added since the last question.
 """
 
 import threading
@@ -25,12 +26,19 @@ from workers.storage.catalog import Catalog, parts_of_key
 Integers = npt.NDArray[np.int64]
 Tags = tuple[tuple[str, str], ...]
 Named = TypeVar("Named")
+Check = Callable[[], None]
 
 _FIELDS: Final = ("device_id", "metric_name")
 _TAG: Final = "tags."
 _FEW: Final = 64  # pairs of exact names that are looked up one by one
-_TESTED: Final = 64  # sets of patterns of which the names that passed are kept
+_TESTED: Final = 64  # sets of patterns of which the names that passed are kept,
+_TESTED_BYTES: Final = 16 << 20  # as long as they and the answers, a byte for each name, take about as much at most
+_TESTED_AT_ONCE: Final = 16  # names, before it is asked whether to give up: the worst expression takes 10 ms for each
 _FIRST_SERIES: Final = 1024  # rows to begin with, doubled when they run out
+
+
+def go_on() -> None:
+    """What is never given up."""
 
 
 class Groups(NamedTuple):
@@ -56,20 +64,25 @@ class Names:
         self._metrics: _Vocabulary[str] = _Vocabulary(_text)
         self._tags: _Vocabulary[bytes] = _Vocabulary(bytes)  # packed: in words they would take three times as much
 
-    def matching(self, match: Match) -> Integers:
-        """The ids of the series that match, ascending. Raises ProtocolError for an expression that cannot be used."""
+    def matching(self, match: Match, check: Check = go_on) -> Integers:
+        """The ids of the series that match, ascending. Raises ProtocolError for an expression that cannot be used.
+
+        check: called now and then while names are tested, raises what is to end that; those that were tested are kept.
+        """
         few = few_names(match)
         if few:
             return self._looked_up(match, few)
         tester = Tester(match)
         with self._lock:
             self._take_in()
-            found = self._having(0, self._devices, match.device_id, tester.device, None)
-            found = self._having(1, self._metrics, match.metric_name, tester.metric, found)
-            if tester.reads_tags:
-                patterns = match.tags, match.more_tags
-                found = self._having(2, self._tags, patterns, lambda packed: tester.tags(_tags(packed)), found)
-            return np.arange(self._known) if found is None else found
+            devices_of, metrics_of, tags_of = self._numbers[:, : self._known]
+        found = _having(devices_of, self._devices.passed(match.device_id, tester.device, check), None)
+        found = _having(metrics_of, self._metrics.passed(match.metric_name, tester.metric, check), found)
+        if tester.reads_tags:
+            patterns = match.tags, match.more_tags
+            passed = self._tags.passed(patterns, lambda packed: tester.tags(_tags(packed)), check)
+            found = _having(tags_of, passed, found)
+        return np.arange(len(devices_of)) if found is None else found
 
     def grouped(self, ids: Integers, by: Sequence[str]) -> Groups:
         """Series by what they have in common: of "device_id", "metric_name", "tags.NAME"; by nothing: all together.
@@ -122,20 +135,6 @@ class Names:
         passed = [tester.tags(_tags(parts_of_key(key)[2])) for key in self._catalog.keys(found)]
         return found[np.array(passed, np.bool_)]
 
-    def _having(
-        self, field: int, names: "_Vocabulary[Named]", patterns: object, test: Callable[[Named], bool],
-        among: Integers | None,
-    ) -> Integers | None:  # fmt: skip
-        """The series, of some or (None) of all, whose name passes a test; None when all do."""
-        passed = names.passed(patterns, test)
-        if passed.all():
-            return among
-        if among is not None:
-            few: Integers = among[passed[self._numbers[field, among]]]
-            return few
-        every: Integers = np.flatnonzero(passed[self._numbers[field, : self._known]])
-        return every
-
     def _ranked(self, ids: Integers, field: str) -> tuple[Integers, npt.NDArray[np.int32]]:
         """For each series the rank of its text in a field, 0 for None, and a number that stands for that text."""
         text_of = self._text_of(field)
@@ -184,12 +183,16 @@ def few_names(match: Match) -> list[tuple[str, str]]:
 
 
 class _Vocabulary(Generic[Named]):
-    """Distinct names by number, in order of first sight. Guarded by the owner's lock; a name that is known stays."""
+    """Distinct names by number, in order of first sight; a name that is known stays.
+
+    Names are added under the owner's lock. Any thread reads them; `_keeping` guards what was tested.
+    """
 
     def __init__(self, parse: Callable[[bytes], Named]) -> None:
         self.known: list[Named] = []
         self._parse = parse
         self._numbers: dict[bytes, int] = {}
+        self._keeping = threading.Lock()
         self._tested: OrderedDict[bytes, npt.NDArray[np.bool_]] = OrderedDict()
 
     def numbers(self, packed: Sequence[bytes]) -> list[int]:
@@ -201,16 +204,46 @@ class _Vocabulary(Generic[Named]):
                 numbers[each] = len(numbers)
         return [numbers[each] for each in packed]
 
-    def passed(self, patterns: object, test: Callable[[Named], bool]) -> npt.NDArray[np.bool_]:
-        """By number, whether a name passes the test that patterns stand for; each is tested once."""
+    def passed(self, patterns: object, test: Callable[[Named], bool], check: Check) -> npt.NDArray[np.bool_]:
+        """By number, whether a name passes the test that patterns stand for; each is tested once.
+
+        check: called between some names, raises what is to end the tests; what was found is kept.
+        """
         key = msgspec.msgpack.encode(patterns)
-        before = self._tested.pop(key, np.empty(0, np.bool_))
-        new = [test(name) for name in self.known[len(before) :]]
-        found = np.concatenate([before, np.array(new, np.bool_)]) if new else before
-        self._tested[key] = found
-        if len(self._tested) > _TESTED:
-            self._tested.popitem(last=False)
+        found, known = self._tested.get(key, _NONE_TESTED), len(self.known)
+        new: list[bool] = []
+        try:
+            for begin in range(len(found), known, _TESTED_AT_ONCE):
+                check()
+                new += [test(name) for name in self.known[begin : min(begin + _TESTED_AT_ONCE, known)]]
+        finally:
+            found = np.concatenate([found, np.array(new, np.bool_)]) if new else found
+            self._keep(key, found)
         return found
+
+    def _keep(self, key: bytes, found: npt.NDArray[np.bool_]) -> None:
+        most = min(_TESTED, _TESTED_BYTES // (len(key) + len(found) + 1))
+        with self._keeping:
+            self._tested[key] = found
+            self._tested.move_to_end(key)
+            while len(self._tested) > max(most, 1):
+                self._tested.popitem(last=False)
+
+
+_NONE_TESTED: Final[npt.NDArray[np.bool_]] = np.empty(0, np.bool_)
+
+
+def _having(
+    numbers: npt.NDArray[np.int32], passed: npt.NDArray[np.bool_], among: Integers | None
+) -> Integers | None:
+    """The series, of some or (None) of all, whose name passed; None when all did. numbers: of names, by series."""
+    if passed.all():
+        return among
+    if among is None:
+        every: Integers = np.flatnonzero(passed[numbers])
+        return every
+    few: Integers = among[passed[numbers[among]]]
+    return few
 
 
 def _text(packed: bytes) -> str:

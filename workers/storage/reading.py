@@ -21,6 +21,7 @@ from workers.storage.aggregate import AggregatePlan, Rows, Selection, View
 from workers.storage.catalog import Catalog
 from workers.storage.layout import DamagedError
 from workers.storage.maintenance import Maintenance
+from workers.storage.names import Check, go_on
 from workers.storage.readers import Readers
 from workers.storage.retention import Retention
 from workers.storage.selections import Grouped, Selections
@@ -60,18 +61,19 @@ class Reading:
         """The partitions of some series; None for more than _FEW."""
         return sorted(set(self._partitions_of(hashes).tolist())) if len(hashes) <= _FEW else None
 
-    def select(self, match: Match, partitions: bytes) -> Selection:
+    def select(self, match: Match, partitions: bytes, check: Check = go_on) -> Selection:
         """The series that match and lie in the partitions of a bitmap, ascending by id.
 
-        Raises ProtocolError for a bitmap of another size and for an expression that cannot be used.
+        check: raises what is to end a long search. Raises ProtocolError for a bitmap of another size and for an
+        expression that cannot be used.
         """
         self._check_bitmap(partitions)
-        return self._selections.select(match, partitions, lambda hashes: self._are_in(hashes, partitions))
+        return self._selections.select(match, partitions, lambda hashes: self._are_in(hashes, partitions), check)
 
-    def grouped(self, match: Match, partitions: bytes, by: Sequence[str]) -> Grouped:
+    def grouped(self, match: Match, partitions: bytes, by: Sequence[str], check: Check = go_on) -> Grouped:
         """The same series by what they have in common; more in selections.py. Errors as of `select`."""
         self._check_bitmap(partitions)
-        return self._selections.grouped(match, partitions, by, lambda hashes: self._are_in(hashes, partitions))
+        return self._selections.grouped(match, partitions, by, lambda hashes: self._are_in(hashes, partitions), check)
 
     def at_hand(self, match: Match, partitions: bytes, by: Sequence[str]) -> Grouped | None:
         """The same where it takes no time, else None."""

@@ -81,7 +81,7 @@ class Sampling:
         if not 1 <= request.limit <= MAX_ROWS:
             raise ProtocolError(f"limit of {request.limit} rows, want 1 to {MAX_ROWS}")
         started_ns = time.perf_counter_ns()
-        ordered = self.ordered(request.match, covered)
+        ordered = self.ordered(request.match, covered, cancel)
         start, view = self._store.first_kept(request.start_ns), self._store.view
         span = Span(EARLIEST if start is None else start, LATEST if request.end_ns is None else request.end_ns)
         page = Page(view, ordered, span, request.limit, cancel)
@@ -93,7 +93,7 @@ class Sampling:
     def _key(self, match: Match, covered: bytes) -> tuple[int, bytes, bytes]:
         return self._store.catalog_stamp, msgspec.msgpack.encode(match), covered
 
-    def ordered(self, match: Match, covered: bytes) -> Ordered:
+    def ordered(self, match: Match, covered: bytes, cancel: Cancel) -> Ordered:
         """The series that match. The order of one selection is asked for again and again, page by page."""
         key = self._key(match, covered)
         with self._lock:
@@ -101,7 +101,7 @@ class Sampling:
             if found is not None:
                 self._orders.move_to_end(key)
                 return found
-        found = Ordered.of(self._store.select(match, covered))
+        found = Ordered.of(self._store.select(match, covered, cancel.check))
         with self._lock:
             self._orders[key] = found
             held = sum(len(each.keys) for each in self._orders.values())

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from common.match import Match, exact
 from workers.storage.catalog import Catalog
-from workers.storage.names import Groups, Names, few_names
+from workers.storage.names import Check, Groups, Names, few_names, go_on
 from workers.storage.page_cache import PageCache
 from workers.storage.table import Selection
 
@@ -45,25 +45,29 @@ class Selections:
         self._cache = cache
         self._owner = cache.new_owner()
 
-    def select(self, match: Match, partitions: bytes, inside: Inside) -> Selection:
-        """The series that match and lie in partitions, ascending by id. Raises ProtocolError for a bad expression."""
-        if exact(match.device_id) and exact(match.metric_name):
-            return self._select(match, inside)  # faster than to keep it
-        key = (self._owner, self._catalog.stamp, msgspec.msgpack.encode(match), partitions)
-        return self._cache.get(key, lambda: self._select(match, inside))
+    def select(self, match: Match, partitions: bytes, inside: Inside, check: Check) -> Selection:
+        """The series that match and lie in partitions, ascending by id. check: as for Names.matching.
 
-    def grouped(self, match: Match, partitions: bytes, by: Sequence[str], inside: Inside) -> Grouped:
+        Raises ProtocolError for a bad expression.
+        """
+        if exact(match.device_id) and exact(match.metric_name):
+            return self._select(match, inside, check)  # faster than to keep it
+        key = (self._owner, self._catalog.stamp, msgspec.msgpack.encode(match), partitions)
+        return self._cache.get(key, lambda: self._select(match, inside, check))
+
+    def grouped(self, match: Match, partitions: bytes, by: Sequence[str], inside: Inside, check: Check) -> Grouped:
         """The series that match, by what they have in common (names.grouped), or each by itself: SERIES.
 
-        Groups are in ascending order of their texts or keys. Raises ProtocolError for what cannot be grouped by.
+        Groups are in ascending order of their texts or keys. check: as for Names.matching. Raises ProtocolError for
+        what cannot be grouped by.
         """
         key = self._key_of(match, partitions, by)
-        return self._cache.get(key, lambda: self._group(self.select(match, partitions, inside), by))
+        return self._cache.get(key, lambda: self._group(self.select(match, partitions, inside, check), by))
 
     def at_hand(self, match: Match, partitions: bytes, by: Sequence[str], inside: Inside) -> Grouped | None:
         """As `grouped`, when that takes no time: for what was lately asked, and for few names that nothing groups."""
         if not by and match.tags is None and few_names(match):
-            return self.grouped(match, partitions, by, inside)
+            return self.grouped(match, partitions, by, inside, go_on)
         return cast("Grouped | None", self._cache.find(self._key_of(match, partitions, by)))
 
     def labels(self, grouped: Grouped, by: Sequence[str]) -> list[list[str | bytes | None]]:
@@ -79,8 +83,8 @@ class Selections:
     def _key_of(self, match: Match, partitions: bytes, by: Sequence[str]) -> tuple[int, int, bytes, bytes]:
         return self._owner, self._catalog.stamp, msgspec.msgpack.encode((match, by)), partitions
 
-    def _select(self, match: Match, inside: Inside) -> Selection:
-        ids = self._names.matching(match)
+    def _select(self, match: Match, inside: Inside, check: Check) -> Selection:
+        ids = self._names.matching(match, check)
         hashes = self._catalog.hashes(ids)
         within = inside(hashes)
         return Selection(ids[within], hashes[within], self._catalog.key)

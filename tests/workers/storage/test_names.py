@@ -15,6 +15,7 @@ from common.match import Match, Pattern, parse_pattern
 from common.match import Tester as MatchTester
 from workers.storage.catalog import Catalog, parts_of_key
 from workers.storage.names import Names
+from workers.storage.work import CancelledError
 
 LONG = "x" * 300
 DEVICES = ["", "a", "ab", "a*b", "a?b", "b.c", "AA:BB:CC", "line\nbreak", "größe", "d" * 31, "d" * 32, LONG]
@@ -162,6 +163,36 @@ def test_readers_see_whole_series_while_some_are_added() -> None:
     for reader in readers:
         reader.join()
     assert not wrong
+
+
+def test_a_long_search_is_given_up_without_keeping_others_waiting_and_goes_on_where_it_was() -> None:
+    catalog = Catalog()
+    catalog.add([series.series_key(f"d{number}", "m", {}) for number in range(100)])
+    names = Names(catalog)
+    match, left = Match((parse_pattern("*7"),)), [4]
+
+    def give_up() -> None:
+        assert not names._lock.locked(), "others can ask"
+        left[0] -= 1
+        if left[0] == 0:
+            raise CancelledError("nobody waits")
+
+    with pytest.raises(CancelledError):
+        names.matching(match, give_up)
+    asked: list[int] = []
+    assert len(names.matching(match, lambda: asked.append(1))) == 10
+    assert len(asked) == 5  # three of seven times sixteen devices were tested; then there is one metric
+    assert len(names.matching(match, give_up)) == 10
+
+
+def test_few_answers_of_long_patterns_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("workers.storage.names._TESTED_BYTES", 5000)
+    catalog = Catalog()
+    catalog.add(_keys(random.Random(4), 50))
+    names = Names(catalog)
+    for number in range(30):
+        names.matching(Match((Pattern("is", f"{number:01000}"),)))
+    assert 0 < len(names._devices._tested) < 6
 
 
 def test_a_glob_over_100_000_series_tests_each_name_once(monkeypatch: pytest.MonkeyPatch) -> None:
