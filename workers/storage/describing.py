@@ -9,6 +9,7 @@ all of them.
 """
 
 import bisect
+import threading
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -178,7 +179,7 @@ class _Silences(NamedTuple):
 
 
 class _Search:
-    """One question about silences. points: to decode, so far."""
+    """One question about silences. Tasks count those that they find: `_counting` guards how many."""
 
     def __init__(self, view: View, request: GapsRequest, start: int) -> None:
         self._view = view
@@ -186,6 +187,7 @@ class _Search:
         self._start = start
         self._points = 0
         self._silences = 0
+        self._counting = threading.Lock()
 
     def run(self, series: Selection, pool: Readers) -> tuple[dict[str, npt.NDArray[Any]], Cost]:
         """The columns of the answer, in order of series and time."""
@@ -206,17 +208,19 @@ class _Search:
             ):
                 found += [each._replace(place=each.place + begin) for each in silences]
                 cost = cost.plus(rows.cost(places))
-                self._count(silences)
         return _columns(found), cost
 
-    def _count(self, silences: list[_Silences]) -> None:
-        self._silences += sum(len(each.starts) for each in silences)
+    def _count(self, more: int) -> None:
+        """Note that so many were found, before they are many. Raises LimitError."""
+        with self._counting:
+            self._silences += more
+            found = self._silences
         limit = self._request.limits.rows
-        if self._silences > limit:
+        if found > limit:
             raise LimitError(
-                f"at least {self._silences} silences, want at most {limit} (query.max_rows): take a shorter range, "
+                f"at least {found} silences, want at most {limit} (query.max_rows): take a shorter range, "
                 "fewer series or a larger factor",
-                "query.max_rows", limit, self._silences,
+                "query.max_rows", limit, found,
             )  # fmt: skip
 
     def _task(self, rows: SeriesRows, places: Integers, check: Callable[[], None]) -> list[_Silences]:
@@ -242,6 +246,7 @@ class _Search:
             return _Silences(place, kernels.NO_TIMES, kernels.NO_TIMES, usual_ns)
         ends = np.append(times[1:], self._request.end_ns)
         silent = (ends.view(np.uint64) - times.view(np.uint64)) > np.uint64(longest)
+        self._count(int(silent.sum()))
         return _Silences(place, times[silent], ends[silent], usual_ns)
 
     def _longest(self, usual_ns: int) -> int:
@@ -258,6 +263,7 @@ class _Search:
         if (longest := self._longest(usual_ns)) > 0:
             for times in self._times(rows, place, check):
                 silent = np.flatnonzero(_between(times) > np.uint64(longest))
+                self._count(len(silent))
                 starts.append(times[silent])
                 ends.append(times[silent + 1])
                 last = times[-1:]

@@ -116,10 +116,24 @@ class SeriesRows:
         for place in places.tolist():
             complete = place in chosen and (len(found[place]) == rows or bounds[place] == EARLIEST)
             if self.counts[place] and not complete:  # repeats of one time were counted apart, or a delete hides some
-                times = np.concatenate([kernels.NO_TIMES, *(each for each, _ in self.pieces(place))])
-                found[place] = times[within(times, *self._range)][-rows:]
-                cost = cost.plus(self.cost(np.array([place])))
+                found[place], spent = self._last_of(place, rows)
+                cost = cost.plus(spent)
         return list(found.values()), cost
+
+    def _last_of(self, place: int, rows: int) -> tuple[Integers, Cost]:
+        """The last times of one series, where counts do not tell how far back they reach: ever further is looked."""
+        blocks, (start, end), cost = self._of(np.array([place])), self._range, Cost()
+        back, at = 1, len(blocks)
+        while True:
+            at = max(at - back, 0)
+            begin = max(start, int(self._table.t_min[blocks[at]])) if at else start
+            times = kernels.NO_TIMES
+            for each, _ in pieces(self._view, self._table, self._recent, place, begin, end, self._read):
+                times = np.append(times, each[within(each, begin, end)])[-rows:]
+            cost = cost.plus(self._cost_of(blocks[self._table.t_max[blocks] >= begin]))
+            if at == 0 or len(times) == rows:
+                return times, cost
+            back *= 2
 
     def newest(self, rows: int) -> "Newest":
         """Where the last rows of each series lie, for `last`."""

@@ -16,11 +16,13 @@ from common.protocol import DescribeReply, DescribeRequest, GapsReply, GapsReque
 from common.selector import Selector
 from tests import naive
 from tests.workers.storage.support import EVERYWHERE, PARTITIONS, batch_of, key, open_store
+from tests.workers.storage.views import Delete, Place, oracle_of, selection, view_of
 from workers.storage import describing, series_rows
 from workers.storage.aggregate import LimitError
 from workers.storage.deletes import DeleteRecord
 from workers.storage.describing import Describing
 from workers.storage.sampling import Sampling
+from workers.storage.segment import EARLIEST, LATEST
 from workers.storage.store import Store
 from workers.storage.work import Cancel, CancelledError
 
@@ -176,6 +178,37 @@ def test_a_question_beyond_a_limit_names_its_setting(filled: Filled) -> None:
         with pytest.raises(LimitError) as caught:
             gaps(filled, limits=limits)
         assert caught.value.setting == setting and caught.value.value > caught.value.limit
+
+
+def test_silences_are_counted_while_they_are_found(filled: Filled, monkeypatch: pytest.MonkeyPatch) -> None:
+    done = []
+    task = describing._Search._task
+
+    def noted(*arguments: Any) -> Any:
+        found = task(*arguments)
+        done.append(found)
+        return found
+
+    monkeypatch.setattr(describing._Search, "_task", noted)
+    monkeypatch.setattr(series_rows, "TASK_ROWS", 50)
+    gaps(filled, 1.0)
+    tasks, silent = len(done), sum(len(each.starts) for found in done for each in found)
+    done.clear()
+    with pytest.raises(LimitError, match=r"at least [0-9]+ silences, want at most 5"):
+        gaps(filled, 1.0, limits=Limits(1000, 10**9, 5, 1))
+    assert silent > 100 and len(done) < tasks / 2
+
+
+def test_of_a_series_that_a_delete_touches_the_last_blocks_are_enough(tmp_path: Path) -> None:
+    places = [Place([(0, time * S, 1.0) for time in range(1000)], block_rows=10)]
+    places += [Place([(0, time * S + 1, 1.0) for time in range(985, 990)], number=2)]
+    view = view_of(tmp_path, places, [Delete(1, 0, 0, S), Delete(2, 0, 960 * S, 985 * S)])
+    ((part, table),) = view.stored.tables(selection([0]), view.deletes, EARLIEST, LATEST)
+    for rows, blocks in ((20, 20), (5, 4), (2000, 500)):
+        held = series_rows.SeriesRows(view, part, table, EARLIEST, LATEST, with_values=False)
+        (times,), cost = held.last(np.array([0]), held.newest(rows))
+        want = [time for time, _ in oracle_of(places, [Delete(1, 0, 0, S), Delete(2, 0, 960 * S, 985 * S)]).rows(0)]
+        assert times.tolist() == want[-rows:] and cost.decoded <= blocks
 
 
 def test_what_cannot_be_is_refused(filled: Filled) -> None:
