@@ -38,7 +38,7 @@ class Catalog:
 
     @property
     def stamp(self) -> int:
-        """Differs after each new series, and in each process. Whoever looks afterwards finds all that it counts."""
+        """Grows with each new series, and begins at random. Whoever looks afterwards finds all that it counts."""
         return self._first_stamp + len(self._ids)  # of a new series, _ids takes the last step
 
     def key(self, local_id: int) -> bytes:
@@ -106,10 +106,10 @@ class Catalog:
 
     def keys_after(self, after: bytes, device: str | None, metric: str | None) -> Iterator[bytes]:
         """Keys above `after` in ascending byte order, of one device or metric where given."""
-        ordered = self._in_order()
+        ordered, packed = self._in_order(), msgpack.packb(metric)
         for low, high in _ranges(ordered, device, metric):
             for at in range(max(low, bisect.bisect_right(ordered, after)), high):
-                if device is not None or metric is None or series.parse_key(ordered[at]).metric_name == metric:
+                if device is not None or metric is None or parts_of_key(ordered[at])[1] == packed:
                     yield ordered[at]
 
     def _of_device(self, selector: Selector) -> list[int]:

@@ -21,6 +21,7 @@ from workers.storage.store import Store
 from workers.storage.work import Cancel, CancelledError, Handler, Work, at_once
 
 INLINE_ROWS = 65_536  # decoding so many rows takes well under a millisecond: not worth a change of thread
+MAX_REPLY_BYTES = bus.MAX_MESSAGE_BYTES  # one that is longer would end the connection, with all that waits on it
 BRIDGE_SHOWN_S = 3600.0  # a bridge that has been silent for so long has gone, and nobody misses it
 
 Name = tuple[str, int, int]  # of a request: sender, incarnation, sequence
@@ -82,6 +83,8 @@ class Server:
                     self._drain_requests()
                 else:
                     self._forward(socket)
+        for cancel in list(self._cancels.values()):
+            cancel.set()  # nobody will send what they would answer
         for _ in readers:
             self._work.put(None)
         for reader in readers:
@@ -127,7 +130,7 @@ class Server:
             protocol.AGGREGATE: Handler(protocol.AggregateRequest, self._aggregate),
             protocol.AGGREGATES: at_once(protocol.AggregatesRequest, self._aggregates),
             protocol.CATALOG: at_once(Any, lambda _: protocol.CatalogReply(self.store.catalog_stamp)),
-            protocol.SERIES: at_once(protocol.SeriesRequest, self._series),
+            protocol.SERIES: Handler(protocol.SeriesRequest, self._series),
             protocol.STATUS: at_once(Any, lambda _: self._status()),
             protocol.METRICS: at_once(Any, lambda _: self._metrics()),
             **questions.handlers(self.store, lambda partitions: self.node.view.cover(partitions)),
@@ -206,8 +209,12 @@ class Server:
         while (frames := socket.receive()) is not None:
             self.router.reply(*routed.split(frames))
 
-    def _series(self, request: protocol.SeriesRequest) -> protocol.SeriesReply:
+    def _series(self, request: protocol.SeriesRequest) -> Work:
         covered = self.node.view.cover(request.partitions)
+        of_device = request.device_id is not None  # without one all keys may have to be looked at
+        return Work(lambda cancel: self._list(request, covered), short=of_device)
+
+    def _list(self, request: protocol.SeriesRequest, covered: bytes) -> protocol.SeriesReply:
         keys, more = self.store.series(request.after, request.limit, request.device_id, request.metric_name, covered)
         return protocol.SeriesReply(covered, keys, more)
 
@@ -243,7 +250,14 @@ class Server:
         return protocol.MetricsReply([own, *bridges])
 
     def _reply(self, ask: Ask, body: Any) -> list[bytes]:
-        return protocol.pack(protocol.REPLY, self.node.header(ask.header), body)
+        frames = protocol.pack(protocol.REPLY, self.node.header(ask.header), body)
+        if len(frames[-1]) > MAX_REPLY_BYTES:
+            raise LimitError(
+                f"what a node has for the answer takes {len(frames[-1])} bytes, want at most {MAX_REPLY_BYTES}: take "
+                "fewer operations, a shorter range, a longer interval or fewer groups",
+                "query.max_response_bytes", MAX_REPLY_BYTES, len(frames[-1]),
+            )  # fmt: skip
+        return frames
 
     def _explain(self, ask: Ask, error: Exception) -> list[bytes]:
         """The error reply for a request that failed."""

@@ -171,6 +171,42 @@ def test_waiting_work_that_is_given_up_never_begins(world: World) -> None:
     assert done == [0, 2] and not world.server._cancels
 
 
+def test_a_server_that_is_stopped_gives_up_what_runs_and_what_waits(world: World) -> None:
+    begun: list[int] = []
+
+    def work(asked: Any, cancel: Cancel) -> None:
+        begun.append(asked.limits.series)
+        while True:
+            cancel.check()
+
+    world.handle(work)
+    world.start()
+    for number in range(3):
+        world.ask(protocol.TAGS, TagsRequest(EVERYWHERE, Match(), protocol.Limits(number, 0, 0, 0)))
+    wait_until(lambda: world.server.counts.pooled == 3 and begun == [0], 10.0, "one runs, two wait")
+    world.stop.set()
+    world.thread.join(10.0)
+    assert not world.thread.is_alive() and begun == [0]
+
+
+def test_a_listing_that_may_look_at_all_keys_is_made_by_a_reader(world: World) -> None:
+    world.start()
+    for device, metric, pooled in (("a", "temperature", 0), (None, "temperature", 1), (None, "none", 2)):
+        world.ask(protocol.SERIES, protocol.SeriesRequest(EVERYWHERE, b"", 10, device, metric))
+        reply = protocol.decode_body(world.answer().body, protocol.SeriesReply)
+        assert (len(reply.keys), world.server.counts.pooled) == (metric == "temperature", pooled)
+
+
+def test_a_reply_that_no_connection_carries_is_a_limit(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("workers.storage.serve.MAX_REPLY_BYTES", 100)
+    world.handle(lambda asked, cancel: b"x" * 101)
+    world.start()
+    world.ask(protocol.TAGS, tags_request())
+    error = protocol.decode_body(world.answer().body, ErrorReply)
+    assert (error.error, error.limit, error.value) == (protocol.ERR_LIMIT, 100, 101)
+    assert "takes 101 bytes, want at most 100" in error.message
+
+
 def test_a_limit_comes_back_with_its_setting_and_what_was_needed(world: World) -> None:
     def work(asked: Any, cancel: Cancel) -> None:
         raise LimitError("11 series match", "query.max_series", 10, 11)
