@@ -51,6 +51,20 @@ class Rows(NamedTuple):
         return groups, self.first[groups] + (rows - self.base[groups])
 
 
+class Tally:
+    """Counts the rows of groups that go on from table to table: one that does has as many as the most in any table."""
+
+    def __init__(self) -> None:
+        self._group = -1  # the last of the table before
+        self._most = 0.0
+
+    def counted(self, first: int, sizes: Integers) -> float:
+        """How many of a table's rows were counted before. first: its first group; sizes: of each, none left out."""
+        rows, before = float(sizes[0]), self._most if first == self._group else 0.0
+        self._group, self._most = first + len(sizes) - 1, max(before, rows) if len(sizes) == 1 else float(sizes[-1])
+        return min(before, rows)
+
+
 def spans(stretches: Sequence[Stretch], start: int | None, end: int | None, kept: int | None) -> list[Span]:
     """The parts of a range that hold anything: one without stretches. kept: the start, but for retention.
 

@@ -21,7 +21,7 @@ from common.errors import ProtocolError
 from common.protocol import GroupsReply, GroupsRequest, Limits, TagsReply, TagsRequest
 from workers.storage import aggregate_kernels, buckets, kernels
 from workers.storage.aggregate import WINDOWED, LimitError, sums_of, values_in
-from workers.storage.buckets import Rows, Span
+from workers.storage.buckets import Rows, Span, Tally
 from workers.storage.fold import Cost, Fold
 from workers.storage.names import Check, go_on
 from workers.storage.readers import Readers
@@ -29,7 +29,7 @@ from workers.storage.reading import Reading
 from workers.storage.recent import Integers, Recent
 from workers.storage.steps import StepRows, step_rows
 from workers.storage.table import Selection, Table, View
-from workers.storage.values import Counted, Distinct, ValueFold
+from workers.storage.values import Counted, Distinct, ValueFold, check_values
 from workers.storage.work import Cancel, Work
 
 _VALUES: Final = "values"
@@ -37,6 +37,8 @@ _INTEGRAL: Final = "integral"
 _STEPS: Final = frozenset({"steps", _INTEGRAL})
 _BY_SAMPLES: Final = _STEPS | {_VALUES}  # no summary or window tells them, nor do they ask anything of those
 _LONG: Final = frozenset({"value_ends", "values", "value_counts"})
+_HELD_ROWS: Final = 1 << 20  # of the answer from several tables before those of the same bucket become one: 117 MB
+_LAID_OUT: Final = 1 << 20  # series times stretches that are laid out at a time: 30 MB
 _COUNTS: Final = {"count": kernels.COUNT, "first_time": kernels.FIRST_TIME, "last_time": kernels.LAST_TIME}
 _EXTREMES: Final = {"min": kernels.MIN, "max": kernels.MAX, "first": kernels.FIRST, "last": kernels.LAST}
 _SUMS: Final = frozenset({"sum_hi", "sum_lo", "m2"})
@@ -154,6 +156,19 @@ class _Located(NamedTuple):
     starts: Integers
     counted: Counted
 
+    @classmethod
+    def joined(cls, parts: "Sequence[_Located]") -> "_Located":
+        """Those of several, each value of a row once."""
+        groups = np.concatenate([each.groups for each in parts])
+        starts = np.concatenate([each.starts for each in parts])
+        order = np.lexsort((starts, groups))
+        new = np.append(True, (np.diff(groups[order]) != 0) | (np.diff(starts[order]) != 0))[: len(order)]
+        rows = np.empty(len(order), np.int64)
+        rows[order] = np.cumsum(new) - 1
+        values, counts = (np.concatenate([each.counted[at] for each in parts]) for at in (1, 2))
+        counted, firsts = Counted.of(rows, values, counts), order[new]
+        return cls(groups[firsts][counted.rows], starts[firsts][counted.rows], counted)
+
 
 class _Part(NamedTuple):
     """What is asked of one table and one span. first: the number of the table's first group; folds: what answers it."""
@@ -189,6 +204,9 @@ class _Question:
         self._prepared: list[_Part] | None = None  # of the only table, where that was done beforehand
         self._found: list[_Found] = []
         self._values: list[_Located] = []
+        self._joined = 0  # of the values, how many are those of the tables before
+        self._tallies: dict[Span, Tally] = {}
+        self._recent: list[Recent] = []  # by table: all figures of an answer are of one moment
 
     def prepare(self) -> bool:
         """Lay out the answer and fold summaries and windows, if that is little; whether little is left to do, too."""
@@ -198,10 +216,12 @@ class _Question:
         if len(part.ids) < len(self._series.ids) or len(table.places) > _FEW_BLOCKS:
             return False
         recent = Recent.of(self.view.heads, part, table.masks)
-        laid = self._lay_out(table, recent, self._groups)
+        laid = self._lay_out(buckets.reached(self._spans, table, recent), table, recent, self._groups)
         if len(laid) > _FEW_SPANS or self._rows > _FEW_ROWS:
             self._rows = 0
+            self._tallies.clear()
             return False
+        self._recent = [recent]
         self._prepared = self._parts(table, recent, laid, int(self._groups[0]))
         if _BY_SAMPLES.isdisjoint(self._wants):
             return self._points <= SHORT_POINTS
@@ -212,6 +232,7 @@ class _Question:
         if not (len(self._series.ids) and self._spans):
             return self._columns(_NOTHING)
         for parts in self._by_table() if self._prepared is None else [self._prepared]:
+            pool.check()
             for part in parts:
                 for fold in part.folds:
                     self._run(fold, part, pool)
@@ -221,7 +242,7 @@ class _Question:
         self._rows = 0  # the same ones again, and those that trapezoids cross
         between = step_rows(
             self.view, self._series, self._groups, self._spans, _INTEGRAL in self._wants, pool, self._take_rows,
-            self._take_points,
+            self._take_points, self._recent,
         )  # fmt: skip
         self.cost = self.cost.plus(between.cost)
         return self._columns(found, between)
@@ -231,22 +252,40 @@ class _Question:
         return self.view.stored.tables(self._series, self.view.deletes, start, end)
 
     def _by_table(self) -> Iterator[list[_Part]]:
-        """What is asked of one table after the other."""
+        """What is asked of one table after the other, of many stretches few at a time."""
         begin = 0
         for part, table in self._tables():
             groups = self._groups[begin : begin + len(part.ids)]
             recent = Recent.of(self.view.heads, part, table.masks)
-            yield self._parts(table, recent, self._lay_out(table, recent, groups), int(groups[0]))
+            self._recent.append(recent)
+            spans, at_once = buckets.reached(self._spans, table, recent), max(1, _LAID_OUT // len(groups))
+            for low in range(0, len(spans), at_once):
+                laid = self._lay_out(spans[low : low + at_once], table, recent, groups)
+                yield self._parts(table, recent, laid, int(groups[0]))
+            self._join_tables()
             begin += len(part.ids)
 
-    def _lay_out(self, table: Table, recent: Recent, groups: Integers) -> list[tuple[Span, Rows]]:
-        """The spans that a table's series reach, and their rows."""
+    def _lay_out(
+        self, spans: Sequence[Span], table: Table, recent: Recent, groups: Integers
+    ) -> list[tuple[Span, Rows]]:
+        """Some spans and their rows."""
         laid = []
-        for span in buckets.reached(self._spans, table, recent):
+        for span in spans:
             rows = buckets.lay_out(table, recent, span.grid, groups)
-            self._take_rows(rows.total)
+            counted = self._tallies.setdefault(span, Tally()).counted(int(groups[0]), rows.ends - rows.base)
+            self._take_rows(rows.total - counted)
             laid.append((span, rows))
         return laid
+
+    def _join_tables(self) -> None:
+        """Let not more be held than a few times the answer, however many tables a group goes on in."""
+        held = [len(each.groups) for each in self._found] or [0]
+        if sum(held[1:]) > max(held[0], _HELD_ROWS):
+            self._found = [_united(self._found)]
+        if self._joined:
+            self._values = [_Located.joined(self._values)]
+            check_values(len(self._values[0].groups), self._limits.values)
+        self._joined = len(self._values)
 
     def _parts(self, table: Table, recent: Recent, laid: Sequence[tuple[Span, Rows]], first: int) -> list[_Part]:
         """All of them are folded before any is decoded: a question that is refused costs little."""
@@ -260,6 +299,8 @@ class _Question:
         if between is not None:
             empty = np.zeros((len(between.groups), kernels.FIELDS), np.int64)
             found = _united([found, _Found(between.groups, between.starts, empty)])
+        self._rows = 0  # where groups go on from table to table less was counted
+        self._take_rows(len(found.groups))
         columns = {"group": found.groups, "start": found.starts, **_figures(found.rows, wanted)}
         for name in wanted.difference(columns, _LONG):
             columns[name] = np.zeros(len(found.groups), figures.DTYPES[name])
@@ -278,7 +319,7 @@ class _Question:
 
     def _run(self, fold: Fold, part: _Part, pool: Readers) -> None:
         if isinstance(fold, ValueFold):
-            fold.distinct.used = sum(len(each.groups) for each in self._values)
+            fold.distinct.used = sum(len(each.groups) for each in self._values[self._joined :])
             fold.run(pool)
             counted = fold.distinct.all()
             self._values.append(_Located(*part.locate(counted.rows), counted))

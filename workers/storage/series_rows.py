@@ -44,18 +44,20 @@ class Newest(NamedTuple):
 class SeriesRows:
     """The rows of the series of one table with start <= time <= end (ns).
 
-    with_values: False where times are all that is asked, and values are nothing.
+    with_values: False where times are all that is asked, and values are nothing. recent: what the heads held at an
+    earlier look, where the answer is to be of that moment.
     counts: int64[series], how many rows there are at most, by place, blocks counted whole; low, high: int64[series],
     times between which they lie, LATEST and EARLIEST where there are none.
     """
 
     def __init__(
-        self, view: View, series: Selection, table: Table, start: int, end: int, with_values: bool = True
-    ) -> None:
+        self, view: View, series: Selection, table: Table, start: int, end: int, with_values: bool = True,
+        recent: Recent | None = None,
+    ) -> None:  # fmt: skip
         self._read = Segment.decode if with_values else _times_alone
         self._view = view
         self._table = table
-        self._recent = recent = Recent.of(view.heads, series, table.masks)
+        self._recent = recent = Recent.of(view.heads, series, table.masks) if recent is None else recent
         self._range = start, end
         self._blocks = np.flatnonzero((table.t_min <= end) & (table.t_max >= start))
         self._owners = table.places[self._blocks]

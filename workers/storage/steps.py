@@ -14,16 +14,17 @@ import numpy as np
 import numpy.typing as npt
 
 from workers.storage import kernels, step_kernels
-from workers.storage.buckets import Span
+from workers.storage.buckets import Span, Tally
 from workers.storage.fold import Cost
 from workers.storage.readers import Readers
-from workers.storage.recent import Integers, Rows, Values
+from workers.storage.recent import Integers, Recent, Rows, Values
 from workers.storage.segment import EARLIEST, LATEST
 from workers.storage.series_rows import Batch, SeriesRows
 from workers.storage.step_kernels import COVERED, DELTA, FLOATS, INCREASE, INTEGERS, INTEGRAL, RATE, ROW, SUMS
 from workers.storage.table import Selection, View
 
 _WAVE_ROWS: Final = 1 << 20  # rows that tasks may hold before they are added up: 92 MB
+_HELD_ROWS: Final = 1 << 20  # rows of the answer from several tables before those of the same bucket become one
 _COUNTABLE: Final = 1 << 62  # buckets that int64 can number
 _NAMES: Final = {"increase": INCREASE, "delta": DELTA, "rate": RATE, "integral": INTEGRAL, "covered": COVERED}
 
@@ -50,22 +51,29 @@ def step_rows(
     pool: Readers,
     take_rows: Callable[[float], None],
     take_points: Callable[[int], None],
+    recent: Sequence[Recent] = (),
 ) -> StepRows:
     """Figures of the steps, and with `integral` of the trapezoids, of all series of a selection.
 
     groups: by place, ascending. spans: at least one. take_rows, take_points: told of the rows of the answer (empty
     buckets between the first and the last of a group counted) and of the points to decode, before any is decoded; they
-    may raise LimitError. Raises StorageError for damage, CancelledError.
+    may raise LimitError. recent: what the heads held of each table's series when it was looked before, where the answer
+    is to be of that moment. Raises StorageError for damage, CancelledError.
     """
     start, end = spans[0].grid.start, spans[-1].grid.end
-    parts, begin = [], 0
+    parts: list[_Part] = []
+    tally, begin = Tally(), 0
     for part, table in view.stored.tables(series, view.deletes, start, end):
-        rows = SeriesRows(view, part, table, start, end)
-        parts.append(_Part(rows, groups[begin : begin + len(part.ids)], spans, integral, take_rows))
+        rows = SeriesRows(view, part, table, start, end, recent=recent[len(parts)] if recent else None)
+        parts.append(_Part(rows, groups[begin : begin + len(part.ids)], spans, integral, take_rows, tally))
         take_points(int(rows.counts.sum()))
         begin += len(part.ids)
-    found = [part.run(pool) for part in parts]
-    return _united(found, integral)
+    found: list[_Found] = []
+    for each in parts:
+        found.append(each.run(pool))
+        if sum(len(one.groups) for one in found[1:]) > max(len(found[0].groups), _HELD_ROWS):
+            found = [_joined(found)]
+    return _united(_joined(found), integral)
 
 
 class _Ordinals(NamedTuple):
@@ -159,9 +167,12 @@ class _Part:
 
     def __init__(
         self, rows: SeriesRows, groups: Integers, spans: Sequence[Span], integral: bool,
-        take_rows: Callable[[float], None],
+        take_rows: Callable[[float], None], tally: Tally,
     ) -> None:  # fmt: skip
-        """Lay out the answer: rows for each group from the first bucket that may have samples to the last."""
+        """Lay out the answer: rows for each group from the first bucket that may have samples to the last.
+
+        tally: of the tables before.
+        """
         self._rows = rows
         self._spans = spans
         self._integral = integral
@@ -176,7 +187,7 @@ class _Part:
         lasts = np.where(filled, ordinals.at(rows.high, last=True), -_COUNTABLE)
         self._first, last = np.minimum.reduceat(firsts, begins), np.maximum.reduceat(lasts, begins)
         sizes = np.maximum(last - self._first + 1, 0)
-        take_rows(float(sizes.sum(dtype=np.float64)))
+        take_rows(float(sizes.sum(dtype=np.float64)) - tally.counted(int(self._numbers[0]), sizes))
         self._ends = sizes.cumsum()
         self._begins = self._ends - sizes
         self._which = np.repeat(np.arange(len(begins)), np.diff(begins, append=len(groups)))
@@ -253,7 +264,7 @@ class _Carry:
         self.floats: Values = np.zeros(FLOATS)
 
 
-def _united(parts: Sequence[_Found], integral: bool) -> StepRows:
+def _joined(parts: Sequence[_Found]) -> _Found:
     """Rows in order of group and start, those of one group and start as one."""
     groups = np.concatenate([part.groups for part in parts])
     starts = np.concatenate([part.starts for part in parts])
@@ -270,12 +281,18 @@ def _united(parts: Sequence[_Found], integral: bool) -> StepRows:
         targets = begins.searchsorted(again, "right") - 1
         beside.steps[targets], beside.sums[targets] = steps[again], sums[again]
         united.add(beside)
+    cost = Cost()
+    for part in parts:
+        cost = cost.plus(part.cost)
+    return _Found(groups[begins], starts[begins], united, cost)
+
+
+def _united(joined: _Found, integral: bool) -> StepRows:
+    """The columns of all rows."""
+    united = joined.found
     step_kernels.settle_sums(united.sums)
     columns: dict[str, npt.NDArray[Any]] = {"steps": united.steps}
     for name, column in _NAMES.items():
         if integral or name not in ("integral", "covered"):
             columns[f"{name}_hi"], columns[f"{name}_lo"] = united.sums[:, column], united.sums[:, column + 1]
-    cost = Cost()
-    for part in parts:
-        cost = cost.plus(part.cost)
-    return StepRows(groups[begins], starts[begins], columns, cost)
+    return StepRows(joined.groups, joined.starts, columns, joined.cost)

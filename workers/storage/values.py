@@ -53,6 +53,16 @@ class Counted(NamedTuple):
         return cls.of(*(np.concatenate(column) for column in zip(*parts, strict=True)))
 
 
+def check_values(values: int, limit: int) -> None:
+    """Raise LimitError for more distinct values than an answer may have."""
+    if values > limit:
+        raise LimitError(
+            f"at least {values} distinct values, want at most {limit} (query.max_values): take a shorter range, fewer "
+            "series or an operation that is no percentile",
+            "query.max_values", limit, values,
+        )  # fmt: skip
+
+
 class Distinct:
     """What was found so far. limit: of distinct values, of which `used` were found elsewhere; set before the first."""
 
@@ -82,13 +92,7 @@ class Distinct:
     def _merge(self) -> None:
         self._merged = Counted.joined([self._merged, *self._pending])
         self._pending, self._held = [], 0
-        needed = self.used + len(self._merged.rows)
-        if needed > self._limit:
-            raise LimitError(
-                f"at least {needed} distinct values, want at most {self._limit} (query.max_values): take a shorter "
-                "range, fewer series or an operation that is no percentile",
-                "query.max_values", self._limit, needed,
-            )  # fmt: skip
+        check_values(self.used + len(self._merged.rows), self._limit)
 
 
 class ValueFold(Fold):

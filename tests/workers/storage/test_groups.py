@@ -1,6 +1,7 @@
 """Answers by group and bucket beside the oracle: bits for all but sums and M2, whose errors are bounded."""
 
 import random
+import re
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -18,7 +19,7 @@ from common.selector import Selector
 from tests import naive
 from tests.workers.storage.answers import assert_m2
 from tests.workers.storage.support import EVERYWHERE, PARTITIONS, assert_sum, batch_of, key, open_store
-from workers.storage import buckets, groups, values
+from workers.storage import buckets, groups, steps, values
 from workers.storage.aggregate import LimitError
 from workers.storage.deletes import DeleteRecord
 from workers.storage.readers import Readers
@@ -281,6 +282,66 @@ def test_series_in_several_tables_are_one_group(filled: Filled) -> None:
     question = groups._Question(cut, chosen, chosen.ids * 0, spans, ["min", "values"], PLENTY)
     got = question.answer(filled.store.pool)
     assert figures.pack(got) == want.columns
+
+
+@pytest.mark.parametrize("wants", [["min", "values"], ["steps"], ["integral", "values"]])
+def test_rows_of_a_group_in_several_tables_are_counted_and_held_once(
+    filled: Filled, monkeypatch: pytest.MonkeyPatch, wants: list[str]
+) -> None:
+    for module in (groups, steps):
+        monkeypatch.setattr(module, "_HELD_ROWS", 0)
+    view = filled.store.view
+    chosen = filled.store.select(Match(), EVERYWHERE)
+    spans = buckets.spans(STRETCHES["minutes"], None, None, None)
+    whole = groups._Question(view, chosen, chosen.ids * 0, spans, wants, PLENTY).answer(filled.store.pool)
+    distinct = len(whole["values"]) if "values" in wants else 0
+    cut = view._replace(stored=SegmentSet(view.stored.segments, chunk_blocks=4))
+    limits = Limits(15, 10**9, len(whole["start"]) + 1, distinct)
+    question = groups._Question(cut, chosen, chosen.ids * 0, spans, wants, limits)
+    got = question.answer(filled.store.pool)
+    exact = {"group", "start", "count", "min", "steps", *figures.WANTS["values"]}
+    for name, items in whole.items():
+        assert (items == got[name]).all() if name in exact else items == pytest.approx(got[name]), name
+    assert max(len(question._found), len(question._values)) <= 2
+    with pytest.raises(LimitError, match=r"query\.max_rows"):
+        few = Limits(15, 10**9, len(whole["start"]) - 1, distinct)
+        groups._Question(cut, chosen, chosen.ids * 0, spans, wants, few).answer(filled.store.pool)
+
+
+def test_many_stretches_are_laid_out_few_at_a_time(filled: Filled, monkeypatch: pytest.MonkeyPatch) -> None:
+    stretches = [Stretch(at * MINUTE_NS, (at + 1) * MINUTE_NS - 1, 0, at * MINUTE_NS) for at in range(40)]
+    want = _ask(filled.store, ["device_id"], stretches, [*ALL, "values"])
+    done: list[str] = []
+    lay_out, run = buckets.lay_out, groups._Question._run
+
+    def noted_lay_out(*arguments: Any) -> Any:
+        done.append("L")
+        return lay_out(*arguments)
+
+    def noted_run(*arguments: Any) -> None:
+        done.append("R")
+        run(*arguments)
+
+    monkeypatch.setattr(buckets, "lay_out", noted_lay_out)
+    monkeypatch.setattr(groups._Question, "_run", noted_run)
+    monkeypatch.setattr(groups, "_LAID_OUT", 5 * 15)
+    got = _ask(filled.store, ["device_id"], stretches, [*ALL, "values"])
+    assert got.columns == want.columns
+    assert done.count("L") > 30 and re.fullmatch("(L{1,5}R+)+", "".join(done))
+
+
+def test_all_figures_of_an_answer_are_of_one_moment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = open_store(tmp_path)
+    store.append([batch_of([(key("a"), time * 10**9, 1.0) for time in range(10)])])
+
+    def late(*arguments: Any) -> Any:
+        store.append([batch_of([(key("a"), 10 * 10**9, 1.0), (key("b"), 0, 1.0)])])
+        return steps.step_rows(*arguments)
+
+    monkeypatch.setattr(groups, "step_rows", late)
+    (row,) = _rows_of(_ask(store, [], [], ["count", "steps", "integral"])).values()
+    assert (row["count"], row["steps"], row["covered_hi"]) == (10, 9, 9.0)
+    store.close()
 
 
 def test_a_series_that_is_asked_for_while_it_is_added_is_there_when_it_is(tmp_path: Path) -> None:

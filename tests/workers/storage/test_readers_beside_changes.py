@@ -7,11 +7,15 @@ from typing import NamedTuple
 
 import numpy as np
 
+from common import figures
+from common.match import Match
+from common.protocol import GroupsRequest, Limits
 from common.selector import Selector
 from tests.disks import QuickDisk
 from tests.workers.storage.support import EVERYWHERE, batch_of, key, open_store
-from workers.storage import aggregate
+from workers.storage import aggregate, groups
 from workers.storage.store import DeleteRecord, Store
+from workers.storage.work import Cancel
 
 SERIES = [key("a"), key("a", room="1"), key("a", room="2")]
 GROUPS, ROWS = 150, 40  # batches, and rows of each series in one
@@ -35,7 +39,7 @@ class Readers:
         self.asked = 0
         self._store = store
         self._ending = False
-        asks = (self._whole, self._each, self._all)
+        asks = (self._whole, self._each, self._all, self._groups)
         self._threads = [threading.Thread(target=self._run, args=(ask,)) for ask in asks]
         for each in self._threads:
             each.start()
@@ -68,6 +72,15 @@ class Readers:
         columns = aggregate.values_of(self._store.by_series(Selector("a"), EVERYWHERE, None, None).rows)
         assert (columns.sum_hi == columns.counts).all()
         return [int(count) for count in columns.counts]
+
+    def _groups(self) -> list[int]:
+        wants = ["sum", "steps", "values"]
+        request = GroupsRequest(EVERYWHERE, Match(), None, None, [], ["series"], wants, Limits(9, 10**9, 9, 9))
+        reply = groups.answer(self._store, request, EVERYWHERE, Cancel())
+        columns = figures.unpack(reply.columns, tuple(reply.columns))
+        for name, less in (("sum_hi", 0), ("value_counts", 0), ("steps", 1)):
+            assert (columns[name] == columns["count"] - less).all(), name
+        return [int(count) for count in columns["count"]]
 
     def _all(self) -> list[int]:
         found = {each: np.empty(0, np.int64) for each in SERIES}
