@@ -148,6 +148,7 @@ class Gather(Question, Generic[R]):
         self.nodes: list[str] = []
         self.wanted: Partitions = 0
         self.covered: Partitions = 0
+        self._first_epoch = 0  # of the ring by which was asked first
         self._reply_type: type[R] = reply_type
         self._select = wanted
         self._request = request
@@ -155,7 +156,8 @@ class Gather(Question, Generic[R]):
 
     def targets(self, plan: Plan) -> Mapping[str, Partitions]:
         self.plan = plan
-        self.wanted = self._select(plan)
+        self._first_epoch = self._first_epoch or plan.ring.epoch
+        self.wanted = self._select(plan) | self.covered  # by now more may be known of where series lie
         for node, (reason, until_s) in plan.behind.items():
             self.trouble.setdefault(node, Trouble(reason, until_s))
         return plan.assign(self.wanted & ~self.covered, self.trouble)
@@ -189,8 +191,11 @@ class Gather(Question, Generic[R]):
         """Note where the series of a device's metric lie, if everybody was asked for them. HTTP thread, at the end.
 
         A node that was asked twice and took in a new series between teaches nothing: its earlier answer may lack it.
+        Nor does a question during which a newer ring was heard of: a former owner may have answered for a partition.
         """
         if self.plan is None or self.wanted != self.plan.everything or not self.complete():
+            return
+        if self._first_epoch < self.plan.known.epoch:
             return
         replies: list[Any] = list(self.replies)
         told = {(node, reply.catalog) for node, reply in zip(self.senders, replies, strict=True)}

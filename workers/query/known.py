@@ -4,11 +4,22 @@ A query that names no tags is about series that may lie in any partition, so eve
 tell with their answers in which partitions they found matching series, and a stamp that changes with every new series
 that they take in. While every owner's stamp is still the one of those answers, nobody else has such a series.
 
-An answer speaks of points acknowledged at least a second before it (docs/http-api.md), so a stamp counts for a little
-less than that, from the moment at which it was asked for; `stale` names the nodes that should be asked again. What is
-not known is asked of everybody, as if this module did not exist.
+An answer speaks of points acknowledged at least a second before it (docs/http-api.md), so a stamp counts for less
+than that, from the moment at which it was asked for; `stale` names the nodes that should be asked again. What is not
+known is asked of everybody, as if this module did not exist.
 
-`heard`, `look` and `stale` belong to the scatter thread; `learn` to any; `where` to the scatter thread, after a `look`.
+What would break this, and why it does not:
+- A spool is drained into a node: points acknowledged long ago come with a new series. While the node bears its mark
+  nothing counts as known (plan.py); when the mark is gone, no stamp asked for before that does (`doubt`). A mark that
+  came and went between two looks at the marks (0.55 s apart at most) is why FRESH_S is no longer than it is.
+- A partition moves: its new owner's stamp may be from before the move, its former owner's says nothing more. So answers
+  teach nothing when a newer ring was heard of since their question began, and nothing counts as known while some node
+  is ahead of our ring (`told`): nobody would say "not mine" to a question that is not asked.
+- An answer that took long brings a stamp that is older than the last one: a process's stamps only grow.
+- A node restarts: its stamps begin elsewhere, at random.
+
+`heard`, `look`, `doubt`, `told` and `stale` belong to the scatter thread; `learn` to any; `where` to the scatter
+thread, after a `look`.
 """
 
 from collections.abc import Collection, Iterable, Mapping
@@ -16,8 +27,9 @@ from typing import Final, NamedTuple
 
 Partitions = int  # a set of partitions, as in plan.py
 
-FRESH_S: Final = 0.9  # an answer may lack series that are younger than a second
-RENEW_S: Final = 0.4  # a node not heard for so long is asked, while there are queries
+FRESH_S: Final = 0.45  # an answer may lack series that are younger than a second, see above
+RENEW_S: Final = 0.2  # a node not heard for so long is asked, while there are queries
+LATER: Final = 1 << 40  # more series than a process ever has: stamps further apart are not of the same process
 MAX_PAIRS: Final = 100_000  # about 20 MB; then everything is learned anew
 
 Pair = tuple[str, str]  # device, metric
@@ -38,15 +50,25 @@ class Known:
         self._generation = 0  # grows when a stamp changes
         self._places: dict[Pair, _Place] = {}
         self._is_fresh = False
+        self._not_before_s = float("-inf")  # stamps asked for before do not count (monotonic)
+        self.epoch = 0  # of the newest ring that anybody has told of
 
     def heard(self, node: str, stamp: int, asked_s: float) -> None:
         """Note a node's stamp. asked_s: when it was asked for; 0 as stamp: it has none."""
-        known = self._stamps.get(node)
-        if known is None or known[0] != stamp:
-            self._generation += 1
-        elif known[1] > asked_s:
-            return
-        self._stamps[node] = stamp, asked_s
+        last, last_s = self._stamps.get(node, (0, float("-inf")))
+        if stamp == last:
+            self._stamps[node] = stamp, max(asked_s, last_s)
+        elif not 0 < last - stamp < LATER:  # else an earlier answer that comes late
+            self._stamps[node] = stamp, asked_s
+            self._generation += 1  # at last: who learns meanwhile sees the new stamp, or learns for the old generation
+
+    def doubt(self, now_s: float) -> None:
+        """From now on only stamps that are asked for later count: a spool has been drained."""
+        self._not_before_s = now_s
+
+    def told(self, epoch: int) -> None:
+        """Note the epoch of somebody's ring."""
+        self.epoch = max(self.epoch, epoch)
 
     def look(self, owners: Iterable[str], now_s: float) -> None:
         """Judge whether the stamps of all owners are fresh."""
@@ -82,4 +104,4 @@ class Known:
 
     def _asked_s(self, node: str) -> float:
         stamp, asked_s = self._stamps.get(node, (0, 0.0))
-        return asked_s if stamp else float("-inf")
+        return asked_s if stamp and asked_s >= self._not_before_s else float("-inf")

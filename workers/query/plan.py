@@ -73,8 +73,11 @@ class Plan:
         self.known.learn(pair, partitions, stamps, [node.id for node in self.ring.nodes])
 
     def _where(self, pair: Pair) -> Partitions:
-        """Nobody may be behind: what a spool holds for a node can be a series that nobody knows yet."""
-        known = None if self.behind else self.known.where(pair)
+        """Nobody may be behind: what a spool holds for a node can be a series that nobody knows yet.
+
+        Nor may the ring be older than somebody else's, see known.py.
+        """
+        known = None if self.behind or self.known.epoch > self.ring.epoch else self.known.where(pair)
         return self.everything if known is None else known
 
     def assign(self, wanted: Partitions, avoid: Collection[str] = ()) -> Mapping[str, Partitions]:

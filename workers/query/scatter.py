@@ -248,6 +248,8 @@ class Scatter:
     def _targets(self, question: Question) -> Mapping[str, Partitions]:
         if self.plan is None or question.error or question.complete():
             return {}
+        if question.plan is not None:  # a later round: what was fresh then need not be now
+            self._known.look(self._owners, clock.monotonic_s())
         return question.targets(self.plan)
 
     def _pause(self, question: Question, now_s: float) -> None:
@@ -361,6 +363,9 @@ class Scatter:
         """Hand a reply to its questions. One that cannot be decoded counts as a refusal: no other will come."""
         for ask in asks:
             ask.question.in_flight -= 1
+        if message.header.epoch > self._known.epoch:
+            self._known.told(message.header.epoch)
+            self._hurried = True
         try:
             for ask, outcome in zip(asks, _outcomes(asks, message), strict=True):
                 self._take_one(link, ask, outcome)
@@ -449,6 +454,8 @@ class Scatter:
     def _follow_marks(self, now_s: float) -> None:
         self._behind.look(now_s)
         if self.plan is not None and self.plan.behind is not self._behind.nodes:
+            if self.plan.behind.keys() - self._behind.nodes.keys():
+                self._known.doubt(now_s)
             self.plan = dataclasses.replace(self.plan, behind=self._behind.nodes)
 
     def _follow_catalogs(self, now_s: float) -> None:
@@ -477,6 +484,7 @@ class Scatter:
 
     def _adopt(self, ring: Ring, now_s: float) -> None:
         """Connect to the nodes of a ring that are new or have moved, leave those that are gone."""
+        self._known.told(ring.epoch)
         self.plan = dataclasses.replace(Plan.of(ring, self._known), behind=self._behind.nodes)
         self._owners = [node.id for node in ring.nodes]
         wanted = {node.id: node for node in ring.nodes}

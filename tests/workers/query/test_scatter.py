@@ -634,6 +634,28 @@ def test_a_question_waits_a_moment_for_a_mark_to_go(cluster: Cluster) -> None:
     assert is_whole(gather(cluster.scatter, timeout_s=5.0))
 
 
+def test_what_is_known_of_series_is_doubted_when_a_mark_goes(cluster: Cluster) -> None:
+    known = cluster.scatter._known
+    cluster.store.put_mark(Mark("ing2", "bridge1"))
+    is_noticed(cluster, "ing2")
+    known.heard("ing1", 1, time.monotonic() + 0.05)
+    assert known._asked_s("ing1") > 0
+    cluster.store.remove_mark(Mark("ing2", "bridge1"))
+    is_noticed(cluster)
+    assert known._asked_s("ing1") < 0
+
+
+def test_an_answer_by_a_newer_ring_makes_the_ring_store_be_looked_at(cluster: Cluster) -> None:
+    assert cluster.scatter._view is not None
+    cluster.scatter._view._poll_s = 30.0
+    wait_until(lambda: cluster.scatter._view._next_s > time.monotonic() + 20.0)
+    after = make_ring(cluster.ports, epoch=2)
+    cluster.store.save(after, 1)
+    cluster.nodes["ing1"].ring = after
+    assert is_whole(gather(cluster.scatter))
+    wait_until(lambda: cluster.scatter.plan is not None and cluster.scatter.plan.ring.epoch == 2, 5.0)
+
+
 def test_a_node_behind_still_tells_its_status(cluster: Cluster) -> None:
     cluster.store.put_mark(Mark("ing2", "bridge1"))
     is_noticed(cluster, "ing2")
