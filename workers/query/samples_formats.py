@@ -194,8 +194,8 @@ def _csv_lines(chunk: Chunk, unit: str) -> bytes:
 def _csv_line(items: Sequence[str]) -> bytes:
     """Fields with quotes where they need them, without the end of the line."""
     text = io.StringIO()
-    csv.writer(text, lineterminator="").writerow(items)
-    return text.getvalue().encode()
+    csv.writer(text).writerow(items)  # quotes a break of lines only where its own lines end in one
+    return text.getvalue().removesuffix("\r\n").encode()
 
 
 def _as_arrow(answer: Answer) -> Iterator[bytes]:

@@ -28,7 +28,7 @@ def make_rows() -> list[tuple[Series, int, float]]:
     rng = random.Random(7)
     rows = []
     for device in range(20):
-        for metric in ("m", 'temperature, "quoted"'):
+        for metric in ("m", 'temperature, "quoted"\nand\rbroken'):
             tags = (("room", f"r{device % 3}"),) if device % 2 else ()
             for _ in range(rng.randint(1, 60)):
                 rows.append(((f"dev/{device}", metric, tags), START + rng.randrange(10**6) * 10**6, rng.gauss(0, 100)))
