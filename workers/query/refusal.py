@@ -5,7 +5,6 @@ Pure: no I/O, no state.
 """
 
 import difflib
-import math
 from collections.abc import Collection
 from typing import Any, Final
 
@@ -112,7 +111,7 @@ def seconds(field: str, value: Any, most: float) -> float:
         except ValueError:
             number = None
     usable = isinstance(number, int | float) and not isinstance(number, bool)
-    if not usable or not math.isfinite(number) or not 0 < number <= most:
+    if not usable or not 0 < number <= most:
         raise bad(field, f"{field} is {shown(value)}, want a number above 0, at most {most:g}")
     return float(number)
 
