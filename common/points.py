@@ -123,7 +123,9 @@ class PointBatch:
 
 
 def _count_used(index: Index, keys: int) -> int:
-    """How many of so many keys an index names."""
+    """How many of so many keys an index names, which lies within them."""
+    if keys == 1:
+        return min(1, len(index))
     used = np.zeros(keys, np.bool_)
     for begin in range(0, len(index), _PART_ROWS):
         used[index[begin : begin + _PART_ROWS]] = True

@@ -360,13 +360,18 @@ class SamplesRequest(msgspec.Struct, frozen=True):
 
 
 class SamplesReply(msgspec.Struct, frozen=True):
-    """batch: an encoded PointBatch, its rows ordered by key and time; more: whether further points follow."""
+    """batch: an encoded PointBatch, its rows ordered by key and time; more: whether further points follow.
+
+    catalog, places: as of GroupsReply; of all series that match, with points in the page or not.
+    """
 
     partitions: bytes
     delete_number: int
     batch: bytes
     more: bool
     cost: Cost
+    catalog: int = 0
+    places: list[int] | None = None
 
 
 class GapsRequest(msgspec.Struct, frozen=True):

@@ -18,7 +18,7 @@ from common.points import PointBatch
 from common.protocol import SamplesReply, SamplesRequest
 from workers.query.coverage import Coverage, Missing
 from workers.query.gather import Gather
-from workers.query.plan import Partitions, from_bitmap
+from workers.query.plan import Partitions, exact_pair, from_bitmap
 from workers.query.selection import Selection
 
 PAGE_ROWS: Final = 32_768  # 640 KB; the way to the node and back is a small part of what decoding so many takes
@@ -113,6 +113,8 @@ class Samples:
             self._timeout_s,
         )
         self._note(gather, self._gather(gather, self._allow_partial))
+        if (pair := exact_pair(wanted.match)) is not None:
+            gather.learn(pair)
         for reply in gather.replies:
             page = _Page(reply)
             self.pages += 1
@@ -155,7 +157,7 @@ class _Page:
         self.more = reply.more
         batch = PointBatch.decode(reply.batch)
         self._batch = batch
-        self._ends = np.cumsum(np.bincount(batch.index, minlength=len(batch.keys))).tolist()
+        self._ends = batch.index.searchsorted(np.arange(len(batch.keys), dtype=np.uint32), "right").tolist()
         self._series = self._row = 0
         self.key: bytes | None = batch.keys[0] if batch.keys else None
         if list(batch.keys) != sorted(batch.keys) or (batch.index[1:] < batch.index[:-1]).any():

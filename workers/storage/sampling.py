@@ -81,6 +81,7 @@ class Sampling:
         if not 1 <= request.limit <= MAX_ROWS:
             raise ProtocolError(f"limit of {request.limit} rows, want 1 to {MAX_ROWS}")
         started_ns = time.perf_counter_ns()
+        stamp = self._store.catalog_stamp
         ordered = self.ordered(request.match, covered, cancel)
         start, view = self._store.first_kept(request.start_ns), self._store.view
         span = Span(EARLIEST if start is None else start, LATEST if request.end_ns is None else request.end_ns)
@@ -88,7 +89,8 @@ class Sampling:
         with self._store.watching_damage():
             page.fill(request.after_key, request.after_ns)
         cost = page.cost(time.perf_counter_ns() - started_ns)
-        return SamplesReply(covered, view.deletes.number, page.batch().encode(), page.more, cost)
+        places = self._store.places_of(ordered.series.hashes)
+        return SamplesReply(covered, view.deletes.number, page.batch().encode(), page.more, cost, stamp, places)
 
     def _key(self, match: Match, covered: bytes) -> tuple[int, bytes, bytes]:
         return self._store.catalog_stamp, msgspec.msgpack.encode(match), covered

@@ -9,7 +9,7 @@ import pytest
 
 from common import config
 from common.errors import ProtocolError
-from common.match import Match
+from common.match import Match, Pattern
 from common.points import PointBatch
 from common.protocol import Cost, SamplesReply, SamplesRequest
 from common.series import partition_of, series_key
@@ -188,6 +188,32 @@ def test_with_allow_partial_what_was_lost_is_told_at_the_end() -> None:
     assert not found.coverage.complete
     assert found.coverage.partitions_answered < found.coverage.partitions_asked == PARTITIONS
     assert found.coverage.missing
+
+
+def test_the_first_page_of_one_devices_metric_teaches_where_its_series_lie() -> None:
+    key = series_key("d", "m", {})
+    pair, lies_in = ("d", "m"), partition_of(key, PARTITIONS)
+    plan = Plan.of(PLAN.ring)
+    nodes = list(plan.ranks[0])
+    asked: list[Partitions] = []
+
+    def answered(gather: Gather[SamplesReply], allow_partial: bool) -> Coverage:
+        plan.known.look(nodes, 1.0)
+        for node, part in gather.targets(plan).items():
+            page = [(key, 1, 1.0)] if part >> lies_in & 1 else []
+            places = [lies_in] if page else []
+            gather.senders.append(node)
+            gather.replies.append(SamplesReply(b"", 0, batch_of(page), False, Cost(), 7, places))
+            plan.known.heard(node, 7, 1.0)
+            gather.covered |= part
+        asked.append(gather.wanted)
+        return coverage.judge(gather, "", allow_partial, config.Query())
+
+    for match in (Match(*[[Pattern("is", each)] for each in pair]), Match([Pattern("is", "d")])):
+        wanted = Selection(match, None, None)
+        for _ in range(2):
+            assert rows_of(Samples(answered, wanted, BEGINNING, 10.0).chunks()) == [(key, 1, 1.0)]
+    assert asked == [plan.everything, 1 << lies_in, plan.everything, plan.everything]
 
 
 def test_a_page_that_is_not_in_order_is_refused() -> None:

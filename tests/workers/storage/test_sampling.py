@@ -10,8 +10,9 @@ from common import clock, protocol
 from common.errors import ProtocolError
 from common.match import Match, Pattern
 from common.points import PointBatch
+from common.series import partition_of
 from tests import naive
-from tests.workers.storage.support import EVERYWHERE, batch_of, key, open_store
+from tests.workers.storage.support import EVERYWHERE, PARTITIONS, batch_of, key, open_store
 from tests.workers.storage.views import DEVICES, KEYS, Delete, Place, oracle_of, selection, view_of
 from workers.storage import sampling
 from workers.storage.sampling import MAX_ROWS, Ordered, Sampling, Span
@@ -158,6 +159,8 @@ def test_a_store_answers_for_what_matches_in_the_partitions_asked(tmp_path: Path
         got = rows_of(PointBatch.decode(reply.batch))
         assert got == sorted(row for row in rows if row[0] in [key(each, "m") for each in "abc"] and row[1] >= 2)
         assert (reply.more, reply.partitions, reply.delete_number) == (False, EVERYWHERE, 0)
+        places = {partition_of(key(each, "m"), PARTITIONS) for each in "abc"}
+        assert (reply.catalog, reply.places) == (store.catalog_stamp, sorted(places))
         nowhere = bytes(len(EVERYWHERE))
         assert len(PointBatch.decode(samples.answer(request(7), nowhere, Cancel()).batch)) == 0
         store.append([batch_of([(key("d", "m"), 5, 1.0)])])  # a series that was not there when the order was kept
