@@ -395,7 +395,7 @@ class GapsRequest(msgspec.Struct, frozen=True):
 class GapsReply(msgspec.Struct, frozen=True):
     """keys: of the series looked at, ascending; more: whether further ones follow.
 
-    columns (common.figures): group (index into keys), start, end (ns; end_ns where the silence goes on), usual_ns.
+    columns (common.figures): group (index into keys), start, end (ns; start where the silence goes on), usual_ns.
     """
 
     partitions: bytes

@@ -214,14 +214,14 @@ def _gap_columns(replies: list[GapsReply], keys: list[bytes], end_ns: int) -> di
         found = figures.unpack(reply.columns, _GAPS)
         for group, start, end, usual in zip(*(found[name].tolist() for name in _GAPS), strict=True):
             if (at := places.get(reply.keys[group])) is not None:
-                rows.append((at, start, end, usual))
+                rows.append((at, start, end_ns if end == start else end, usual, end == start))
     rows.sort()
-    columns: dict[str, Any] = listing.series_columns([keys[at] for at, _, _, _ in rows])
-    columns["start_time"] = [start for _, start, _, _ in rows]
-    columns["end_time"] = [end for _, _, end, _ in rows]
-    columns["duration_s"] = [(end - start) / NS_PER_S for _, start, end, _ in rows]
-    columns["expected_interval_s"] = [usual / NS_PER_S for _, _, _, usual in rows]
-    columns["ongoing"] = [end == end_ns for _, _, end, _ in rows]
+    columns: dict[str, Any] = listing.series_columns([keys[at] for at, *_ in rows])
+    columns["start_time"] = [start for _, start, *_ in rows]
+    columns["end_time"] = [end for _, _, end, *_ in rows]
+    columns["duration_s"] = [(end - start) / NS_PER_S for _, start, end, *_ in rows]
+    columns["expected_interval_s"] = [usual / NS_PER_S for *_, usual, _ in rows]
+    columns["ongoing"] = [goes_on for *_, goes_on in rows]
     return columns
 
 

@@ -170,7 +170,7 @@ def _between(times: Integers) -> npt.NDArray[np.uint64]:
 
 
 class _Silences(NamedTuple):
-    """Of one series. starts, ends: ns, ascending; usual_ns: its usual interval."""
+    """Of one series. starts, ends: ns, ascending; both are the same of one that goes on. usual_ns: its usual one."""
 
     place: int
     starts: Integers
@@ -247,6 +247,7 @@ class _Search:
         ends = np.append(times[1:], self._request.end_ns)
         silent = (ends.view(np.uint64) - times.view(np.uint64)) > np.uint64(longest)
         self._count(int(silent.sum()))
+        ends[-1] = times[-1]
         return _Silences(place, times[silent], ends[silent], usual_ns)
 
     def _longest(self, usual_ns: int) -> int:

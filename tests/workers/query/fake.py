@@ -204,7 +204,7 @@ class FakeNode:
         found = figures.unpack(described.columns, ("last_time", "usual_ns"))
         silent = request.end_ns - found["last_time"] > request.factor * found["usual_ns"]
         at = (silent & (found["usual_ns"] > 0)).nonzero()[0]
-        columns = {"group": at, "start": found["last_time"][at], "end": at * 0 + request.end_ns}
+        columns = {"group": at, "start": found["last_time"][at], "end": found["last_time"][at]}
         columns["usual_ns"] = found["usual_ns"][at]
         return protocol.GapsReply(
             described.partitions, 0, described.keys, figures.pack(columns), described.more, protocol.Cost()

@@ -143,14 +143,14 @@ def test_tags_and_their_values(cluster: Queried) -> None:
     assert pages(cluster, "/api/v1/tags", device_id="nobody") == []
 
 
-def test_gaps_are_silences_longer_than_usual(cluster: Queried) -> None:
-    end_s = BEGIN_S + 600
+@pytest.mark.parametrize("end_s", [BEGIN_S + 600, BEGIN_S + 400, BEGIN_S + 590])  # 400: a sample ends a silence there
+def test_gaps_are_silences_longer_than_usual(cluster: Queried, end_s: int) -> None:
     wanted = []
     for series, points in ordered():
         times = [at for at, _ in in_range(points, 0, end_s)]
         for start, end in pairwise([*times, end_s * NS]):
             if end - start > 3 * STEP_S * NS:
-                wanted.append(named(series) | {"start_time": start, "end_time": end, "ongoing": end == end_s * NS})
+                wanted.append(named(series) | {"start_time": start, "end_time": end, "ongoing": start == times[-1]})
     found = pages(cluster, "/api/v1/gaps", end_time=end_s, time_unit="ns")
     for each in found:
         assert each.pop("duration_s") == (each["end_time"] - each["start_time"]) / NS

@@ -90,11 +90,9 @@ def silences(times: list[int], factor: float, least_ns: int, end: int) -> list[t
     if not times:
         return []
     longest = max(factor * usual(times), least_ns)
-    return [
-        (one, other, usual(times))
-        for one, other in pairwise([*times, end])
-        if longest and other - one > longest
-    ]
+    found = [(one, other, usual(times)) for one, other in pairwise(times) if longest and other - one > longest]
+    goes_on = longest and end - times[-1] > longest
+    return [*found, (times[-1], times[-1], usual(times))] if goes_on else found
 
 
 def rows_of(reply: DescribeReply) -> dict[bytes, tuple[Any, ...]]:
@@ -244,6 +242,6 @@ def test_silences_at_the_ends_of_time(tmp_path: Path) -> None:
     store.append([batch_of([(key("a"), time, 1.0) for time in (-(1 << 63), -(1 << 63) + 1, (1 << 63) - 3)])])
     held = Filled(store, naive.PointSet(), Describing(store, Sampling(store)))
     assert gaps_of(gaps(held, 1.0, end=(1 << 63) - 1)) == [
-        (key("a"), -(1 << 63) + 1, (1 << 63) - 3, 1), (key("a"), (1 << 63) - 3, (1 << 63) - 1, 1),
+        (key("a"), -(1 << 63) + 1, (1 << 63) - 3, 1), (key("a"), (1 << 63) - 3, (1 << 63) - 3, 1),
     ]  # fmt: skip
     store.close()
