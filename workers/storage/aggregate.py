@@ -84,25 +84,28 @@ class Columns(NamedTuple):
 
 def values_of(rows: Integers) -> Columns:
     """The figures in summary rows, int64[n, FIELDS]."""
-    hi, lo, m2 = sums_of(rows)
+    hi, lo = sums_of(rows)
     least, most, first, last = (
         values_in(rows, field) for field in (kernels.MIN, kernels.MAX, kernels.FIRST, kernels.LAST)
     )
     return Columns(
         rows[:, kernels.COUNT], hi, lo, least, most, rows[:, kernels.FIRST_TIME], first,
-        rows[:, kernels.LAST_TIME], last, m2,
+        rows[:, kernels.LAST_TIME], last, m2_of(rows, hi),
     )  # fmt: skip
 
 
-def sums_of(rows: Integers) -> tuple[Values, Values, Values]:
-    """The columns sum_hi, sum_lo and m2."""
+def sums_of(rows: Integers) -> tuple[Values, Values]:
+    """The columns sum_hi and sum_lo."""
     floats = rows.view(np.float64)
     high, low = floats[:, kernels.HI], floats[:, kernels.LO]
     with np.errstate(invalid="ignore", over="ignore"):
         hi = high + low
-        finite = np.isfinite(hi)
-        lo = np.where(finite, (high - hi) + low, 0.0)
-    return hi, lo, np.where(finite, floats[:, kernels.M2], np.nan)  # no distance from a mean that there is not
+        return hi, np.where(np.isfinite(hi), (high - hi) + low, 0.0)
+
+
+def m2_of(rows: Integers, hi: Values) -> Values:
+    """The column m2, given sum_hi: there is no distance from a mean that there is not."""
+    return np.where(np.isfinite(hi), rows.view(np.float64)[:, kernels.M2], np.nan)
 
 
 def values_in(rows: Integers, field: int) -> Values:

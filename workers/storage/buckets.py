@@ -94,9 +94,10 @@ def reached(spans: Sequence[Span], table: Table, recent: Recent) -> Sequence[Spa
     """The spans that rows of a table or of heads may lie in: an open range has more of them than most series touch."""
     if len(spans) == 1:
         return spans
-    times = recent.summaries
-    lowest = min(int(table.earliest.min()), int(times[:, kernels.FIRST_TIME].min(initial=LATEST)))
-    highest = max(int(table.latest.max()), int(times[:, kernels.LAST_TIME].max(initial=EARLIEST)))
+    lowest, highest = int(table.earliest.min()), int(table.latest.max())
+    if len(recent.places):
+        lowest = min(lowest, int(recent.summaries[:, kernels.FIRST_TIME].min()))
+        highest = max(highest, int(recent.summaries[:, kernels.LAST_TIME].max()))
     return [span for span in spans if span.grid.start <= highest and span.grid.end >= lowest]
 
 

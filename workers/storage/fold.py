@@ -294,24 +294,13 @@ class Fold:
         candidates = clean.nonzero()[0]
         if not len(candidates):
             return blocks, 0
-        for number, together in self._neighbours(blocks[candidates]):
+        asked = blocks[candidates]
+        for number, together in _neighbours(self._table.segments[asked], self._table.blocks[asked]):
             chosen = candidates[together]
             taken, found = self._read_windows(self._view.stored.segments[number], blocks[chosen], shift, rows)
             left[chosen] = ~taken
             read += found
         return blocks[left], read
-
-    def _neighbours(self, blocks: npt.NDArray[np.int32]) -> Iterator[tuple[int, Integers]]:
-        """Blocks that lie near to one another in a segment: its number, and their places among those given.
-
-        Segments ascend, and the blocks of each.
-        """
-        segments, numbers = self._table.segments[blocks], self._table.blocks[blocks]
-        order = np.lexsort((numbers, segments))
-        segments, numbers = segments[order], numbers[order]
-        apart = (segments[1:] != segments[:-1]) | (numbers[1:] - numbers[:-1] > GAP_BLOCKS)
-        for begin, end in itertools.pairwise([0, *(apart.nonzero()[0] + 1).tolist(), len(order)]):
-            yield int(segments[begin]), order[begin:end]
 
     def _read_windows(
         self, segment: Segment, chosen: npt.NDArray[np.int32], shift: int, rows: Integers
@@ -319,12 +308,13 @@ class Fold:
         """Fold the windows of blocks of one segment; which of the blocks these stand for, and how many windows."""
         table = self._table
         numbers = table.blocks[chosen]
-        windows = segment.windows(int(numbers[0]), int(numbers[-1]) + 1)
-        at = numbers - numbers[0]
+        low, high = int(numbers[0]), int(numbers[-1]) + 1
+        windows = segment.windows(low, high)
+        at = slice(None) if high - low == len(numbers) else numbers - low
         taken = np.empty(len(chosen), np.uint8)
         read = aggregate_kernels.fold_windows(
-            table.places[chosen], table.t_min[chosen], table.t_max[chosen], windows.widths[at], windows.first[at],
-            windows.first[at + 1], windows.numbers, windows.counts, windows.sum_hi, windows.sum_lo, windows.least,
+            table.places[chosen], table.t_min[chosen], table.t_max[chosen], windows.widths[at], windows.first[:-1][at],
+            windows.first[1:][at], windows.numbers, windows.counts, windows.sum_hi, windows.sum_lo, windows.least,
             windows.most, *self._grid, self._layout.base, self._layout.first, shift, rows, taken,
         )  # fmt: skip
         return taken.view(np.bool_), read
@@ -564,6 +554,19 @@ def _stands(summary: list[int], table: Table, grid: Grid) -> bool:
     first, last = summary[kernels.FIRST_TIME], summary[kernels.LAST_TIME]
     apart = first > int(table.latest[0]) or last < int(table.earliest[0])
     return bool(summary[kernels.RISING]) and grid.start <= first and last <= grid.end and apart
+
+
+def _neighbours(segments: Integers, blocks: Integers) -> Iterator[tuple[int, Integers]]:
+    """Blocks that lie near to one another in a segment: its number, and their places among those given.
+
+    Segments ascend, and the blocks of each.
+    """
+    keys = (segments << 32) + blocks  # further apart between segments than within one
+    order = keys.argsort(kind="stable")
+    keys = keys[order]
+    cuts = (keys[1:] - keys[:-1] > GAP_BLOCKS).nonzero()[0] + 1
+    for begin, end in itertools.pairwise([0, *cuts.tolist(), len(order)]):
+        yield int(segments[order[begin]]), order[begin:end]
 
 
 def _settled(times: Integers, values: Values, offsets: Integers) -> tuple[Integers, Values, Integers]:

@@ -20,7 +20,7 @@ from common import figures, protocol
 from common.errors import ProtocolError
 from common.protocol import GroupsReply, GroupsRequest, Limits, TagsReply, TagsRequest
 from workers.storage import aggregate_kernels, buckets, kernels
-from workers.storage.aggregate import WINDOWED, LimitError, sums_of, values_in
+from workers.storage.aggregate import WINDOWED, LimitError, m2_of, sums_of, values_in
 from workers.storage.buckets import Rows, Span, Tally
 from workers.storage.fold import Cost, Fold
 from workers.storage.names import Check, go_on
@@ -41,7 +41,6 @@ _HELD_ROWS: Final = 1 << 20  # of the answer from several tables before those of
 _LAID_OUT: Final = 1 << 20  # series times stretches that are laid out at a time: 30 MB
 _COUNTS: Final = {"count": kernels.COUNT, "first_time": kernels.FIRST_TIME, "last_time": kernels.LAST_TIME}
 _EXTREMES: Final = {"min": kernels.MIN, "max": kernels.MAX, "first": kernels.FIRST, "last": kernels.LAST}
-_SUMS: Final = frozenset({"sum_hi", "sum_lo", "m2"})
 
 # What the server thread does by itself: each bound keeps it for less than half a millisecond.
 SHORT_POINTS: Final = 8192  # to decode and fold
@@ -216,8 +215,11 @@ class _Question:
         if len(part.ids) < len(self._series.ids) or len(table.places) > _FEW_BLOCKS:
             return False
         recent = Recent.of(self.view.heads, part, table.masks)
-        laid = self._lay_out(buckets.reached(self._spans, table, recent), table, recent, self._groups)
-        if len(laid) > _FEW_SPANS or self._rows > _FEW_ROWS:
+        spans = buckets.reached(self._spans, table, recent)
+        if len(spans) > _FEW_SPANS:
+            return False
+        laid = self._lay_out(spans, table, recent, self._groups)
+        if self._rows > _FEW_ROWS:
             self._rows = 0
             self._tallies.clear()
             return False
@@ -326,7 +328,8 @@ class _Question:
         else:
             fold.run(pool)
             filled = fold.rows[:, kernels.COUNT].nonzero()[0]
-            self._found.append(_Found(*part.locate(filled), fold.rows[filled]))
+            rows = fold.rows if len(filled) == len(fold.rows) else fold.rows[filled]
+            self._found.append(_Found(*part.locate(filled), rows))
         self.cost = self.cost.plus(fold.cost)
 
     def _distinct(self, found: _Found) -> dict[str, npt.NDArray[Any]]:
@@ -378,9 +381,10 @@ def _figures(rows: Integers, wanted: Collection[str]) -> dict[str, npt.NDArray[A
     """The columns that are wanted, of those that summary rows tell (aggregate.values_of)."""
     columns: dict[str, npt.NDArray[Any]] = {name: rows[:, _COUNTS[name]] for name in _COUNTS if name in wanted}
     columns |= {name: values_in(rows, _EXTREMES[name]) for name in _EXTREMES if name in wanted}
-    if not _SUMS.isdisjoint(wanted):
-        sums = dict(zip(("sum_hi", "sum_lo", "m2"), sums_of(rows), strict=True))
-        columns |= {name: sums[name] for name in sums if name in wanted}
+    if "sum_hi" in wanted:  # as it is wherever m2 is
+        columns["sum_hi"], columns["sum_lo"] = sums_of(rows)
+        if "m2" in wanted:
+            columns["m2"] = m2_of(rows, columns["sum_hi"])
     return columns
 
 

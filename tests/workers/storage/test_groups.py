@@ -1,5 +1,6 @@
 """Answers by group and bucket beside the oracle: bits for all but sums and M2, whose errors are bounded."""
 
+import itertools
 import random
 import re
 from collections.abc import Sequence
@@ -8,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
+import numpy as np
 import pytest
 
 from common import figures, protocol, series
@@ -19,13 +21,13 @@ from common.selector import Selector
 from tests import naive
 from tests.workers.storage.answers import assert_m2
 from tests.workers.storage.support import EVERYWHERE, PARTITIONS, assert_sum, batch_of, key, open_store
-from workers.storage import buckets, groups, steps, values
+from workers.storage import buckets, fold, groups, steps, values
 from workers.storage.aggregate import LimitError
 from workers.storage.deletes import DeleteRecord
 from workers.storage.readers import Readers
 from workers.storage.sampling import Sampling
 from workers.storage.store import Store
-from workers.storage.table import SegmentSet
+from workers.storage.table import GAP_BLOCKS, SegmentSet
 from workers.storage.work import Cancel, CancelledError
 
 MINUTE_NS = 60 * 10**9
@@ -570,3 +572,20 @@ def test_questions_that_take_long_are_left_to_the_readers(filled: Filled, monkey
     assert not is_short("last", stretches=STRETCHES["minutes"])
     monkeypatch.setattr(groups, "_FEW_SERIES", 2)
     assert not is_short("count")
+
+
+def test_blocks_are_read_with_their_neighbours() -> None:
+    rng = random.Random(19)
+    for _ in range(100):
+        places = list({(rng.randrange(3), rng.choice((0, 5000, 2**31)) + rng.randrange(3000)) for _ in range(9)})
+        rng.shuffle(places)
+        segments, blocks = np.array(places, np.int64).T.copy()
+        found = [
+            (number, *(places[at] for at in which.tolist())) for number, which in fold._neighbours(segments, blocks)
+        ]
+        assert [place for _, *near in found for place in near] == sorted(places)
+        for number, *near in found:
+            assert {segment for segment, _ in near} == {number}
+            assert all(next_ - block <= GAP_BLOCKS for (_, block), (_, next_) in itertools.pairwise(near))
+        for (*_, last), (_, first, *_) in itertools.pairwise(found):
+            assert last[0] != first[0] or first[1] - last[1] > GAP_BLOCKS
