@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from time import perf_counter_ns
 from typing import Any
 
-from common.protocol import AggregateReply, Cost
+from common.protocol import Cost
 from workers.query.gather import Gather
 
 NS_PER_MS = 1e6
@@ -29,15 +29,8 @@ def explained(asked: Sequence[Gather[Any]], stages: Stages) -> dict[str, Any]:
     nodes: dict[str, Cost] = {}
     for gather in asked:
         for node, reply in zip(gather.senders, gather.replies, strict=True):
-            nodes[node] = _sum(nodes.get(node, Cost()), _cost(reply))
+            nodes[node] = _sum(nodes.get(node, Cost()), reply.cost)
     return {"nodes": {node: _shown(cost) for node, cost in sorted(nodes.items())}, "stages": stages.spent_ms}
-
-
-def _cost(reply: Any) -> Cost:
-    if isinstance(reply, AggregateReply):
-        return Cost(reply.blocks_summarized, 0, reply.blocks_decoded, reply.rows_decoded)
-    cost: Cost = reply.cost
-    return cost
 
 
 def _sum(one: Cost, other: Cost) -> Cost:

@@ -12,7 +12,7 @@ from workers.query import aggregate, answering, formats, request, unknown
 from workers.query.answering import Found
 from workers.query.coverage import Coverage, merged
 from workers.query.explain import Stages, explained
-from workers.query.frame import Context, Request, Response, answer
+from workers.query.frame import Context, Request, Response, encode
 from workers.query.gather import Gather
 from workers.query.plan import exact_pair
 from workers.query.request import Query
@@ -141,21 +141,20 @@ def _told(context: Context, work: Work, found: Found, name: str) -> Response:
     if name != "json":
         return formats.respond(_one_row(work, found, name), name, most)
     body = work.query.body
-    return answer(
-        Answer(
-            body.device_id,
-            body.metric_name,
-            body.operation,
-            body.start_time or 0,
-            body.end_time or 0,
-            UNSET if body.tags is None else body.tags,
-            found.result,
-            found.count,
-            perf_counter_ns() - work.started_ns,
-            work.coverage,
-            _explain(work),
-        )
+    told = Answer(
+        body.device_id,
+        body.metric_name,
+        body.operation,
+        body.start_time or 0,
+        body.end_time or 0,
+        UNSET if body.tags is None else body.tags,
+        found.result,
+        found.count,
+        perf_counter_ns() - work.started_ns,
+        work.coverage,
+        _explain(work),
     )
+    return Response(encode(told), headers=_headers(work))
 
 
 def _explain(work: Work) -> dict[str, Any] | UnsetType:

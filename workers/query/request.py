@@ -77,10 +77,10 @@ class Query(msgspec.Struct, frozen=True):
     """A checked query.
 
     body: as sent. start_ns, end_ns: inclusive, None is open. listed: the operations were a list, the result is a map.
-    is_seed_shape: one AGGREGATE answers it. stretches: the buckets, none where nothing is cut; None: the range is open
-    and has to be known first, see `needs_reach`. open_start, open_end: whether the request
-    left an end open, which `reaching` then sets to that of the data. max_points: 0 where it was not asked. fill: of
-    FILLS, or a number.
+    is_seed_shape: one AGGREGATE answers it, which does not tell all that `explain` wants. stretches: the buckets, none
+    where nothing is cut; None: the range is open and has to be known first, see `needs_reach`. open_start, open_end:
+    whether the request left an end open, which `reaching` then sets to that of the data. max_points: 0 where it was
+    not asked. fill: of FILLS, or a number.
     timeout_s: None is that of the settings. format: None is what Accept says.
     """
 
@@ -230,7 +230,7 @@ def _is_seed_shape(query: Query) -> bool:
     patterns = [wanted.device_id, wanted.metric_name, *(wanted.tags or {}).values()]
     exact = all(len(each) == 1 and each[0].kind == "is" for each in patterns)
     plain = all(operation.kind in operations.AGGREGATED for operation in query.operations)
-    return exact and plain and not wanted.more_tags and not query.has_rows
+    return exact and plain and not wanted.more_tags and not query.has_rows and not query.explain
 
 
 def _cut(query: Query, settings: config.Settings) -> tuple[Interval | None, list[Stretch] | None]:
