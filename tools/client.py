@@ -119,6 +119,7 @@ class Client:
         self._timeout_s = timeout_s
         self._context = context
         self._connection: http.client.HTTPConnection | None = None
+        self.headers: Mapping[str, str] = {}  # of the last answer
 
     def __enter__(self) -> Self:
         return self
@@ -243,6 +244,7 @@ class Client:
 
     def _open(self, method: str, target: str, body: bytes | None) -> http.client.HTTPResponse:
         reply = self._exchange(method, target, body)
+        self.headers = reply.headers
         if reply.status < 300:
             return reply
         data = _read(reply, -1)

@@ -8,7 +8,7 @@ import functools
 import json
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import click
@@ -27,6 +27,7 @@ USAGE_STATUSES: Final = (400, 405, 413, 422)
 CSV_FAILED: Final = b"," * 1000 + b"\r\n"  # ends an answer that failed on the way
 CSV_END_BYTES: Final = 4096
 CLEAR: Final = "\x1b[H\x1b[2J"
+MORE: Final = "there is more: raise --limit"
 
 Command = Callable[..., None]
 
@@ -64,17 +65,12 @@ class Asked:
 
     def _once(self, method: str, path: str, fields: dict[str, Any], show: Callable[[dict[str, Any]], None]) -> None:
         if self.form == "csv":
-            end = b""
-            for part in self.client.chunks(method, path, fields | {"format": "csv"}):
-                sys.stdout.buffer.write(part)
-                end = (end + part)[-CSV_END_BYTES:]
-            sys.stdout.buffer.flush()
-            if end.endswith(CSV_FAILED):
-                said = end.removesuffix(CSV_FAILED).splitlines()[-1].decode(errors="replace")
-                raise Unreachable(f"the answer broke off, its last line says why: {said}")
+            self._print_csv(method, path, fields)
             return
         answer = self.client.call(method, path, fields)
         if self.form == "json":
+            while follows(fields, answer.get("next_cursor")):
+                answer = joined(answer, self.client.call(method, path, fields | {"cursor": answer["next_cursor"]}))
             print(json.dumps(answer, ensure_ascii=False))
             return
         show(answer)
@@ -83,7 +79,53 @@ class Asked:
             lacking = "; ".join(f"{each['node']}: {each['reason']}" for each in coverage["missing"])
             self.say(escape(f"INCOMPLETE, {lacking}"))
         if answer.get("more") or answer.get("next_cursor"):
-            self.say("there is more: raise --limit")
+            self.say(MORE)
+
+    def _print_csv(self, method: str, path: str, fields: dict[str, Any]) -> None:
+        """All pages as one file; what it lacks is said beside it."""
+        cursor, is_lacking = None, False
+        while True:
+            parts = self.client.chunks(method, path, fields | {"format": "csv", "cursor": cursor})
+            self._print_page(parts if cursor is None else without_first_line(parts))
+            is_lacking = is_lacking or self.client.headers.get("Minitrue-Complete") == "false"
+            cursor = self.client.headers.get("Minitrue-Next-Cursor")
+            if not follows(fields, cursor):
+                break
+        if is_lacking:
+            print("INCOMPLETE; --json says what is missing", file=sys.stderr)
+        if cursor is not None:
+            print(MORE, file=sys.stderr)
+
+    def _print_page(self, parts: Iterable[bytes]) -> None:
+        end = b""
+        for part in parts:
+            sys.stdout.buffer.write(part)
+            end = (end + part)[-CSV_END_BYTES:]
+        sys.stdout.buffer.flush()
+        if end.endswith(CSV_FAILED):
+            said = end.removesuffix(CSV_FAILED).splitlines()[-1].decode(errors="replace")
+            raise Unreachable(f"the answer broke off, its last line says why: {said}")
+
+
+def follows(fields: Mapping[str, Any], cursor: str | None) -> bool:
+    """Whether to ask for the next page: there is one, and no number of rows was asked for."""
+    return cursor is not None and "limit" not in fields
+
+
+def joined(answer: dict[str, Any], page: Mapping[str, Any]) -> dict[str, Any]:
+    """An answer with its next page behind it. What one of them lacks is lacking in the whole."""
+    lists = {name: answer[name] + value for name, value in page.items() if isinstance(value, list)}
+    worse = page if answer["coverage"]["complete"] else answer
+    return {**answer, **page, **lists, "coverage": worse["coverage"]}
+
+
+def without_first_line(parts: Iterable[bytes]) -> Iterator[bytes]:
+    """The bytes behind the line of names."""
+    rest, head = iter(parts), b""
+    while b"\n" not in head and (part := next(rest, b"")):
+        head += part
+    yield head.partition(b"\n")[2]
+    yield from rest
 
 
 class Group(click.Group):
@@ -135,8 +177,8 @@ def cli() -> None:
 def _url_options(command: Command) -> Command:
     for option in (
         click.option("--watch", type=click.FloatRange(0.1), metavar="SECONDS", help="Ask again every so many seconds."),
-        click.option("--csv", "as_csv", is_flag=True, help="Print CSV, as the server sends it."),
-        click.option("--json", "as_json", is_flag=True, help="Print the answer as JSON."),
+        click.option("--csv", "as_csv", is_flag=True, help="Print CSV, all pages unless there is a --limit."),
+        click.option("--json", "as_json", is_flag=True, help="Print the answer as JSON, all pages likewise."),
         click.option("--token", envvar="MINITRUE_TOKEN", help="Bearer token [MINITRUE_TOKEN]."),
         click.option(
             "--url", envvar="MINITRUE_URL", default="http://127.0.0.1:8080", show_default=True, help="[MINITRUE_URL]"

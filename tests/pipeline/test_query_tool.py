@@ -30,7 +30,7 @@ def level(room: int, at: int) -> float:
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Queried]:
     children = Children()
-    made = Queried(children, tmp_path_factory.mktemp("tool"), 3).wait_ready()
+    made = Queried(children, tmp_path_factory.mktemp("tool"), 3, {"query.page_limit": 3}).wait_ready()
     made.push(
         ((room, "temperature", ()), (BEGIN + 10 * at) * S, level(number, at))
         for number, room in enumerate(ROOMS)
@@ -80,6 +80,20 @@ def test_csv_and_json_are_what_the_server_sends(cluster, capsysbinary):
         assert [(row["device_id"], int(row["time"]), int(row["count"])) for row in rows] == [
             (room, BEGIN + at * 1800, POINTS // 2) for room in ROOMS for at in range(2)
         ]
+
+
+def test_csv_and_json_of_a_listing_have_every_page(cluster, capsys):
+    code, out, err = run(cluster, capsys, "series", "--csv")
+    rows = list(csv.DictReader(io.StringIO(out)))
+    assert (code, err) == (0, "")
+    assert [(row["device_id"], row["tags"]) for row in rows] == [
+        ("t", "{}"), ("room1", "{}"), ("room2", "{}"), ("t", '{"room":"x"}')
+    ]  # fmt: skip
+    found = json.loads(run(cluster, capsys, "series", "--json")[1])
+    assert [row["device_id"] for row in found["series"]] == ["t", "room1", "room2", "t"]
+    assert (found["next_cursor"], found["coverage"]["complete"]) == (None, True)
+    code, out, err = run(cluster, capsys, "series", "--csv", "--limit", "2")
+    assert (code, len(out.splitlines()), err) == (0, 3, "there is more: raise --limit\n")
 
 
 def test_listings_are_tables(cluster, capsys):
@@ -138,6 +152,8 @@ def test_samples_are_the_points_in_arrays(cluster):
 
 def test_rows_come_as_columns_and_as_a_table(cluster):
     client = Client(cluster.url)
+    assert client.query("avg", "temperature")["coverage"]["complete"] is True
+    assert client.headers["Minitrue-Complete"] == "true"
     answer = client.query(["avg", "rate"], "temperature", interval="1h", group_by=["device_id"])
     columns = answer.columns()
     assert columns["time"].tolist() == [BEGIN * S] * 2
