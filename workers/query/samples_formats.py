@@ -12,6 +12,7 @@ from typing import Any, Final
 
 import msgspec
 import numpy as np
+import numpy.typing as npt
 
 from common.series import Series, parse_key
 from workers.query import formats, table
@@ -83,6 +84,7 @@ def joined(chunks: Iterator[Chunk], most: int = SPAN_ROWS) -> Iterator[Chunk]:
 
 
 def _whole(held: list[Chunk]) -> Chunk:
+    """Chunks as one, of the first one's series."""
     if len(held) == 1:
         return held[0]
     times, values = (np.concatenate([chunk[column] for chunk in held]) for column in (1, 2))
@@ -132,13 +134,18 @@ def _as_msgpack(answer: Answer) -> Iterator[bytes]:
 def _columns(chunks: list[Chunk], answer: Answer) -> list[dict[str, Any]]:
     if answer.binary:
         return [
-            {**_named(parse_key(key)), "times": times.astype("<i8").tobytes(), "values": values.astype("<f8").tobytes()}
+            {**_named(parse_key(key)), "times": _in_bytes(times, "<i8"), "values": _in_bytes(values, "<f8")}
             for key, times, values in chunks
         ]
     return [
         {**_named(parse_key(key)), "times": table.times(times, answer.unit), "values": values.tolist()}
         for key, times, values in chunks
     ]
+
+
+def _in_bytes(column: npt.NDArray[Any], dtype: str) -> memoryview:
+    """A column as it lies in memory, or would on a little-endian machine."""
+    return np.ascontiguousarray(column, dtype).data
 
 
 def _grouped(entries: Iterator[Chunk]) -> Iterator[list[Chunk]]:
@@ -207,8 +214,9 @@ def _as_arrow(answer: Answer) -> Iterator[bytes]:
     sink = formats.Sink()
     with arrow.ipc.new_stream(sink, schema) as writer:
         for chunks in _grouped(answer.entries):
+            if made := sink.taken():  # of the page before: so a single page is one part with the stream's end
+                yield made
             writer.write_batch(_record_batch(arrow, schema, chunks))
-            yield sink.taken()
         answer.silent_foot()
     yield sink.taken()
 
@@ -221,15 +229,18 @@ def _record_batch(arrow: Any, schema: Any, chunks: list[Chunk]) -> Any:
         [_json.encode(dict(series.tags)).decode() for series in named],
     ]
     counts = [len(chunk.times) for chunk in chunks]
+    indexes: dict[tuple[int, ...], Any] = {}  # columns often have the same, as all have for a single series
     words = []
     for column in texts:
         places = {text: at for at, text in enumerate(dict.fromkeys(column))}
-        index = np.repeat(np.array([places[text] for text in column], np.int16), counts)
+        found = tuple([places[text] for text in column])
+        if found not in indexes:
+            indexes[found] = arrow.array(np.repeat(np.array(found, np.int16), counts))
         table_of_words = arrow.array(list(places), arrow.string())
-        words.append(arrow.DictionaryArray.from_arrays(arrow.array(index), table_of_words, safe=False))
-    times = arrow.array(np.concatenate([chunk.times for chunk in chunks])).view(arrow.timestamp("ns", "UTC"))
-    values = arrow.array(np.concatenate([chunk.values for chunk in chunks]))
-    return arrow.record_batch([*words, times, values], schema=schema)
+        words.append(arrow.DictionaryArray.from_arrays(indexes[found], table_of_words, safe=False))
+    _, times, values = _whole(chunks)
+    zoned_times = arrow.array(times).view(arrow.timestamp("ns", "UTC"))
+    return arrow.record_batch([*words, zoned_times, arrow.array(values)], schema=schema)
 
 
 _WRITERS: Final[dict[str, Callable[[Answer], Iterator[bytes]]]] = {

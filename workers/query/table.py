@@ -83,7 +83,8 @@ def times(column: Sequence[int | None] | npt.NDArray[Any], unit: str) -> list[An
         whole = column // _UNIT_NS[unit]
         are_whole = whole * _UNIT_NS[unit] == column  # numpy's remainder takes five times as long
         if are_whole.all():
-            return list(whole.tolist())
+            found: list[Any] = whole.tolist()
+            return found
         if unit == "s" and _are_microseconds(column):
             found = (column // 1000 / 1e6).tolist()
             for at in np.flatnonzero(are_whole).tolist():

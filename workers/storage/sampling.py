@@ -68,10 +68,17 @@ class Sampling:
         self._orders: OrderedDict[tuple[int, bytes, bytes], Ordered] = OrderedDict()
 
     def begin(self, request: SamplesRequest, covered: bytes) -> Work:
-        """The work that is left for a request; short where it is a page of one series, already in order."""
-        known = self._orders.get(self._key(request.match, covered))
-        short = known is not None and len(known.keys) <= 1 and request.limit <= SHORT_ROWS
+        """The work that is left for a request; short where it is a page of one series, found without a search."""
+        short = request.limit <= SHORT_ROWS and self._is_one(request.match, covered)
         return Work(lambda cancel: self.answer(request, covered, cancel), short)
+
+    def _is_one(self, match: Match, covered: bytes) -> bool:
+        """Whether at most one series matches, as far as that can be told in no time."""
+        known = self._orders.get(self._key(match, covered))
+        if known is not None:
+            return len(known.keys) <= 1
+        grouped = self._store.at_hand(match, covered, ())
+        return grouped is not None and len(grouped.ids) <= 1
 
     def answer(self, request: SamplesRequest, covered: bytes, cancel: Cancel) -> SamplesReply:
         """The page that a request asks for, of the partitions covered.

@@ -4,6 +4,7 @@ import random
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from common import clock, protocol
@@ -166,6 +167,23 @@ def test_a_store_answers_for_what_matches_in_the_partitions_asked(tmp_path: Path
         store.append([batch_of([(key("d", "m"), 5, 1.0)])])  # a series that was not there when the order was kept
         reply = samples.answer(request(50, match=wanted), EVERYWHERE, Cancel())
         assert key("d", "m") in PointBatch.decode(reply.batch).keys
+    finally:
+        store.close()
+
+
+def test_a_short_page_of_one_series_needs_no_change_of_thread(tmp_path: Path) -> None:
+    store = open_store(tmp_path)
+    try:
+        store.append([batch_of([(key(each, "m"), 1, 1.0) for each in "ab"])])
+        samples, metric = Sampling(store), (Pattern("is", "m"),)
+        one = request(10, match=Match((Pattern("is", "a"),), metric))
+        assert samples.begin(one, EVERYWHERE).short
+        reply = samples.begin(one, EVERYWHERE).run(Cancel())
+        assert rows_of(PointBatch.decode(reply.batch)) == [(key("a", "m"), 1, 1.0)]
+        assert samples.begin(one, EVERYWHERE).short
+        assert not samples.begin(msgspec.structs.replace(one, limit=sampling.SHORT_ROWS + 1), EVERYWHERE).short
+        for match in (Match((), metric), Match((Pattern("glob", "a*"),), metric)):
+            assert not samples.begin(request(10, match=match), EVERYWHERE).short
     finally:
         store.close()
 
