@@ -42,9 +42,9 @@ _LAID_OUT: Final = 1 << 20  # series times stretches that are laid out at a time
 _COUNTS: Final = {"count": kernels.COUNT, "first_time": kernels.FIRST_TIME, "last_time": kernels.LAST_TIME}
 _EXTREMES: Final = {"min": kernels.MIN, "max": kernels.MAX, "first": kernels.FIRST, "last": kernels.LAST}
 
-# What the server thread does by itself: each bound keeps it for less than half a millisecond.
-SHORT_POINTS: Final = 8192  # to decode and fold
-SHORT_SAMPLES: Final = 1024  # the same where values are sorted, or steps are taken
+# What the server thread does by itself: these bounds keep it for well under a millisecond.
+SHORT_POINTS: Final = 16_384  # to decode and fold
+SHORT_SAMPLES: Final = 1024  # to decode, and to sort
 _FEW_SERIES: Final = 8
 _FEW_BLOCKS: Final = 64
 _FEW_STRETCHES: Final = 16  # asked for
@@ -58,7 +58,7 @@ def begin(store: Reading, request: GroupsRequest, partitions: bytes) -> Work:
     Few series at hand are looked at now: when little is left to decode, the work is short. It raises what `answer`
     does, and so does this.
     """
-    few = len(request.stretches) <= _FEW_STRETCHES
+    few = len(request.stretches) <= _FEW_STRETCHES and _STEPS.isdisjoint(request.wants)  # steps take a millisecond
     grouped = store.at_hand(request.match, partitions, request.group_by) if few else None
     if grouped is None or len(grouped.ids) > _FEW_SERIES:
         return Work(partial(answer, store, request, partitions))
@@ -225,9 +225,7 @@ class _Question:
             return False
         self._recent = [recent]
         self._prepared = self._parts(table, recent, laid, int(self._groups[0]))
-        if _BY_SAMPLES.isdisjoint(self._wants):
-            return self._points <= SHORT_POINTS
-        return int(table.counts.sum()) + int(recent.summaries[:, kernels.COUNT].sum()) <= SHORT_SAMPLES
+        return self._points <= (SHORT_SAMPLES if _VALUES in self._wants else SHORT_POINTS)
 
     def answer(self, pool: Readers) -> dict[str, npt.NDArray[Any]]:
         """The columns of the answer, by group and start."""
