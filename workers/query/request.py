@@ -1,4 +1,4 @@
-"""The body of POST /query, checked, and the parameters of the listing that is as old.
+"""The body of POST /query, checked, and the cursors of listings.
 
 The usual request (exact texts, one operation, nothing cut or grouped) passes one typed decode. Any other is looked at
 field by field, which also says of a bad one what is at fault, what was got and what is allowed. Errors are Refusals.
@@ -8,9 +8,7 @@ Pure: no I/O, no clock, no state: now is given.
 import base64
 import binascii
 import math
-from collections.abc import Mapping
 from typing import Annotated, Any, Final, Literal, NoReturn
-from urllib.parse import parse_qsl
 
 import msgspec
 from msgspec import Meta, structs
@@ -127,15 +125,6 @@ class Query(msgspec.Struct, frozen=True):
     def needs_reach(self) -> bool:
         """Whether the first and last time of what matches have to be asked first, and given to `reaching`."""
         return self.stretches is None
-
-
-class SeriesQuery(msgspec.Struct, frozen=True):
-    """A checked listing. after: the series key behind which the page begins."""
-
-    limit: int
-    after: bytes
-    device_id: str | None
-    metric_name: str | None
 
 
 _seed_decoder: Final = msgspec.json.Decoder(SeedBody)
@@ -312,21 +301,7 @@ def _refuse_missing(field: str, data: bytes) -> NoReturn:
     raise bad(field, f"{field} is {found}, {allowed}")
 
 
-# GET /api/v1/series
-
-
-def parse_series(parameters: Mapping[str, str], limits: config.Ingest, page_limit: int) -> SeriesQuery:
-    """The listing that the parameters of GET /api/v1/series ask for. Raises Refusal."""
-    check_known(parameters, ("limit", "cursor", "device_id", "metric_name"), "parameter")
-    for name in ("device_id", "metric_name"):
-        if name in parameters:
-            _check_id(name, parameters[name], limits.max_id_bytes)
-    return SeriesQuery(
-        _limit(parameters.get("limit"), page_limit),
-        read_cursor(parameters.get("cursor", "")),
-        parameters.get("device_id"),
-        parameters.get("metric_name"),
-    )
+# Cursors of listings
 
 
 def make_cursor(key: bytes) -> str:
@@ -345,25 +320,3 @@ def read_cursor(cursor: str) -> bytes:
         wanted = "want next_cursor of an earlier page, unchanged"
         raise bad("cursor", f"cursor {shown(cursor)} is not one of ours; {wanted}") from error
     return key
-
-
-def parse_parameters(query_string: str) -> dict[str, str]:
-    """The parameters of a URL, the last of each name. Raises Refusal where they are not UTF-8."""
-    try:
-        return dict(parse_qsl(query_string, keep_blank_values=True, errors="strict"))
-    except ValueError as error:
-        raise bad(None, f"the parameters of this URL cannot be read: {error}") from error
-
-
-def _limit(text: str | None, page_limit: int) -> int:
-    if text is None:
-        return min(1000, page_limit)
-    if not (text.isascii() and text.isdigit() and len(text) < 10 and 1 <= int(text) <= page_limit):
-        raise bad("limit", f"limit is {shown(text)}, want a whole number from 1 to {page_limit}")
-    return int(text)
-
-
-def _check_id(field: str, value: str, limit: int) -> None:
-    size = len(value) if value.isascii() else len(value.encode())
-    if not 1 <= size <= limit:
-        raise bad(field, f"{field} has {size} bytes, want 1 to {limit}")

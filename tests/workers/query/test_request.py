@@ -7,22 +7,24 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from common.config import Ingest, Settings
+from common import match
+from common.config import Settings
+from common.match import Match
 from common.protocol import Stretch
 from common.series import series_key
+from workers.query import listing
+from workers.query.frame import Context, Request
+from workers.query.listing import Listing
 from workers.query.operations import PLAIN
 from workers.query.refusal import OverLimit, Refusal
 from workers.query.request import (
     FIELDS,
     make_cursor,
-    parse_parameters,
     parse_query,
-    parse_series,
     reaching,
     read_cursor,
 )
 
-LIMITS = Ingest()
 SETTINGS = Settings()
 NOW_NS = 1_700_000_000_123_456_789
 GOOD = {"device_id": "sensor_1", "metric_name": "temperature", "operation": "avg"}
@@ -309,15 +311,20 @@ def test_open_ends_are_asked_first_where_the_buckets_depend_on_them() -> None:
 # GET parameters
 
 
+def listed(parameters: str) -> Listing:
+    context = object.__new__(Context)  # without the sockets of a whole one
+    context.settings, context.now_ns = SETTINGS, lambda: NOW_NS
+    environ = {"REQUEST_METHOD": "GET", "PATH_INFO": "/api/v1/series", "QUERY_STRING": parameters}
+    return listing.parse(context, Request(environ, 1))
+
+
 def test_a_listing_has_defaults_and_takes_every_parameter() -> None:
-    parsed = parse_series({}, LIMITS, 10_000)
-    assert (parsed.limit, parsed.after, parsed.device_id, parsed.metric_name) == (1000, b"", None, None)
+    parsed = listed("")
+    assert (parsed.limit, parsed.cursor, parsed.selection.match) == (1000, "", Match())
     key = series_key("a/b:c", "d", {"t": "ü"})
-    parsed = parse_series(
-        parse_parameters(f"limit=7&cursor={make_cursor(key)}&device_id=a%2Fb:c&metric_name=d"), LIMITS, 10_000
-    )
-    assert (parsed.limit, parsed.after, parsed.device_id, parsed.metric_name) == (7, key, "a/b:c", "d")
-    assert parse_series({}, LIMITS, 10).limit == 10
+    parsed = listed(f"limit=7&cursor={make_cursor(key)}&device_id=a%2Fb:c&metric_name=d")
+    assert (parsed.limit, read_cursor(parsed.cursor)) == (7, key)
+    assert parsed.selection.match == match.one("a/b:c", "d", None)
 
 
 @pytest.mark.parametrize(
@@ -332,14 +339,15 @@ def test_a_listing_has_defaults_and_takes_every_parameter() -> None:
         ("cursor=%21", "cursor", "is not one of ours"),
         ("cursor=AAAA", "cursor", "is not one of ours"),
         ("cursor=%C3%A4", "cursor", "is not one of ours"),
-        ("device_id=", "device_id", "device_id has 0 bytes, want 1 to 256"),
+        ("device_id=", "device_id", "device_id is empty, want text"),
+        (f"device_id={'a' * 257}", "device_id", "device_id has 257 bytes, want 1 to 256"),
         ("device=x", "device", "did you mean device_id?"),
         ("device_id=%FF", None, "cannot be read"),
     ],
 )
 def test_a_bad_parameter_is_refused(parameters: str, field: str | None, text: str) -> None:
     with pytest.raises(Refusal) as caught:
-        parse_series(parse_parameters(parameters), LIMITS, 10_000)
+        read_cursor(listed(parameters).cursor)
     assert caught.value.field == field
     assert text in str(caught.value)
 
