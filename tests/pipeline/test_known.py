@@ -1,6 +1,7 @@
 """Queries without tags ask only the nodes that have the series, and notice within a second that others have it too."""
 
 import signal
+import threading
 
 import pytest
 
@@ -45,6 +46,26 @@ def test_it_asks_the_owner_of_the_series_alone_until_another_series_comes(cluste
     wait_until(lambda: ask(cluster)["count"] == 8, 2.0, "all series to be counted")
     wait_until(lambda: asked(ask(cluster)) == 7, 2.0, "the owners alone to be asked")
     assert ask(cluster)["count"] == 8
+
+
+def test_counts_never_go_backwards_while_sets_of_tags_are_new(cluster):
+    ended, answers = threading.Event(), {operation: [] for operation in ("count", "median", "last")}
+
+    def count(operation):
+        while not ended.is_set():
+            status, answer = cluster.ask(device_id="grows", metric_name="m", operation=[operation])
+            answers[operation].append(answer["count"] if status == 200 else 0)  # 404 before the first
+
+    threads = [threading.Thread(target=count, args=(operation,)) for operation in answers]
+    for thread in threads:
+        thread.start()
+    cluster.push(((("grows", "m", (("n", str(n)),)), (n + 1) * 10**9, 1.0) for n in range(150)), 1)
+    wait_until(lambda: all(each and each[-1] == 150 for each in answers.values()), 5.0, "all series to be counted")
+    ended.set()
+    for thread in threads:
+        thread.join()
+    for counts in answers.values():
+        assert counts == sorted(counts)
 
 
 def test_explain_tells_what_each_node_read(cluster):
