@@ -21,8 +21,9 @@ from common.points import PointBatch
 from common.protocol import Cost, SamplesReply, SamplesRequest
 from workers.storage.head import Times, Values
 from workers.storage.join import settled_pieces
-from workers.storage.recent import Recent, unmasked
+from workers.storage.recent import Integers, Recent, unmasked
 from workers.storage.segment import EARLIEST, LATEST
+from workers.storage.series_rows import TASK_ROWS, SeriesRows
 from workers.storage.store import Store
 from workers.storage.table import Selection, Table, View
 from workers.storage.work import Cancel, Work
@@ -30,7 +31,7 @@ from workers.storage.work import Cancel, Work
 MAX_ROWS: Final = 1 << 20  # of a page: 20 MB
 SHORT_ROWS: Final = 16_384  # of one series: two or three blocks, a third of a millisecond
 _STEP: Final = 8  # further series looked at together; as many more each time the page is not full
-_MAX_STEP: Final = 512
+_MAX_STEP: Final = 8192
 _ORDERS: Final = 8  # selections whose order is kept: those of so many streams
 _ORDERED_SERIES: Final = 2_000_000  # in all of them
 
@@ -171,12 +172,44 @@ class Page:
         for part, table in self._view.stored.tables(chosen, self._view.deletes, span.start, span.end):
             recent = Recent.of(self._view.heads, part, table.masks)
             some = _Series(self._view, table, recent, self._count)
-            for place in some.filled(span):
-                self._take_series(some, place, self._ordered.keys[at + place], span)
+            places = some.filled(span)
+            short = SeriesRows(self._view, part, table, *span, recent=recent) if len(places) > 1 else None
+            while len(places):
+                self._cancel.check()
+                many = 1 if short is None else self._fitting(short.counts[places], np.isin(places, list(table.masks)))
+                if many > 1 and short is not None:
+                    self._take_many(short, places[:many], at, span)
+                else:
+                    many = 1
+                    self._take_series(some, int(places[0]), self._ordered.keys[at + int(places[0])], span)
                 if self.more:
                     return
-                self._cancel.check()
+                places = places[many:]
             at += len(part.ids)
+
+    def _fitting(self, counts: Integers, masked: npt.NDArray[np.bool_]) -> int:
+        """How many of the next series surely fit the page, and are few enough rows to be decoded at once.
+
+        counts: of rows at most, by series; masked: which a delete touches.
+        """
+        room = min(self._left, TASK_ROWS)
+        return int(np.where(masked, room + 1, counts).cumsum().searchsorted(room, "right"))
+
+    def _take_many(self, short: SeriesRows, places: Integers, at: int, span: Span) -> None:
+        """Take all points of some series: side by side that is ten times as fast as one by one. at: of place 0."""
+        batch = short.batch(places)
+        end = int(batch.offsets[-1])
+        times, values = batch.times[:end], batch.values[:end]
+        inside = (times >= span.start) & (times <= span.end)
+        bounds = np.append(0, inside.cumsum())[batch.offsets]
+        rows = np.diff(bounds)
+        self._keys += [self._ordered.keys[at + place] for place in places[rows > 0].tolist()]
+        self._rows += rows[rows > 0].tolist()
+        self._pieces.append((times[inside], values[inside]))
+        self._left -= int(bounds[-1])
+        cost = short.cost(places)
+        self._blocks, self._decoded = self._blocks + cost.decoded, self._decoded + cost.rows
+        self._bytes += cost.bytes
 
     def _take_series(self, some: "_Series", place: int, key: bytes, span: Span) -> None:
         before = self._left
@@ -205,11 +238,12 @@ class _Series(NamedTuple):
     recent: Recent
     note: Callable[[int, int], None]
 
-    def filled(self, span: Span) -> list[int]:
+    def filled(self, span: Span) -> Integers:
         """The places of those that may have points in a span, ascending."""
         table = self.table
         blocks = table.places[(table.t_min <= span.end) & (table.t_max >= span.start)]
-        return [int(each) for each in np.union1d(blocks, self.recent.places)]
+        filled: Integers = np.union1d(blocks, self.recent.places)
+        return filled
 
     def pieces(self, place: int, span: Span, room: int) -> Iterator[Rows]:
         """The points of one in a span, in pieces in order of time, none empty; little more than `room` are read."""

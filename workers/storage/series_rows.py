@@ -91,7 +91,11 @@ class SeriesRows:
             if len(run) == 1 and apart[int(places.searchsorted(run[0]))]:
                 yield int(run[0]), self.pieces(int(run[0]))
             elif len(run):
-                yield self._batch(run, self._of(run))
+                yield self.batch(run)
+
+    def batch(self, places: Integers) -> Batch:
+        """The rows of some places, ascending, side by side: of no masked one, and of all between that have rows."""
+        return self._batch(places, self._of(places))
 
     def pieces(self, place: int) -> Iterator[Rows]:
         """The rows of one series in pieces in order of time, also some out of the range. Raises StorageError."""

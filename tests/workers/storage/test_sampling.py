@@ -121,6 +121,17 @@ def test_pages_over_one_long_series_decode_each_block_but_for_the_seams_once(tmp
     assert decoded <= blocks + 2 * pages
 
 
+def test_short_series_are_decoded_side_by_side(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [(each, time, float(time)) for time in range(10) for each in range(len(DEVICES))]
+    places = [Place(rows[::2], 0, 4), Place(rows[1::3], 0, 0), Place(rows[:9], 0, 3)]
+    view, chosen = view_of(tmp_path, places), list(range(len(DEVICES)))
+    want = expected(oracle_of(places), chosen, Span(2, 8))
+    monkeypatch.setattr(sampling._Series, "pieces", lambda *arguments: pytest.fail("one by one"))
+    made = page(view, chosen, Span(2, 8), 1000, (b"", 0))
+    assert rows_of(made.batch()) == want and not made.more
+    assert made.cost(0).rows_decoded >= len(want) / 2 and made.cost(0).bytes > 0
+
+
 def test_a_page_of_long_heads_that_overlap_takes_of_each_no_more_than_it_can_need(tmp_path: Path) -> None:
     places = [Place([(0, time, float(at)) for time in range(at, 30_000, 3)]) for at in range(3)]
     view = view_of(tmp_path, places)
