@@ -33,11 +33,12 @@ class Coverage(Struct):
 
 
 class Incomplete(Refusal):
-    """An answer that lacks something, and so is none."""
+    """An answer that lacks something, and so is none. timeout_s: when that was for lack of time, how much there was."""
 
-    def __init__(self, error: str, message: str, coverage: Coverage) -> None:
+    def __init__(self, error: str, message: str, coverage: Coverage, timeout_s: float | None = None) -> None:
         super().__init__(503, error, message)
         self.coverage = coverage
+        self.timeout_s = timeout_s
 
 
 def judge(gather: Gather[Any], ring_fault: str, allow_partial: bool, limits: config.Query) -> Coverage:
@@ -99,7 +100,7 @@ def _incomplete(gather: Gather[Any], coverage: Coverage, ring_fault: str) -> Inc
     reasons = "; ".join(f"{one.node}: {one.reason}" for one in coverage.missing)
     lacking = coverage.partitions_asked - coverage.partitions_answered
     text = f"{lacking} of {coverage.partitions_asked} partitions did not answer: {reasons}"
-    return Incomplete("incomplete", text, coverage)
+    return Incomplete("incomplete", text, coverage, gather.timeout_s if gather.timed_out else None)
 
 
 def _raise_error(error: protocol.ErrorReply, limits: config.Query) -> NoReturn:

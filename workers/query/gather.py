@@ -46,7 +46,8 @@ class Question(ABC):
     """What every question has: its deadline, its asks in flight, what went wrong, and the lock that ends it.
 
     plan: by which it was asked last, None when there was no ring. trouble: by node, of the last attempt.
-    error: the reply of a node to which the question itself is at fault, whoever is asked.
+    error: the reply of a node to which the question itself is at fault, whoever is asked. timed_out: whether a node
+    did not answer in time.
     """
 
     kind: bytes
@@ -58,6 +59,7 @@ class Question(ABC):
         self.in_flight = 0
         self.trouble: dict[str, Trouble] = {}
         self.error: ErrorReply | None = None
+        self.timed_out = False
         self.done = threading.Lock()
         self.done.acquire()
 

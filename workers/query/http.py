@@ -203,6 +203,8 @@ def refused(refusal: Refusal) -> Response:
         told["field"] = refusal.field
     if isinstance(refusal, Incomplete):
         told["coverage"] = refusal.coverage
+        if refusal.timeout_s is not None:
+            told |= {"setting": "query.timeout_s", "limit": refusal.timeout_s}
     if isinstance(refusal, OverLimit):
         told |= {"setting": refusal.setting, "limit": refusal.limit}
         if refusal.value is not None:

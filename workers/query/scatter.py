@@ -424,6 +424,8 @@ class Scatter:
         del link.in_flight[sequence]
         self.counts["expired"] += len(asks)
         self._cancel(link, sequence)
+        for ask in asks:
+            ask.question.timed_out = True
         self._give_up(asks, f"no answer within {asks[0].wait_s:g} s", NEVER_S, now_s)
 
     def _cancel(self, link: Link, sequence: int) -> None:

@@ -225,6 +225,7 @@ def test_a_silent_node_is_503_and_named_with_its_partitions(own: Worker) -> None
         "nodes": ["ing1", "ing3"], "missing": [{"node": "ing2", "partitions": 21, "reason": "no answer within 1 s"}],
     }  # fmt: skip
     assert "result" not in answer
+    assert (answer["setting"], answer["limit"]) == ("query.timeout_s", 1.0)
     own.nodes["ing2"].reaction = None
     assert own.query()[0] == 200
 
