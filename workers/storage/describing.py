@@ -29,7 +29,7 @@ from workers.storage.readers import Readers
 from workers.storage.recent import Integers
 from workers.storage.sampling import Sampling
 from workers.storage.segment import EARLIEST, LATEST
-from workers.storage.series_rows import Batch, Newest, SeriesRows, within
+from workers.storage.series_rows import Batch, Newest, SeriesRows, looked_over, within
 from workers.storage.store import Store
 from workers.storage.table import Selection, View
 from workers.storage.work import Cancel
@@ -185,23 +185,14 @@ class _Search:
         self._view = view
         self._request = request
         self._start = start
-        self._points = 0
         self._silences = 0
         self._counting = threading.Lock()
 
     def run(self, series: Selection, pool: Readers) -> tuple[dict[str, npt.NDArray[Any]], Cost]:
         """The columns of the answer, in order of series and time."""
-        end = self._request.end_ns
-        tables: list[tuple[int, SeriesRows]] = []
-        begin = 0
-        for part, table in self._view.stored.tables(series, self._view.deletes, self._start, end):
-            tables.append((begin, rows := SeriesRows(self._view, part, table, self._start, end, False)))
-            begin += len(part.ids)
-            self._points += int(rows.counts.sum())
-            groups.check_points(self._points, self._request.limits)
         found: list[_Silences] = []
         cost = Cost()
-        for begin, rows in tables:
+        for begin, rows in looked_over(self._counted(series), lambda: self._tables(series)):
             tasks = rows.tasks()
             for places, silences in zip(
                 tasks, pool.run([partial(self._task, rows, each, pool.check) for each in tasks]), strict=True
@@ -209,6 +200,21 @@ class _Search:
                 found += [each._replace(place=each.place + begin) for each in silences]
                 cost = cost.plus(rows.cost(places))
         return _columns(found), cost
+
+    def _tables(self, series: Selection) -> Iterator[tuple[int, SeriesRows]]:
+        """The rows of each table's series, and the place of the first of these."""
+        begin, end = 0, self._request.end_ns
+        for part, table in self._view.stored.tables(series, self._view.deletes, self._start, end):
+            yield begin, SeriesRows(self._view, part, table, self._start, end, False)
+            begin += len(part.ids)
+
+    def _counted(self, series: Selection) -> Iterator[tuple[int, SeriesRows]]:
+        """The same. Raises LimitError."""
+        points = 0
+        for begin, rows in self._tables(series):
+            points += int(rows.counts.sum())
+            groups.check_points(points, self._request.limits)
+            yield begin, rows
 
     def _count(self, more: int) -> None:
         """Note that so many were found, before they are many. Raises LimitError."""

@@ -5,8 +5,8 @@ at a time, side by side; long ones, and those that a delete touches, in pieces i
 not grow with a series. Any thread.
 """
 
-from collections.abc import Iterator
-from typing import Final, NamedTuple
+from collections.abc import Callable, Iterable, Iterator
+from typing import Final, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +19,11 @@ from workers.storage.recent import Integers, Recent, Rows, Values
 from workers.storage.segment import EARLIEST, LATEST, Segment
 from workers.storage.table import Selection, Table, View
 
+HELD_TABLES: Final = 8  # with what is made of each, 10 MB or so, between counting its rows and decoding them
 TASK_ROWS: Final = 1 << 18  # decoding them takes a few milliseconds; longer series come in pieces
+
+
+Item = TypeVar("Item")
 
 
 class Batch(NamedTuple):
@@ -226,6 +230,18 @@ class SeriesRows:
 def _times_alone(segment: Segment, block: int) -> Rows:
     times = segment.times(block)
     return times, np.zeros(len(times))
+
+
+def looked_over(first: Iterable[Item], again: Callable[[], Iterable[Item]]) -> Iterable[Item]:
+    """Items of tables, when `first` was gone through to its end, which may raise what refuses a question: those that it
+    gave, or, when they are too many to be held at once, those that `again` gives one by one.
+    """
+    held: list[Item] = []
+    many = False
+    for each in first:
+        many = many or len(held) == HELD_TABLES
+        held = [] if many else [*held, each]
+    return again() if many else held
 
 
 def within(times: npt.NDArray[np.int64], start: int, end: int) -> slice:

@@ -19,7 +19,7 @@ from workers.storage.fold import Cost
 from workers.storage.readers import Readers
 from workers.storage.recent import Integers, Recent, Rows, Values
 from workers.storage.segment import EARLIEST, LATEST
-from workers.storage.series_rows import Batch, SeriesRows
+from workers.storage.series_rows import Batch, SeriesRows, looked_over
 from workers.storage.step_kernels import COVERED, DELTA, FLOATS, INCREASE, INTEGERS, INTEGRAL, RATE, ROW, SUMS
 from workers.storage.table import Selection, View
 
@@ -61,19 +61,25 @@ def step_rows(
     is to be of that moment. Raises StorageError for damage, CancelledError.
     """
     start, end = spans[0].grid.start, spans[-1].grid.end
-    parts: list[_Part] = []
-    tally, begin = Tally(), 0
-    for part, table in view.stored.tables(series, view.deletes, start, end):
-        rows = SeriesRows(view, part, table, start, end, recent=recent[len(parts)] if recent else None)
-        parts.append(_Part(rows, groups[begin : begin + len(part.ids)], spans, integral, take_rows, tally))
-        take_points(int(rows.counts.sum()))
-        begin += len(part.ids)
+
+    def parts(take_rows: Callable[[float], None], take_points: Callable[[int], None]) -> Iterator[_Part]:
+        tally, begin = Tally(), 0
+        for at, (part, table) in enumerate(view.stored.tables(series, view.deletes, start, end)):
+            rows = SeriesRows(view, part, table, start, end, recent=recent[at] if recent else None)
+            yield _Part(rows, groups[begin : begin + len(part.ids)], spans, integral, take_rows, tally)
+            take_points(int(rows.counts.sum()))
+            begin += len(part.ids)
+
     found: list[_Found] = []
-    for each in parts:
+    for each in looked_over(parts(take_rows, take_points), lambda: parts(_take_any, _take_any)):
         found.append(each.run(pool))
         if sum(len(one.groups) for one in found[1:]) > max(len(found[0].groups), _HELD_ROWS):
             found = [_joined(found)]
     return _united(_joined(found), integral)
+
+
+def _take_any(_amount: float) -> None:
+    """What was counted before."""
 
 
 class _Ordinals(NamedTuple):

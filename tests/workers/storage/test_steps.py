@@ -1,10 +1,13 @@
 """Steps and trapezoids beside an oracle in exact fractions: resets, silences, repeats, heads and segments, deletes."""
 
+import gc
 import random
+import weakref
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,6 +19,7 @@ from workers.storage.buckets import Span
 from workers.storage.fold import Grid
 from workers.storage.readers import Readers
 from workers.storage.segment import EARLIEST, LATEST
+from workers.storage.series_rows import SeriesRows
 from workers.storage.steps import StepRows, step_rows
 from workers.storage.table import View
 from workers.storage.work import Cancel, CancelledError
@@ -160,6 +164,7 @@ def test_any_samples_as_the_oracle_has_them(
     tmp_path: Path, pool: Readers, monkeypatch: pytest.MonkeyPatch, case: int, values: str
 ) -> None:
     monkeypatch.setattr(series_rows, "TASK_ROWS", (1 << 18, 30, 100)[case % 3])  # series in batches, and in pieces
+    monkeypatch.setattr(series_rows, "HELD_TABLES", (8, 1)[case % 2])
     rng = random.Random(17 * case + len(values))
     for turn, deletes in enumerate([[], [Delete(1, 2, 60 * S, 90 * S), Delete(2, None, 150 * S, 155 * S)], []]):
         places = spread(rng, rows_of(rng, (200, 60, 3)[turn], values))
@@ -200,6 +205,29 @@ def test_a_long_silence_in_tiny_buckets_meets_the_limit_of_rows_before_anything_
         view = one_series(tmp_path / name, [(-end, 1.0), (end, 2.0)], 10)
         with pytest.raises(LimitError, match="0"):
             ask(view, [Span(Grid(EARLIEST, LATEST, interval), 0)], pool)
+
+
+def test_of_many_tables_few_are_held_and_all_are_counted_before_any_is_decoded(
+    tmp_path: Path, pool: Readers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(series_rows, "HELD_TABLES", 2)
+    rows = [(each, at * S, 1.0) for at in range(40) for each in range(6)]
+    view = view_of(tmp_path, [Place(rows, block_rows=10)], chunk_blocks=4)
+    everything, alive, most = [Span(Grid(EARLIEST, LATEST), 0)], weakref.WeakSet[SeriesRows](), [0]
+    init = SeriesRows.__init__
+
+    def noted(self: SeriesRows, *arguments: Any, **named: Any) -> None:
+        init(self, *arguments, **named)
+        alive.add(self)
+        gc.collect()
+        most[0] = max(most[0], len(alive))
+
+    monkeypatch.setattr(SeriesRows, "__init__", noted)
+    assert ask(view, everything, pool).columns["steps"].tolist() == [78, 39, 117]
+    assert most[0] <= 4
+    monkeypatch.setattr(SeriesRows, "of", lambda *arguments: pytest.fail("decoded"))
+    with pytest.raises(LimitError, match="1"):
+        ask(view, everything, pool, limits=(10, 239))
 
 
 def test_too_many_points_meet_the_limit_before_any_is_decoded(tmp_path: Path, pool: Readers) -> None:
