@@ -21,6 +21,7 @@ from common.points import PointBatch
 from common.protocol import Cost, SamplesReply, SamplesRequest
 from workers.storage.head import Times, Values
 from workers.storage.join import settled_pieces
+from workers.storage.kernels import COUNT
 from workers.storage.recent import Integers, Recent, unmasked
 from workers.storage.segment import EARLIEST, LATEST
 from workers.storage.series_rows import TASK_ROWS, SeriesRows
@@ -69,17 +70,27 @@ class Sampling:
         self._orders: OrderedDict[tuple[int, bytes, bytes], Ordered] = OrderedDict()
 
     def begin(self, request: SamplesRequest, covered: bytes) -> Work:
-        """The work that is left for a request; short where it is a page of one series, found without a search."""
-        short = request.limit <= SHORT_ROWS and self._is_one(request.match, covered)
+        """The work that is left for a request; short where it is a few points of one series, found without a search."""
+        series = self._at_hand(request.match, covered)
+        short = series is not None and len(series.ids) <= 1 and self._are_few(series, request.limit)
         return Work(lambda cancel: self.answer(request, covered, cancel), short)
 
-    def _is_one(self, match: Match, covered: bytes) -> bool:
-        """Whether at most one series matches, as far as that can be told in no time."""
+    def _at_hand(self, match: Match, covered: bytes) -> Selection | None:
+        """The series that match, where that can be told in no time."""
         known = self._orders.get(self._key(match, covered))
         if known is not None:
-            return len(known.keys) <= 1
+            return known.series
         grouped = self._store.at_hand(match, covered, ())
-        return grouped is not None and len(grouped.ids) <= 1
+        return None if grouped is None else Selection(grouped.ids, grouped.hashes, self._store.key_of)
+
+    def _are_few(self, series: Selection, limit: int) -> bool:
+        """Whether a page of one series has few points: it asks for no more, or there are no more at any time."""
+        if limit <= SHORT_ROWS:
+            return True
+        view = self._store.view
+        rows = sum(int(head.parts(series.ids).summaries[:, COUNT].sum()) for head in view.heads)
+        tables = view.stored.tables(series, view.deletes, EARLIEST, LATEST)
+        return rows + sum(int(table.counts.sum()) for _, table in tables) <= SHORT_ROWS
 
     def answer(self, request: SamplesRequest, covered: bytes, cancel: Cancel) -> SamplesReply:
         """The page that a request asks for, of the partitions covered.

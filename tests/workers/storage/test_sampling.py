@@ -185,14 +185,20 @@ def test_a_store_answers_for_what_matches_in_the_partitions_asked(tmp_path: Path
 def test_a_short_page_of_one_series_needs_no_change_of_thread(tmp_path: Path) -> None:
     store = open_store(tmp_path)
     try:
-        store.append([batch_of([(key(each, "m"), 1, 1.0) for each in "ab"])])
+        many = [(key("long", "m"), at, 1.0) for at in range(sampling.SHORT_ROWS + 1)]
+        store.append([batch_of([(key(each, "m"), 1, 1.0) for each in "ab"]), batch_of(many)])
         samples, metric = Sampling(store), (Pattern("is", "m"),)
         one = request(10, match=Match((Pattern("is", "a"),), metric))
         assert samples.begin(one, EVERYWHERE).short
         reply = samples.begin(one, EVERYWHERE).run(Cancel())
         assert rows_of(PointBatch.decode(reply.batch)) == [(key("a", "m"), 1, 1.0)]
         assert samples.begin(one, EVERYWHERE).short
-        assert not samples.begin(msgspec.structs.replace(one, limit=sampling.SHORT_ROWS + 1), EVERYWHERE).short
+        assert samples.begin(msgspec.structs.replace(one, limit=sampling.SHORT_ROWS + 1), EVERYWHERE).short
+        long = request(sampling.SHORT_ROWS, match=Match((Pattern("is", "long"),), metric))
+        for _ in range(2):  # rows in a head, then blocks
+            assert samples.begin(long, EVERYWHERE).short
+            assert not samples.begin(msgspec.structs.replace(long, limit=sampling.SHORT_ROWS + 1), EVERYWHERE).short
+            store.seal()
         for match in (Match((), metric), Match((Pattern("glob", "a*"),), metric)):
             assert not samples.begin(request(10, match=match), EVERYWHERE).short
     finally:
