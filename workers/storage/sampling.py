@@ -31,6 +31,7 @@ from workers.storage.work import Cancel, Work
 
 MAX_ROWS: Final = 1 << 20  # of a page: 20 MB
 SHORT_ROWS: Final = 16_384  # of one series: two or three blocks, a third of a millisecond
+SHORT_OVERLAP: Final = 65_536  # rows in blocks that overlap: to decode and join them takes a few milliseconds
 _STEP: Final = 8  # further series looked at together; as many more each time the page is not full
 _MAX_STEP: Final = 8192
 _ORDERS: Final = 8  # selections whose order is kept: those of so many streams
@@ -84,13 +85,21 @@ class Sampling:
         return None if grouped is None else Selection(grouped.ids, grouped.hashes, self._store.key_of)
 
     def _are_few(self, series: Selection, limit: int) -> bool:
-        """Whether a page of one series has few points: it asks for no more, or there are no more at any time."""
-        if limit <= SHORT_ROWS:
+        """Whether a page of one series has few points: it asks for no more, or there are no more at any time.
+
+        And few are in blocks that overlap, all of which a page may have to decode.
+        """
+        if not len(series.ids):
             return True
         view = self._store.view
+        with self._store.watching_damage():
+            ((_, table),) = view.stored.tables(series, view.deletes, EARLIEST, LATEST)
+        if int(table.counts[table.alone == 0].sum()) > SHORT_OVERLAP:
+            return False
+        if limit <= SHORT_ROWS:
+            return True
         rows = sum(int(head.parts(series.ids).summaries[:, COUNT].sum()) for head in view.heads)
-        tables = view.stored.tables(series, view.deletes, EARLIEST, LATEST)
-        return rows + sum(int(table.counts.sum()) for _, table in tables) <= SHORT_ROWS
+        return rows + int(table.counts.sum()) <= SHORT_ROWS
 
     def answer(self, request: SamplesRequest, covered: bytes, cancel: Cancel) -> SamplesReply:
         """The page that a request asks for, of the partitions covered.

@@ -9,7 +9,7 @@ import pytest
 
 from common import clock, protocol
 from common.errors import ProtocolError
-from common.match import Match, Pattern
+from common.match import Match, Pattern, one
 from common.points import PointBatch
 from common.series import partition_of
 from tests import naive
@@ -201,6 +201,25 @@ def test_a_short_page_of_one_series_needs_no_change_of_thread(tmp_path: Path) ->
             store.seal()
         for match in (Match((), metric), Match((Pattern("glob", "a*"),), metric)):
             assert not samples.begin(request(10, match=match), EVERYWHERE).short
+    finally:
+        store.close()
+
+
+def test_a_page_for_which_many_blocks_have_to_be_joined_is_not_short(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sampling, "SHORT_OVERLAP", 25)
+    store = open_store(tmp_path, compaction_share=0.001)
+    try:
+        samples, asked = Sampling(store), request(20, match=one("a", "m"))
+        for turn, short in enumerate((True, True, False)):
+            store.append([batch_of([(key("a", "m"), 3 * time + turn, 1.0) for time in range(10)])])
+            store.seal()
+            work = samples.begin(asked, EVERYWHERE)
+            assert work.short == short
+            assert len(PointBatch.decode(work.run(Cancel()).batch)) == min(10 * turn + 10, 20)
+            assert samples.begin(asked, EVERYWHERE).short == short, "also when its order is known"
+        assert samples.begin(request(20, match=one("b", "m")), EVERYWHERE).short
     finally:
         store.close()
 
