@@ -4,23 +4,24 @@ The hash space is cut into a fixed number of equal partitions, and the ring is a
 to ordered owners (strategy 3 of DeCandia et al., "Dynamo", SOSP 2007, section 6.2). It also holds the delete records,
 whose order its epochs are. Only ringctl and DELETE change it, by saving a document with a higher epoch.
 
-Document, format version 1, JSON with sorted keys, no spaces and a line feed at the end (same state, same bytes):
+Document, format version 2, JSON with sorted keys, no spaces and a line feed at the end (same state, same bytes):
 
-    version      1
+    version      2
     cluster      id of the cluster, drawn by `ringctl init`
     epoch        1 upwards, one more with every change
     partitions   power of two, fixed for the life of the cluster
-    replication  owners that each partition should have
+    replication  owners that each partition should have; while that changes, some have more or fewer
     nodes        [{id, store_id, endpoint, zone, weight, state}], ascending by id
     owners       per partition the list of its owners, as indexes into nodes
-    since        per partition the epoch at which its owners last changed
-    joining      nodes that take writes while a partition moves to them
-    moves        partitions on their way
+    since        per partition the epoch at which its owners, or the node that joins them, last changed
+    moves        partitions on their way, [[partition, source, target]], ascending by partition, one of each at most
     deletes      delete records [{number, device_id, metric_name, tags, start_ns, end_ns}], ascending by number
 
-This version moves nothing: joining and moves are empty lists, and a document in which they are not is refused,
-because a reader that ignored them would lose points. A program that knew no deletes refuses a document with any for
-the same reason, so they did not need another version.
+A *move* brings a partition to its target, a node that *joins* the owners: it takes all writes, and answers nothing
+until it is an owner. source is the owner that leaves then, -1 where none does; both are indexes into nodes.
+
+Version 1 had no moves, but empty lists of that name and of `joining`; it is read, and never written. A program that
+knows version 1 alone refuses this one, because it would lose points if it ignored moves.
 
 Invariants: those of `Ring.validate`. Pure: no I/O, no state, any thread.
 """
@@ -31,7 +32,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 from urllib.parse import urlsplit
 
 import msgspec
@@ -43,7 +44,8 @@ from common.errors import RingError
 from common.selector import Selector
 from common.timestamps import MAX_NS, MIN_NS
 
-VERSION: Final = 1
+VERSION: Final = 2
+_BEFORE_MOVES: Final = 1
 MAX_PARTITIONS: Final = 1 << 16  # 65 per node on the largest cluster: finer buys no balance, costs document size
 MAX_REPLICATION: Final = 5  # survives four losses; more copies only cost
 MAX_NODES: Final = 1000  # what placement is tested with
@@ -53,8 +55,9 @@ PORTS: Final = 3  # of a node: ingest, requests, live feed
 MAX_DELETES: Final = 10_000  # every worker reads them all: 1.5 MB of document, 30 ms
 MAX_DELETE_BYTES: Final = 4 << 20  # of ids and tags in all delete records, for the same reason
 HASH_BYTES: Final = 8
-ACTIVE: Final = "active"  # owns what the table gives it
-STATES: Final = (ACTIVE,)
+ACTIVE: Final = "active"  # owns what the table gives it, and what is to come
+DRAINING: Final = "draining"  # is to own nothing; leaves the document when it does
+STATES: Final = (ACTIVE, DRAINING)
 NOBODY: Final = -1  # fills the table's rows where a partition has fewer owners than the replication factor
 
 _ID: Final = re.compile(r"(?!\.{1,2}$)[A-Za-z0-9_.-]{1,64}")  # also names of folders
@@ -113,6 +116,14 @@ class DeleteRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return Selector(self.device_id, self.metric_name, self.tags)
 
 
+class Move(NamedTuple):
+    """A partition on its way. source: id of the owner that leaves, None where none does; target: of who joins."""
+
+    partition: int
+    source: str | None
+    target: str
+
+
 class _Document(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The document as JSON has it; see the module's text."""
 
@@ -124,8 +135,7 @@ class _Document(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     nodes: list[Node]
     owners: list[list[int]]
     since: list[int]
-    joining: list[Any]
-    moves: list[Any]
+    moves: list[tuple[int, int, int]]
     deletes: list[DeleteRecord]
 
 
@@ -133,8 +143,8 @@ class _Document(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Ring:
     """One epoch of the ring. Constant after construction, its arrays are read-only; compare by `hash`.
 
-    nodes: ascending by id. owner_table: int32 (partitions, replication), indexes into nodes, the first owner
-    first, NOBODY behind the last. since: int64 (partitions,), epochs. deletes: ascending by number.
+    nodes: ascending by id. owner_table: int32 (partitions, width), indexes into nodes, the first owner first, NOBODY
+    behind the last. since: int64 (partitions,), epochs. deletes: ascending by number. moves: ascending by partition.
     """
 
     cluster: str
@@ -145,6 +155,7 @@ class Ring:
     owner_table: NDArray[np.int32]
     since: NDArray[np.int64]
     deletes: tuple[DeleteRecord, ...] = ()
+    moves: tuple[Move, ...] = ()
 
     def __post_init__(self) -> None:
         """Raises RingError where an invariant is broken."""
@@ -157,9 +168,8 @@ class Ring:
     @classmethod
     def from_document(cls, document: Any) -> "Ring":
         """The ring that a parsed JSON document describes. Raises RingError for anything but a valid one."""
-        _check_version(document)
         try:
-            parsed = msgspec.convert(document, _Document)
+            parsed = msgspec.convert(_current(document), _Document)
         except msgspec.ValidationError as error:
             raise RingError(f"ring document: {error}") from error
         for fault in size_faults(parsed.partitions, parsed.replication, len(parsed.nodes)):
@@ -173,6 +183,7 @@ class Ring:
             _table(parsed),
             _int64(parsed.since),
             tuple(parsed.deletes),
+            tuple(_move(each, parsed.nodes) for each in parsed.moves),
         )
 
     @classmethod
@@ -195,8 +206,7 @@ class Ring:
             "nodes": [msgspec.structs.asdict(node) for node in self.nodes],
             "owners": [[node for node in row if node != NOBODY] for row in self.owner_table.tolist()],
             "since": self.since.tolist(),
-            "joining": [],
-            "moves": [],
+            "moves": [[each.partition, self._place(each.source), self._place(each.target)] for each in self.moves],
             "deletes": [msgspec.structs.asdict(record) for record in self.deletes],
         }
 
@@ -213,6 +223,11 @@ class Ring:
     def delete_number(self) -> int:
         """The highest delete in force, 0 where there is none."""
         return self.deletes[-1].number if self.deletes else 0
+
+    @property
+    def width(self) -> int:
+        """How many owners a row of the table has room for."""
+        return int(self.owner_table.shape[1])
 
     # Lookups
 
@@ -243,6 +258,35 @@ class Ring:
         """The partitions that a node owns, as a bitmap of the bus protocol."""
         return self._bitmaps.get(node_id, protocol.bitmap((), self.partitions))
 
+    @property
+    def active_nodes(self) -> tuple[Node, ...]:
+        """The nodes that are to own something."""
+        return tuple(node for node in self.nodes if node.state == ACTIVE)
+
+    def move(self, partition: int) -> Move | None:
+        """The move of a partition, None where it does not move."""
+        return self._moves.get(partition)
+
+    def joined_partitions(self, node_id: str) -> NDArray[np.int64]:
+        """The partitions that a node joins, ascending."""
+        return _int64([each.partition for each in self.moves if each.target == node_id])
+
+    def written_partitions(self, node_id: str) -> NDArray[np.int64]:
+        """The partitions whose points a node takes: those that it owns or joins, ascending."""
+        return np.union1d(self.owned_partitions(node_id), self.joined_partitions(node_id))
+
+    def writers(self, partition: int) -> tuple[Node, ...]:
+        """Who takes the points of a partition: its owners, and behind them the node that joins."""
+        move = self._moves.get(partition)
+        return self.owners(partition) + (() if move is None else (self.node(move.target),))
+
+    def _place(self, node_id: str | None) -> int:
+        return NOBODY if node_id is None else self._index[node_id]
+
+    @cached_property
+    def _moves(self) -> dict[int, Move]:
+        return {each.partition: each for each in self.moves}
+
     @cached_property
     def _shift(self) -> np.uint64:
         return np.uint64(64 - self.partitions.bit_length() + 1)
@@ -261,7 +305,7 @@ class Ring:
         begins = np.searchsorted(self.owner_table.ravel()[order], np.arange(len(self.nodes) + 1))
         owned = {}
         for index, node in enumerate(self.nodes):
-            partitions = order[begins[index] : begins[index + 1]] // self.replication
+            partitions = order[begins[index] : begins[index + 1]] // self.width
             partitions.setflags(write=False)
             owned[node.id] = partitions
         return owned
@@ -282,22 +326,38 @@ class Ring:
         yield from node_faults(self.nodes)
         yield from self._table_faults()
         yield from self._since_faults()
+        yield from self._move_faults()
         yield from _delete_faults(self.deletes, self.epoch)
 
     def _table_faults(self) -> Iterator[str]:
         table, nodes = self.owner_table, len(self.nodes)
-        if table.shape != (self.partitions, self.replication):
-            yield f"owners is a table of {table.shape}, want {(self.partitions, self.replication)}"
+        if table.ndim != 2 or len(table) != self.partitions or not 1 <= table.shape[1] <= MAX_REPLICATION:
+            yield f"owners is a table of {table.shape}, want {self.partitions} rows of 1 to {MAX_REPLICATION}"
             return
         for partition in _where((table < NOBODY) | (table >= nodes)):
             yield f"partition {partition} has an owner {_outside(table[partition], nodes)}, want 0 to {nodes - 1}"
         for partition in _where(table[:, :1] == NOBODY):
-            yield f"partition {partition} has no owner, want 1 to {self.replication}"
+            yield f"partition {partition} has no owner, want 1 or more"
         for partition in _where((table[:, :-1] == NOBODY) & (table[:, 1:] != NOBODY)):
             yield f"partition {partition} has a gap in its owners {table[partition].tolist()}"
         ordered = np.sort(table, axis=1)
         for partition in _where((ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] != NOBODY)):
             yield f"partition {partition} names an owner twice: {table[partition].tolist()}"
+
+    def _move_faults(self) -> Iterator[str]:
+        before = NOBODY
+        for partition, source, target in self.moves:
+            if not before < partition < self.partitions:
+                yield f"move of partition {partition}, want {before + 1} to {self.partitions - 1} (ascending, each once)"
+                return
+            before = partition
+            owners = [node.id for node in self.owners(partition)]
+            if source is not None and source not in owners:
+                yield f"partition {partition} moves from {source}, its owners are {', '.join(owners)}"
+            if not self.has(target) or target in owners:
+                yield f"partition {partition} moves to {target}, want a node that is not one of {', '.join(owners)}"
+            elif self.node(target).state != ACTIVE:
+                yield f"partition {partition} moves to {target}, which is {self.node(target).state}"
 
     def _since_faults(self) -> Iterator[str]:
         if self.since.shape != (self.partitions,):
@@ -332,17 +392,28 @@ def endpoint_fault(endpoint: str) -> str | None:
     return None
 
 
-def _check_version(document: Any) -> None:
+def _current(document: Any) -> dict[str, Any]:
+    """The fields of a document of any version that is known, as this one has them. Raises RingError for another."""
     if not isinstance(document, dict):
         raise RingError(f"ring document is a {type(document).__name__}, want a JSON object")
     version = document.get("version")
     if isinstance(version, int) and version > VERSION:
         raise RingError(f"ring document has format version {version}, this program reads up to {VERSION}: upgrade it")
-    if version != VERSION or isinstance(version, bool):
-        raise RingError(f"ring document has format version {version!r}, want {VERSION}")
+    if version not in (_BEFORE_MOVES, VERSION) or isinstance(version, bool):
+        raise RingError(f"ring document has format version {version!r}, want {_BEFORE_MOVES} or {VERSION}")
+    if version == VERSION:
+        return document
     for key in ("joining", "moves"):
         if document.get(key):
-            raise RingError(f"ring document has {key}, which this version cannot act on: upgrade the program")
+            raise RingError(f"ring document of version {version} has {key}, which that version never had")
+    return {name: value for name, value in document.items() if name != "joining"}
+
+
+def _move(move: tuple[int, int, int], nodes: Sequence[Node]) -> Move:
+    partition, source, target = move
+    if not (NOBODY <= source < len(nodes) and 0 <= target < len(nodes)):
+        raise RingError(f"move of partition {partition} from {source} to {target}, want indexes of {len(nodes)} nodes")
+    return Move(partition, None if source == NOBODY else nodes[source].id, nodes[target].id)
 
 
 def _table(document: _Document) -> NDArray[np.int32]:
@@ -350,12 +421,12 @@ def _table(document: _Document) -> NDArray[np.int32]:
     wanted, found = document.partitions, len(document.owners)
     if found != wanted:
         raise RingError(f"ring document has owners of {found} partitions, want {wanted}")
-    width = document.replication
     for partition, row in enumerate(document.owners):
-        if not 1 <= len(row) <= width:
-            raise RingError(f"partition {partition} has {len(row)} owners, want 1 to {width}")
+        if not 1 <= len(row) <= MAX_REPLICATION:
+            raise RingError(f"partition {partition} has {len(row)} owners, want 1 to {MAX_REPLICATION}")
         if min(row) < 0 or max(row) >= len(document.nodes):
             raise RingError(f"partition {partition} has owners {row}, want indexes 0 to {len(document.nodes) - 1}")
+    width = max(map(len, document.owners))
     rows = [row + [NOBODY] * (width - len(row)) for row in document.owners]
     return np.array(rows, dtype=np.int32)
 
@@ -372,7 +443,7 @@ def _number_faults(ring: Ring) -> Iterator[str]:
         yield f"cluster is {ring.cluster!r}, want {_ID_WANTED}"
     if not 1 <= ring.epoch < 1 << 63:
         yield f"epoch is {ring.epoch}, want 1 or more"
-    yield from size_faults(ring.partitions, ring.replication, len(ring.nodes))
+    yield from size_faults(ring.partitions, ring.replication, len(ring.active_nodes))
 
 
 def size_faults(partitions: int, replication: int, nodes: int) -> Iterator[str]:
@@ -384,7 +455,7 @@ def size_faults(partitions: int, replication: int, nodes: int) -> Iterator[str]:
     if not 1 <= replication <= MAX_REPLICATION:
         yield f"replication must be 1 to {MAX_REPLICATION} (was {replication})"
     elif replication > nodes:
-        yield f"replication must be at most the number of nodes, {nodes} (was {replication})"
+        yield f"replication must be at most the number of nodes that are not draining, {nodes} (was {replication})"
 
 
 def node_faults(nodes: Sequence[Node]) -> Iterator[str]:

@@ -90,7 +90,7 @@ class Question(ABC):
 
     def attempt_s(self, now_s: float) -> float:
         """How long this round waits for replies: owners still to be tried share the time that is left."""
-        owners = self.plan.ring.replication if self.plan is not None else 1
+        owners = self.plan.ring.width if self.plan is not None else 1
         return (self.deadline_s - now_s) / max(1, owners - len(self.trouble))
 
     def refuse(self, node: str, reason: str, until_s: float) -> None:

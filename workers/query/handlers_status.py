@@ -68,7 +68,7 @@ def ring(context: Context, asked: Request) -> Response:
 
 
 def _told(ring: Ring) -> dict[str, Any]:
-    owned = {node.id: [0] * ring.replication for node in ring.nodes}
+    owned = {node.id: [0] * ring.width for node in ring.nodes}
     for partition in range(ring.partitions):
         for rank, node in enumerate(ring.owners(partition)):
             owned[node.id][rank] += 1

@@ -38,7 +38,7 @@ class Plan:
     @classmethod
     def of(cls, ring: Ring, known: Known | None = None) -> Self:
         """The plan of a ring. known: where series lie, kept over rings."""
-        ranks: list[dict[str, Partitions]] = [{} for _ in range(ring.replication)]
+        ranks: list[dict[str, Partitions]] = [{} for _ in range(ring.width)]
         for partition in range(ring.partitions):
             for rank, node in enumerate(ring.owners(partition)):
                 ranks[rank][node.id] = ranks[rank].get(node.id, 0) | 1 << partition
