@@ -32,7 +32,16 @@ DESCRIBE: Final = b"describe"  # DescribeRequest -> DescribeReply: what series h
 TAGS: Final = b"tags"  # TagsRequest -> TagsReply: the names of tags
 SAMPLES: Final = b"samples"  # SamplesRequest -> SamplesReply: points, a page at a time
 GAPS: Final = b"gaps"  # GapsRequest -> GapsReply: silences
+DIGESTS: Final = b"digests"  # DigestsRequest -> DigestsReply: between stores, what partitions hold
+SERIES_DIGESTS: Final = b"series-digests"  # SeriesDigestsRequest -> SeriesDigestsReply: the same by series
+RANGE_DIGESTS: Final = b"range-digests"  # RangeDigestsRequest -> RangeDigestsReply: the same by range of a series
+FETCH: Final = b"fetch"  # FetchRequest -> FetchReply: points of ranges, blocks as they are stored
+FETCH_PARTITION: Final = b"fetch-partition"  # FetchPartitionRequest -> FetchReply: points of a whole partition
 CANCEL: Final = b"cancel"  # no body, no reply: nobody waits for the answer to `re` any more
+PULL: Final = b"pull"  # PullRequest -> JobsReply: get partitions from another node, for a move
+REPAIR: Final = b"repair"  # RepairRequest -> JobsReply: get from the co-owners what this node lacks
+JOBS: Final = b"jobs"  # JobsRequest -> JobsReply: how pulls and repairs get on
+CANCEL_JOB: Final = b"cancel-job"  # JobsRequest -> JobsReply: give some up
 LIVE: Final = b"live"  # storage -> query, published: a PointBatch that is durable
 STATUS: Final = b"status"  # empty map -> a map for people, see docs
 METRICS: Final = b"metrics"  # empty map -> MetricsReply
@@ -42,7 +51,7 @@ ERROR: Final = b"error"  # ErrorReply
 KINDS: Final = frozenset(
     (
         BATCH, ACK, BEAT, BEAT_ACK, AGGREGATE, AGGREGATES, CATALOG, GROUPS, SERIES, DESCRIBE, TAGS, SAMPLES, GAPS,
-        CANCEL, LIVE, STATUS, METRICS, REPLY, ERROR,
+        CANCEL, PULL, REPAIR, JOBS, CANCEL_JOB, LIVE, STATUS, METRICS, REPLY, ERROR,
     )
 )  # fmt: skip
 
@@ -93,6 +102,7 @@ ERR_NOT_MINE: Final = "not-mine"  # this node owns no such partition: reload, re
 ERR_BAD_BATCH: Final = "bad-batch"  # the body cannot be decoded; resending will not help
 ERR_DISK: Final = "disk"  # the disk fails, nothing can be written now: back off, resend
 ERR_DISK_FLOOR: Final = "disk-floor"  # the disk is nearly full, no points are taken: back off, resend
+ERR_DELETES: Final = "deletes"  # stores exchange at equal delete numbers only: hurry, ask again
 ERR_BAD_REQUEST: Final = "bad-request"  # a request that cannot be understood
 ERR_LIMIT: Final = "limit"  # a question that would need more than a limit allows
 ERR_INTERNAL: Final = "internal"  # a bug; the text says more
@@ -404,6 +414,222 @@ class GapsReply(msgspec.Struct, frozen=True):
     columns: dict[str, bytes]
     more: bool
     cost: Cost
+
+
+class PullRequest(msgspec.Struct, frozen=True):
+    """Get every row that `peer` holds of some partitions, which the node asked owns or joins.
+
+    The same again while that goes on adds nothing: the job that does it is answered. rate_bytes: a second, at most;
+    0: no limit, None: storage.repair_rate_bytes.
+    """
+
+    partitions: bytes
+    peer: str
+    rate_bytes: int | None = None
+
+
+class RepairRequest(msgspec.Struct, frozen=True):
+    """Compare partitions with every co-owner that is current, and get what this node lacks.
+
+    series: keys, only these are looked at; none: all. rate_bytes: as of PullRequest.
+    """
+
+    partitions: bytes
+    series: list[bytes] = []
+    rate_bytes: int | None = None
+
+
+class JobsRequest(msgspec.Struct, frozen=True):
+    """The jobs of some numbers, none: all that the node knows of. Those that have ended are known for a while."""
+
+    jobs: list[int] = []
+
+
+class JobState(msgspec.Struct, frozen=True):
+    """How one pull or repair gets on. A job is forgotten when its node ends: ask for it anew.
+
+    kind: "pull", "repair" (asked for), "round" (in the background), "refill" (of a node that is behind).
+    state: "waiting", "running", "done", "failed", "cancelled". peer: the node that rows come from now.
+    partitions: of the job (for each co-owner once), done: how many of them have been compared: `equal` (digests),
+    `proven` (this node holds every row of the peer, and others) or `moving` (every row that the peer held when the
+    last comparison began is here; points went on to arrive). unproven: bitmap of those neither equal nor proven.
+    points, blocks, bytes: pulled, because this node lacked them. seconds: since it began. error: why it failed, or
+    waits.
+    """
+
+    job: int
+    kind: str
+    state: str
+    peer: str
+    partitions: int
+    done: int
+    equal: int
+    proven: int
+    moving: int
+    unproven: bytes
+    points: int
+    blocks: int
+    bytes: int
+    seconds: float
+    error: str
+
+
+class JobsReply(msgspec.Struct, frozen=True):
+    """jobs: ascending by number, which begins at random with each process. For `pull` and `repair` the one begun."""
+
+    jobs: list[JobState]
+
+
+class DigestsRequest(msgspec.Struct, frozen=True):
+    """What each partition holds with start_ns <= time <= end_ns, None is open.
+
+    delete_number: the asker's; the answer is the error ERR_DELETES where the node's is another. So in all exchanges.
+    """
+
+    delete_number: int
+    partitions: bytes
+    start_ns: int | None = None
+    end_ns: int | None = None
+
+
+class DigestsReply(msgspec.Struct, frozen=True):
+    """counts (i64), digests (u64): little-endian, one for each partition in the bitmap `partitions`, ascending.
+
+    Of the points that a reader sees: settled, without what deletes and the retention have taken. cutoff_ns: of the
+    node's retention: no point before it was looked at; -2^63 where there is none. Nodes whose clocks differ may have
+    different ones for a moment: compare from the later of both on.
+    """
+
+    partitions: bytes
+    delete_number: int
+    cutoff_ns: int
+    counts: bytes
+    digests: bytes
+    cost: Cost
+
+
+class SeriesDigestsRequest(msgspec.Struct, frozen=True):
+    """The series of a partition that have points in the range, in order of (hash, key), behind the key `after`.
+
+    after: b"" begins; limit: at most so many series.
+    """
+
+    delete_number: int
+    partition: int
+    after: bytes
+    limit: int
+    start_ns: int | None = None
+    end_ns: int | None = None
+
+
+class SeriesDigestsReply(msgspec.Struct, frozen=True):
+    """By key, little-endian: counts (i64), digests (u64), low, high (i64, ns): all points of the range lie between.
+
+    more: whether further keys follow the last one. low and high are first and last point or a little outside.
+    """
+
+    delete_number: int
+    cutoff_ns: int
+    keys: list[bytes]
+    counts: bytes
+    digests: bytes
+    low: bytes
+    high: bytes
+    more: bool
+    cost: Cost
+
+
+class Range(msgspec.Struct, frozen=True, array_like=True):
+    """A stretch of one series, start_ns <= time <= end_ns, both int64."""
+
+    key: bytes
+    start_ns: int
+    end_ns: int
+
+
+class RangeDigestsRequest(msgspec.Struct, frozen=True):
+    """What stretches of series hold, at most MAX_RANGES of them."""
+
+    delete_number: int
+    ranges: list[Range]
+
+
+class RangeDigestsReply(msgspec.Struct, frozen=True):
+    """counts (i64), digests (u64): by range. A series that the node does not know has none."""
+
+    delete_number: int
+    cutoff_ns: int
+    counts: bytes
+    digests: bytes
+    cost: Cost
+
+
+MAX_RANGES: Final = 16_384  # of one request
+
+
+class FetchRequest(msgspec.Struct, frozen=True):
+    """The points of stretches of series, at most MAX_RANGES: from range `item` on, of that those from from_ns on.
+
+    item 0 and from_ns None begin. max_bytes: of points in the reply, about; one block or row always comes.
+    """
+
+    delete_number: int
+    ranges: list[Range]
+    max_bytes: int
+    item: int = 0
+    from_ns: int | None = None
+
+
+class FetchPartitionRequest(msgspec.Struct, frozen=True):
+    """The points of a partition in order of (hash, key) and time: from the series `key` on, of that those from from_ns on.
+
+    key b"" and from_ns None begin. start_ns, end_ns: None is open. max_bytes: as of FetchRequest.
+    """
+
+    delete_number: int
+    partition: int
+    max_bytes: int
+    key: bytes = b""
+    from_ns: int | None = None
+    start_ns: int | None = None
+    end_ns: int | None = None
+
+
+class StoredBlocks(msgspec.Struct, frozen=True, array_like=True):
+    """At most 1024 blocks as they are stored, in order of (hash, key) and time (docs/file-formats.md, "Segments").
+
+    keys: of their series; series: u32 by block, which key; index: an index page; windows: those of the page; data: the
+    blocks one behind the other, the CRC of each is in the index; crc: CRC32C of keys, series, index, windows, in turn.
+    """
+
+    keys: list[bytes]
+    series: bytes
+    index: bytes
+    windows: bytes
+    data: bytes
+    crc: int
+
+
+class FetchReply(msgspec.Struct, frozen=True):
+    """Points of one store: those of `blocks` and of `rows` (an encoded PointBatch, b"" for none), which may overlap.
+
+    All that lies before the place where the next request goes on is in this reply or was in one before. store_id: of
+    the store, 16 bytes. more: whether there is such a place: next_item (FETCH) or next_key (FETCH_PARTITION) and
+    next_ns, which the next request has as item or key and from_ns. points: in blocks and rows; a point that is in
+    both counts twice.
+    """
+
+    delete_number: int
+    cutoff_ns: int
+    store_id: bytes
+    blocks: list[StoredBlocks]
+    rows: bytes
+    points: int
+    more: bool
+    cost: Cost
+    next_item: int = 0
+    next_key: bytes = b""
+    next_ns: int | None = None
 
 
 class ProcessMetrics(msgspec.Struct, frozen=True):
