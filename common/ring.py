@@ -29,7 +29,7 @@ Invariants: those of `Ring.validate`. Pure: no I/O, no state, any thread.
 import hashlib
 import itertools
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Final, NamedTuple
@@ -172,7 +172,7 @@ class Ring:
             parsed = msgspec.convert(_current(document), _Document)
         except msgspec.ValidationError as error:
             raise RingError(f"ring document: {error}") from error
-        for fault in size_faults(parsed.partitions, parsed.replication, len(parsed.nodes)):
+        for fault in size_faults(parsed.partitions, parsed.replication, parsed.nodes):
             raise RingError(f"ring document: {fault}")
         return cls(
             parsed.cluster,
@@ -267,13 +267,26 @@ class Ring:
         """The move of a partition, None where it does not move."""
         return self._moves.get(partition)
 
+    @property
+    def moving(self) -> Set[int]:
+        """The partitions on their way."""
+        return self._moves.keys()
+
     def joined_partitions(self, node_id: str) -> NDArray[np.int64]:
         """The partitions that a node joins, ascending."""
-        return _int64([each.partition for each in self.moves if each.target == node_id])
+        return self._joined.get(node_id, _NONE)
 
     def written_partitions(self, node_id: str) -> NDArray[np.int64]:
         """The partitions whose points a node takes: those that it owns or joins, ascending."""
-        return np.union1d(self.owned_partitions(node_id), self.joined_partitions(node_id))
+        if node_id not in self._joined:
+            return self.owned_partitions(node_id)
+        return np.sort(np.concatenate([self.owned_partitions(node_id), self._joined[node_id]]))
+
+    def written_bitmap(self, node_id: str) -> bytes:
+        """The partitions whose points a node takes, as a bitmap of the bus protocol."""
+        if node_id not in self._joined:
+            return self.owned_bitmap(node_id)
+        return protocol.bitmap(self.written_partitions(node_id).tolist(), self.partitions)
 
     def writers(self, partition: int) -> tuple[Node, ...]:
         """Who takes the points of a partition: its owners, and behind them the node that joins."""
@@ -286,6 +299,16 @@ class Ring:
     @cached_property
     def _moves(self) -> dict[int, Move]:
         return {each.partition: each for each in self.moves}
+
+    @cached_property
+    def _joined(self) -> dict[str, NDArray[np.int64]]:
+        found: dict[str, list[int]] = {}
+        for each in self.moves:
+            found.setdefault(each.target, []).append(each.partition)
+        joined = {node_id: np.array(partitions, dtype=np.int64) for node_id, partitions in found.items()}
+        for partitions in joined.values():
+            partitions.setflags(write=False)
+        return joined
 
     @cached_property
     def _shift(self) -> np.uint64:
@@ -348,7 +371,8 @@ class Ring:
         before = NOBODY
         for partition, source, target in self.moves:
             if not before < partition < self.partitions:
-                yield f"move of partition {partition}, want {before + 1} to {self.partitions - 1} (ascending, each once)"
+                wanted = f"{before + 1} to {self.partitions - 1}"
+                yield f"move of partition {partition}, want {wanted} (ascending, each once)"
                 return
             before = partition
             owners = [node.id for node in self.owners(partition)]
@@ -358,6 +382,8 @@ class Ring:
                 yield f"partition {partition} moves to {target}, want a node that is not one of {', '.join(owners)}"
             elif self.node(target).state != ACTIVE:
                 yield f"partition {partition} moves to {target}, which is {self.node(target).state}"
+            if source is None and len(owners) == MAX_REPLICATION:
+                yield f"partition {partition} gets {target} beside {len(owners)} owners, want at most {MAX_REPLICATION}"
 
     def _since_faults(self) -> Iterator[str]:
         if self.since.shape != (self.partitions,):
@@ -443,19 +469,20 @@ def _number_faults(ring: Ring) -> Iterator[str]:
         yield f"cluster is {ring.cluster!r}, want {_ID_WANTED}"
     if not 1 <= ring.epoch < 1 << 63:
         yield f"epoch is {ring.epoch}, want 1 or more"
-    yield from size_faults(ring.partitions, ring.replication, len(ring.active_nodes))
+    yield from size_faults(ring.partitions, ring.replication, ring.nodes)
 
 
-def size_faults(partitions: int, replication: int, nodes: int) -> Iterator[str]:
+def size_faults(partitions: int, replication: int, nodes: Sequence[Node]) -> Iterator[str]:
     """What is wrong with the sizes of a ring, limit and value in each text."""
     if not 1 <= partitions <= MAX_PARTITIONS or partitions & (partitions - 1):
         yield f"partitions must be a power of two from 1 to {MAX_PARTITIONS} (was {partitions})"
-    if not 1 <= nodes <= MAX_NODES:
-        yield f"nodes must number 1 to {MAX_NODES} (were {nodes})"
+    if not 1 <= len(nodes) <= MAX_NODES:
+        yield f"nodes must number 1 to {MAX_NODES} (were {len(nodes)})"
     if not 1 <= replication <= MAX_REPLICATION:
         yield f"replication must be 1 to {MAX_REPLICATION} (was {replication})"
-    elif replication > nodes:
-        yield f"replication must be at most the number of nodes that are not draining, {nodes} (was {replication})"
+    active = sum(node.state != DRAINING for node in nodes)
+    if replication > active:
+        yield f"replication must be at most the number of nodes that are not draining, {active} (was {replication})"
 
 
 def node_faults(nodes: Sequence[Node]) -> Iterator[str]:

@@ -50,7 +50,7 @@ class _Demand(NamedTuple):
 
     @classmethod
     def of(cls, nodes: Sequence[Node], partitions: int, replication: int) -> "_Demand":
-        for fault in itertools.chain(size_faults(partitions, replication, len(nodes)), node_faults(nodes)):
+        for fault in itertools.chain(size_faults(partitions, replication, nodes), node_faults(nodes)):
             raise RingError(fault)
         weight = np.array([node.weight for node in nodes], dtype=np.float64)
         names, zone = np.unique([node.zone for node in nodes], return_inverse=True)

@@ -41,6 +41,7 @@ def ring_of(partitions, owners, nodes=3):
             nodes=[node(at) for at in range(1, nodes + 1)],
             owners=owners,
             since=[1] * partitions,
+            moves=[],
         )
     )
 
@@ -71,20 +72,34 @@ def test_any_change_changes_the_hash():
 
 
 def test_a_newer_format_version_is_refused_before_anything_else_is_read():
-    with pytest.raises(RingError, match=r"format version 2, this program reads up to 1: upgrade it"):
-        Ring.from_document({"version": 2, "shape": "unknown"})
+    with pytest.raises(RingError, match=r"format version 3, this program reads up to 2: upgrade it"):
+        Ring.from_document({"version": 3, "shape": "unknown"})
 
 
 @pytest.mark.parametrize("version", [None, 0, "1", True, 1.5])
 def test_a_version_that_never_was_is_refused(version):
-    with pytest.raises(RingError, match="want 1"):
+    with pytest.raises(RingError, match="want 1 or 2"):
         Ring.from_document(example(version=version))
 
 
+VERSION_1 = example(version=1, joining=[], moves=[], since=[1, 1, 1, 1])
+
+
+def test_a_document_of_version_1_is_read_and_saved_as_version_2():
+    ring = Ring.from_document(VERSION_1)
+    assert ring.moves == () and ring.document() == example(moves=[], since=[1, 1, 1, 1])
+    assert ring.hash == Ring.loads(ring.dumps()).hash
+
+
 @pytest.mark.parametrize("key", ["joining", "moves"])
-def test_a_document_that_moves_is_refused_since_ignoring_it_would_lose_points(key):
-    with pytest.raises(RingError, match=f"has {key}, which this version cannot act on"):
-        Ring.from_document(example(**{key: [[1, [0]]]}))
+def test_a_document_of_version_1_with_moves_is_refused_since_that_version_never_had_any(key):
+    with pytest.raises(RingError, match=f"of version 1 has {key}, which that version never had"):
+        Ring.from_document(VERSION_1 | {key: [[1, [0]]]})
+
+
+def test_version_2_knows_no_list_of_joining_nodes():
+    with pytest.raises(RingError, match="unknown field `joining`"):
+        Ring.from_document(example(joining=[]))
 
 
 @pytest.mark.parametrize("data", [b"", b"{", b"\xff\xfe", b"[]", b"null", b'"ring"', EXAMPLE[:-40], b"\x00" * 100])
@@ -117,15 +132,17 @@ BROKEN = [
     ({"partitions": 8}, "owners of 4 partitions, want 8"),
     ({"replication": 0}, r"replication must be 1 to 5 \(was 0\)"),
     ({"replication": 6}, r"replication must be 1 to 5 \(was 6\)"),
-    ({"replication": 3}, r"replication must be at most the number of nodes, 2 \(was 3\)"),
-    ({"replication": 1}, "partition 0 has 2 owners, want 1 to 1"),
+    ({"replication": 3}, r"replication must be at most the number of nodes that are not draining, 2 \(was 3\)"),
+    ({"nodes": [node(1), node(2, state="draining")], "moves": []}, r"that are not draining, 1 \(was 2\)"),
+    ({"nodes": [node(n, state="draining") for n in (1, 2)]}, r"that are not draining, 0 \(was 2\)"),
+    ({"nodes": [node(n) for n in range(1, 1002)]}, r"nodes must number 1 to 1000 \(were 1001\)"),
     ({"nodes": []}, r"nodes must number 1 to 1000 \(were 0\)"),
     ({"nodes": [node(2), node(1)]}, r"nodes must ascend by id \(ing2 before ing1\)"),
     ({"nodes": [node(1), node(1)]}, r"nodes must ascend by id \(ing1 before ing1\)"),
     ({"nodes": [node(1, id="a/b"), node(2)]}, "node id 'a/b': want 1 to 64"),
     ({"nodes": [node(1, id=".."), node(2)]}, "node id '..': want 1 to 64"),
     ({"nodes": [node(1, zone=""), node(2)]}, "node ing1: zone ''"),
-    ({"nodes": [node(1, state="gone"), node(2)]}, "node ing1: state 'gone', want one of active"),
+    ({"nodes": [node(1, state="gone"), node(2)]}, "node ing1: state 'gone', want one of active, draining"),
     ({"nodes": [node(1, weight=0), node(2)]}, r"node ing1: weight must be 0.001 to 1000000 \(was 0\)"),
     ({"nodes": [node(1, weight=-1.0), node(2)]}, r"\(was -1\)"),
     ({"nodes": [node(1, weight=1e7), node(2)]}, r"\(was 1e\+07\)"),
@@ -138,13 +155,23 @@ BROKEN = [
     ({"nodes": [{"id": "ing1"}, node(2)]}, "missing required field"),
     ({"owners": [[0], [1], [1], [2]]}, r"partition 3 has owners \[2\], want indexes 0 to 1"),
     ({"owners": [[0], [-1], [1], [1]]}, r"partition 1 has owners \[-1\], want indexes 0 to 1"),
-    ({"owners": [[0], [], [1], [1]]}, "partition 1 has 0 owners, want 1 to 2"),
+    ({"owners": [[0], [], [1], [1]]}, "partition 1 has 0 owners, want 1 to 5"),
     ({"owners": [[0], [1], [1, 1], [1]]}, r"partition 2 names an owner twice: \[1, 1\]"),
     ({"owners": [[0], [1], [1]]}, "owners of 3 partitions, want 4"),
     ({"since": [1, 1, 2]}, "since has 3 entries, want one for each of 4 partitions"),
     ({"since": [1, 0, 2, 1]}, r"since of partition 1 is 0, want 1 to 3 \(the epoch\)"),
     ({"since": [1, 4, 2, 1]}, "since of partition 1 is 4"),
     ({"since": [1, 1 << 70, 2, 1]}, "since holds a number beyond 64 bits"),
+    ({"moves": [[4, -1, 1]]}, "move of partition 4, want 0 to 3"),
+    ({"moves": [[3, -1, 1], [3, -1, 1]]}, r"move of partition 3, want 4 to 3 \(ascending, each once\)"),
+    ({"moves": [[3, -1, 1], [2, -1, 0]]}, "move of partition 2, want 4 to 3"),
+    ({"moves": [[3, 2, 1]]}, "move of partition 3 from 2 to 1, want indexes of 2 nodes"),
+    ({"moves": [[3, -1, -1]]}, "move of partition 3 from -1 to -1, want indexes of 2 nodes"),
+    ({"moves": [[3, 1, 1]]}, "partition 3 moves from ing2, its owners are ing1"),
+    ({"moves": [[3, -1, 0]]}, "partition 3 moves to ing1, want a node that is not one of ing1"),
+    ({"moves": [[3, -1]]}, "Expected `array` of length 3"),
+    ({"moves": [{}]}, "Expected `array`, got `object`"),
+    ({"replication": 1, "nodes": [node(1), node(2, state="draining")]}, "moves to ing2, which is draining"),
     ({"extra": 1}, "unknown field `extra`"),
     ({"deletes": [delete(4)]}, r"delete has number 4, want 1 to 3 \(ascending, up to the epoch\)"),
     ({"deletes": [delete(0)]}, "delete has number 0, want 1 to 3"),
@@ -172,8 +199,8 @@ def test_a_broken_invariant_is_refused_with_limit_and_value(change, text):
 @pytest.mark.parametrize(
     ("table", "text"),
     [
-        ([[0, 1], [1, 0], [1, NOBODY]], r"owners is a table of \(3, 2\), want \(4, 2\)"),
-        ([[0, 1], [1, 0], [NOBODY, 1], [0, 1]], "partition 2 has no owner, want 1 to 2"),
+        ([[0, 1], [1, 0], [1, NOBODY]], r"owners is a table of \(3, 2\), want 4 rows of 1 to 5"),
+        ([[0, 1], [1, 0], [NOBODY, 1], [0, 1]], "partition 2 has no owner, want 1 or more"),
         ([[0, 1], [1, 0], [1, 2], [0, 1]], "partition 2 has an owner 2, want 0 to 1"),
     ],
 )

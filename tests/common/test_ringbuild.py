@@ -124,7 +124,7 @@ def test_every_node_is_first_owner_of_about_its_share():
 @pytest.mark.parametrize(
     ("partitions", "replication", "text"),
     [(12, 1, r"power of two from 1 to 65536 \(was 12\)"), (16, 6, r"must be 1 to 5 \(was 6\)"),
-     (16, 4, r"at most the number of nodes, 3 \(was 4\)")],
+     (16, 4, r"at most the number of nodes that are not draining, 3 \(was 4\)")],
 )  # fmt: skip
 def test_impossible_sizes_are_refused_with_limit_and_value(partitions, replication, text):
     with pytest.raises(RingError, match=text):

@@ -148,7 +148,7 @@ BAD_NODES = [
     (f'{GOOD}weight = "2"', "Expected `float`, got `str` - at `nodes[0].weight`"),
     (f"{GOOD}weight = 0", "node a: weight must be 0.001 to 1000000 (was 0)"),
     (f"partitions = 1000\n{GOOD}", "partitions must be a power of two from 1 to 65536 (was 1000)"),
-    (f"replication = 2\n{GOOD}", "replication must be at most the number of nodes, 1 (was 2)"),
+    (f"replication = 2\n{GOOD}", "replication must be at most the number of nodes that are not draining, 1 (was 2)"),
     (GOOD + GOOD, "nodes must ascend by id (a before a)"),
     (GOOD.replace("7000", "65534"), "port must be at most 65533"),
     ('[[nodes]]\nid = "a"', "missing required field `endpoint`"),

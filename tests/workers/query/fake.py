@@ -38,9 +38,9 @@ def make_ring(ports: Sequence[int], partitions: int = 64, replication: int = 1, 
     ]  # fmt: skip
     owners = [[(p + rank) % len(ports) for rank in range(replication)] for p in range(partitions)]
     return Ring.from_document(
-        {"version": 1, "cluster": "test-cluster", "epoch": epoch, "partitions": partitions,
+        {"version": 2, "cluster": "test-cluster", "epoch": epoch, "partitions": partitions,
          "replication": replication, "nodes": nodes, "owners": owners, "since": [1] * partitions,
-         "joining": [], "moves": [], "deletes": []}
+         "moves": [], "deletes": []}
     )  # fmt: skip
 
 
