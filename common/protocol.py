@@ -51,9 +51,11 @@ ERROR: Final = b"error"  # ErrorReply
 KINDS: Final = frozenset(
     (
         BATCH, ACK, BEAT, BEAT_ACK, AGGREGATE, AGGREGATES, CATALOG, GROUPS, SERIES, DESCRIBE, TAGS, SAMPLES, GAPS,
-        CANCEL, PULL, REPAIR, JOBS, CANCEL_JOB, LIVE, STATUS, METRICS, REPLY, ERROR,
+        DIGESTS, SERIES_DIGESTS, RANGE_DIGESTS, FETCH, FETCH_PARTITION, CANCEL, PULL, REPAIR, JOBS, CANCEL_JOB, LIVE,
+        STATUS, METRICS, REPLY, ERROR,
     )
 )  # fmt: skip
+EXCHANGES: Final = frozenset((DIGESTS, SERIES_DIGESTS, RANGE_DIGESTS, FETCH, FETCH_PARTITION))  # between stores
 
 ANY: Final = ""  # as destination or cluster of a status request: a caller that does not know the names yet
 
@@ -581,7 +583,7 @@ class FetchRequest(msgspec.Struct, frozen=True):
 
 
 class FetchPartitionRequest(msgspec.Struct, frozen=True):
-    """The points of a partition in order of (hash, key) and time: from the series `key` on, of that those from from_ns on.
+    """The points of a partition in order of (hash, key) and time: from series `key` on, of that those from from_ns on.
 
     key b"" and from_ns None begin. start_ns, end_ns: None is open. max_bytes: as of FetchRequest.
     """
