@@ -42,6 +42,8 @@ PULL: Final = b"pull"  # PullRequest -> JobsReply: get partitions from another n
 REPAIR: Final = b"repair"  # RepairRequest -> JobsReply: get from the co-owners what this node lacks
 JOBS: Final = b"jobs"  # JobsRequest -> JobsReply: how pulls and repairs get on
 CANCEL_JOB: Final = b"cancel-job"  # JobsRequest -> JobsReply: give some up
+FENCE: Final = b"fence"  # FenceRequest -> FenceReply: neither take nor answer for partitions, for a moment
+ACCEPT_LOSS: Final = b"accept-loss"  # AcceptLossRequest -> AcceptLossReply: answer again, whatever is missing
 LIVE: Final = b"live"  # storage -> query, published: a PointBatch that is durable
 STATUS: Final = b"status"  # empty map -> a map for people, see docs
 METRICS: Final = b"metrics"  # empty map -> MetricsReply
@@ -51,7 +53,7 @@ ERROR: Final = b"error"  # ErrorReply
 KINDS: Final = frozenset(
     (
         BATCH, ACK, BEAT, BEAT_ACK, AGGREGATE, AGGREGATES, CATALOG, GROUPS, SERIES, DESCRIBE, TAGS, SAMPLES, GAPS,
-        DIGESTS, SERIES_DIGESTS, RANGE_DIGESTS, FETCH, FETCH_PARTITION, CANCEL, PULL, REPAIR, JOBS, CANCEL_JOB, LIVE,
+        DIGESTS, SERIES_DIGESTS, RANGE_DIGESTS, FETCH, FETCH_PARTITION, CANCEL, PULL, REPAIR, JOBS, CANCEL_JOB, FENCE, ACCEPT_LOSS, LIVE,
         STATUS, METRICS, REPLY, ERROR,
     )
 )  # fmt: skip
@@ -101,6 +103,8 @@ class Ack(msgspec.Struct, frozen=True, omit_defaults=True):
 
 ERR_STALE_EPOCH: Final = "stale-epoch"  # epoch older than `since` of a partition, or newer than the node's: resend
 ERR_NOT_MINE: Final = "not-mine"  # this node owns no such partition: reload, resend
+ERR_MOVING: Final = "moving"  # the partition is fenced, its owners are about to change: reload, ask or send again
+ERR_BEHIND: Final = "behind"  # this node may lack points of the partition: ask another owner
 ERR_BAD_BATCH: Final = "bad-batch"  # the body cannot be decoded; resending will not help
 ERR_DISK: Final = "disk"  # the disk fails, nothing can be written now: back off, resend
 ERR_DISK_FLOOR: Final = "disk-floor"  # the disk is nearly full, no points are taken: back off, resend
@@ -480,6 +484,40 @@ class JobsReply(msgspec.Struct, frozen=True):
     """jobs: ascending by number, which begins at random with each process. For `pull` and `repair` the one begun."""
 
     jobs: list[JobState]
+
+
+class FenceRequest(msgspec.Struct, frozen=True):
+    """Refuse points and questions of some partitions, which the node owns, until the ring of `epoch` changes there.
+
+    The same again begins the time anew for which that holds (storage.fence_s).
+    """
+
+    partitions: bytes
+    epoch: int
+
+
+class FenceReply(msgspec.Struct, frozen=True):
+    """epoch: of the node's ring; partitions: bitmap of those asked that are fenced now; seconds: for how long.
+
+    What was acknowledged of them before is in the node's store; nothing is acknowledged from then on.
+    """
+
+    epoch: int
+    partitions: bytes
+    seconds: float
+
+
+class AcceptLossRequest(msgspec.Struct, frozen=True):
+    """Let a node that is behind answer for some partitions again, without what it lacks of them."""
+
+    partitions: bytes
+
+
+class AcceptLossReply(msgspec.Struct, frozen=True):
+    """released: bitmap of those asked of which the node was behind; behind: of all of which it still is."""
+
+    released: bytes
+    behind: bytes
 
 
 class DigestsRequest(msgspec.Struct, frozen=True):

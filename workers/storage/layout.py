@@ -6,6 +6,8 @@
     segments/seg-<16 digits>.mts     segments
     deletes/del-<16 digits>.mtd      delete records
     damaged/                         damaged files and parts of files, each with a note <name>.json beside it
+    BEHIND                           what the node may lack (behind.py); there only while it does
+    DROPPED                          partitions that were given away, on their way out (dropping.py)
 
 WAL files and segments draw their numbers from one sequence that never restarts, so the names alone tell which
 numbers were used, also of what was damaged. Delete records bear numbers given from outside. Never reads what lies
@@ -17,7 +19,8 @@ import json
 import re
 import secrets
 import struct
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -29,6 +32,8 @@ from common.errors import StorageError
 NODE_FORMAT: Final = 1
 STORE_ID_BYTES: Final = 16
 NODE, LOCK, WAL, SEGMENTS, DELETES, DAMAGED = "NODE", "LOCK", "wal", "segments", "deletes", "damaged"
+BEHIND, DROPPED = "BEHIND", "DROPPED"
+DELETE_SUFFIX: Final = ".mtd"
 
 # What a directory may hold and still count as empty: our lock, and what a file system puts in its own root.
 _NOT_DATA: Final = frozenset({LOCK, NODE + files.TEMPORARY, "lost+found"})
@@ -61,13 +66,15 @@ class NodeFile(msgspec.Struct, frozen=True):
 class Layout:
     """An open data directory. store_id: 16 random bytes, drawn when the directory was first used.
 
-    disk: what everything that is changed in the directory goes through.
+    disk: what everything that is changed in the directory goes through. watchers: told of each new note before anything
+    is set aside; where one raises, nothing is. Filled before other threads use the directory.
     """
 
     directory: Path
     store_id: bytes
     lock: files.DirectoryLock
     disk: files.Disk = files.DISK
+    watchers: list[Callable[[dict[str, Any]], None]] = field(default_factory=list, compare=False)
 
     def wal_path(self, number: int) -> Path:
         """Where the WAL file of this number lies."""
@@ -95,11 +102,11 @@ class Layout:
 
     def delete_path(self, number: int) -> Path:
         """Where the delete record of this number lies."""
-        return self.directory / DELETES / f"del-{number:016d}.mtd"
+        return self.directory / DELETES / f"del-{number:016d}{DELETE_SUFFIX}"
 
     def delete_numbers(self) -> list[int]:
         """The numbers of the delete records present, ascending."""
-        return _numbers(self.directory / DELETES, ".mtd", _DELETE_NAME)
+        return _numbers(self.directory / DELETES, DELETE_SUFFIX, _DELETE_NAME)
 
     def highest_delete(self) -> int:
         """The highest number of any delete record here, damaged ones included; 0 for none."""
@@ -116,6 +123,12 @@ class Layout:
         if leftovers:
             logger.info("removing files left half written", count=len(leftovers))
             files.remove_files(leftovers, self.disk)
+
+    def announce(self, name: str, note: dict[str, Any]) -> None:
+        """Tell the watchers of what is about to be set aside; of what was set aside before they know."""
+        if not (self.directory / DAMAGED / (name + ".json")).exists():
+            for watcher in self.watchers:
+                watcher(note)
 
     def set_aside_file(self, path: Path, note: dict[str, Any]) -> None:
         """Move a damaged file out of the way. note: what is known of it; `file` and `reason` at least."""
@@ -142,6 +155,7 @@ class Layout:
         return max((int(match[2]) for match in found if match), default=0)
 
     def _write_note(self, name: str, note: dict[str, Any]) -> None:
+        self.announce(name, note)
         logger.error("damage found and set aside", **note)
         text = json.dumps(note, sort_keys=True).encode() + b"\n"
         files.replace_file(self.directory / DAMAGED / (name + ".json"), [text], disk=self.disk)
