@@ -18,7 +18,7 @@ from workers.storage import questions, routed
 from workers.storage.aggregate import AggregatePlan, LimitError
 from workers.storage.node import Node
 from workers.storage.store import Store
-from workers.storage.work import Cancel, CancelledError, Handler, Work, at_once
+from workers.storage.work import Cancel, CancelledError, Handler, RefusedError, Work, at_once
 
 INLINE_ROWS = 65_536  # decoding so many rows takes well under a millisecond: not worth a change of thread
 MAX_REPLY_BYTES = bus.MAX_MESSAGE_BYTES  # one that is longer would end the connection, with all that waits on it
@@ -268,6 +268,8 @@ class Server:
         self.counts.errors += 1
         if isinstance(error, ProtocolError):
             return ErrorReply(protocol.ERR_BAD_REQUEST, str(error))
+        if isinstance(error, RefusedError):
+            return ErrorReply(error.error, str(error))
         if isinstance(error, LimitError):
             return ErrorReply(protocol.ERR_LIMIT, str(error), error.setting, error.limit, error.value)
         if isinstance(error, MinitrueError):

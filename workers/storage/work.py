@@ -7,11 +7,19 @@ else is constant.
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from common.errors import StorageError
+from common.errors import MinitrueError, StorageError
 
 
 class CancelledError(StorageError):
     """Work that was given up, because nobody waits for the answer any more."""
+
+
+class RefusedError(MinitrueError):
+    """A request that this node does not answer as things stand. error: one of protocol's ERR_ codes."""
+
+    def __init__(self, error: str, text: str) -> None:
+        super().__init__(text)
+        self.error = error
 
 
 class Cancel:
