@@ -6,8 +6,8 @@ loss, says `clear`.
 
 A node is behind when its store id is not the one that it is known by (its disk was lost), or when a damaged file had to
 be set aside. It then refuses all reads of the partitions concerned, also those of other stores, which would else take
-it for current. Order: refusal, file, mark (that of damage as soon as the ring store takes it), and only then what made it
-necessary: claiming the store id, moving the damaged file. So whatever cuts that short, it is known at the next start.
+it for current. Order: refusal, file, mark (that of damage as soon as the ring store takes it), and only then what made
+it necessary: claiming the store id, moving the damaged file. So whatever cuts that short is known at the next start.
 docs/architecture.md, "A node that is behind", has the interleavings.
 
 Threads: `_lock` guards everything here, also while the file is written; it is not held while the ring store is asked.
@@ -63,13 +63,15 @@ class Behind:
     """What one node may lack.
 
     partitions: bool by partition, replaced whole. reasons: why, in words. since_ns: wall clock, 0 while it lacks
-    nothing. changed: called after each change, in the thread that made it.
+    nothing. hits: how often it was hit; what was read across a hit may lack points. changed: called after each change,
+    in the thread that made it.
     """
 
     def __init__(self, place: Layout, node: str, partitions: int, rings: Rings) -> None:
         """Reads the file. Raises StorageError for one of a newer format, OSError."""
         self.reasons: list[str] = []
         self.since_ns = 0
+        self.hits = 0
         self.changed: Callable[[], None] = _nothing
         self._place = place
         self._mark = Mark(node, node)
@@ -111,6 +113,7 @@ class Behind:
                 self.since_ns = clock.wall_ns()
             self.reasons = [*(each for each in self.reasons if each != reason), reason][-MAX_REASONS:]
             self._replace(more)
+            self.hits += 1  # behind the refusal: who is let in before it is found out by it, see serve.py
             self._is_marked = None
             logger.error("behind: reads are refused", reason=reason, partitions=int(more.sum()))
             self._save()

@@ -1,23 +1,30 @@
 """What one storage process knows of itself and of its cluster: identity, ring, bridges heard, frames ignored.
 
 Shared by the writer thread (which adopts rings and notes bridges) and the server thread (which reads): every
-attribute is either constant after construction or replaced whole, so a reader sees the old or the new one.
+attribute is either constant after construction or replaced whole, so a reader sees the old or the new one. What it
+lacks (behind.py) is told by any thread.
 The counters belong to the thread named in `ignore`; dict updates are atomic under the GIL.
 """
 
 import itertools
 import secrets
+import threading
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
 from common import clock, protocol
-from common.errors import ProtocolError
+from common.errors import MinitrueError, ProtocolError
 from common.protocol import Header
 from common.ring import Ring
+
+Partitions = npt.NDArray[np.bool_]  # by partition
+
+_SHOWN: Final = 8  # partitions named in a text
 
 
 @dataclass(frozen=True)
@@ -29,37 +36,115 @@ class BridgeSeen:
     beat: protocol.Beat
 
 
+class PartitionsRefusedError(MinitrueError):
+    """Partitions for which this node cannot answer now. code: one of the ERR_ codes of the protocol."""
+
+    def __init__(self, code: str, text: str) -> None:
+        super().__init__(text)
+        self.code = code
+
+
 @dataclass(frozen=True)
 class Ownership:
-    """The ring as one node sees it. owned: bool per partition, and the same as a bitmap of the protocol."""
+    """The ring as one node sees it. By partition, bool: constant.
+
+    owned: it is an owner; written: it takes points, as owner or because it joins; behind: it may lack points of it;
+    fenced: about to move away; answered: it answers questions, so it owns it and nothing is in the way. bitmap:
+    `answered` as the protocol has it.
+    """
 
     ring: Ring
-    owned: npt.NDArray[np.bool_]
+    owned: Partitions
+    written: Partitions
+    behind: Partitions
+    fenced: Partitions
+    answered: Partitions
     bitmap: bytes
 
     @classmethod
-    def of(cls, ring: Ring, node_id: str) -> "Ownership":
+    def of(
+        cls, ring: Ring, node_id: str, behind: Partitions | None = None, fenced: Partitions | None = None
+    ) -> "Ownership":
         """What `ring` gives to a node. A node that is not in the ring owns nothing."""
-        owned = np.zeros(ring.partitions, dtype=np.bool_)
-        owned[ring.owned_partitions(node_id)] = True
-        return cls(ring, owned, ring.owned_bitmap(node_id))
+        owned = _among(ring, ring.owned_partitions(node_id))
+        written = _among(ring, ring.written_partitions(node_id))
+        behind = np.zeros_like(owned) if behind is None else behind
+        fenced = np.zeros_like(owned) if fenced is None else fenced
+        answered = owned & ~behind & ~fenced
+        return cls(ring, owned, written, behind, fenced, answered, bitmap_of(answered))
 
     def cover(self, asked: bytes) -> bytes:
-        """The partitions of a request that this node answers for. Raises ProtocolError for another ring's size."""
+        """The partitions of a request that this node answers for.
+
+        Raises ProtocolError for another ring's size, PartitionsRefusedError where there are none and it is not because
+        of the ring: the asker is told what to wait for.
+        """
         if asked == self.bitmap:
             return asked
-        if len(asked) != len(self.bitmap):
-            raise ProtocolError(f"bitmap of {len(asked)} bytes, want {len(self.bitmap)}")
-        both = int.from_bytes(asked, "big") & int.from_bytes(self.bitmap, "big")
-        return both.to_bytes(len(asked), "big")
+        covered = _common(asked, self.bitmap)
+        if not any(covered):
+            self._refuse(partitions_of(asked, len(self.owned)) & self.owned)
+        return covered
+
+    def cover_held(self, asked: bytes) -> bytes:
+        """The partitions of which this node tells other stores what it holds: those that it takes points of, fenced or
+        not, unless it is behind: who compares with it takes it for current. Raises as `cover` does.
+        """
+        wanted = partitions_of(asked, len(self.owned))
+        if not (wanted & self.written & ~self.behind).any():
+            self._refuse(wanted & self.written & self.behind)
+        return bitmap_of(wanted & self.written & ~self.behind)
+
+    def _refuse(self, wanted: Partitions) -> None:
+        """Raise what explains why none of some partitions is answered for; nothing for none."""
+        if (wanted & self.behind).any():
+            raise PartitionsRefusedError(
+                protocol.ERR_BEHIND, f"may lack points of partitions {_listed(wanted & self.behind)}: ask another owner"
+            )
+        if (wanted & self.fenced).any():
+            raise PartitionsRefusedError(
+                protocol.ERR_MOVING, f"partitions {_listed(wanted & self.fenced)} move away, epoch {self.ring.epoch}"
+            )
+
+
+def bitmap_of(partitions: Partitions) -> bytes:
+    """Partitions as a bitmap of the protocol."""
+    return np.packbits(partitions, bitorder="little").tobytes()
+
+
+def partitions_of(bitmap: bytes, count: int) -> Partitions:
+    """The partitions in a bitmap, bool by partition. Raises ProtocolError for one of another size."""
+    if len(bitmap) != (count + 7) // 8:
+        raise ProtocolError(f"bitmap of {len(bitmap)} bytes, want {(count + 7) // 8}")
+    return np.unpackbits(np.frombuffer(bitmap, np.uint8), count=count, bitorder="little").view(np.bool_)
+
+
+def _among(ring: Ring, partitions: npt.NDArray[np.int64]) -> Partitions:
+    found = np.zeros(ring.partitions, np.bool_)
+    found[partitions] = True
+    return found
+
+
+def _common(one: bytes, other: bytes) -> bytes:
+    if len(one) != len(other):
+        raise ProtocolError(f"bitmap of {len(one)} bytes, want {len(other)}")
+    both = int.from_bytes(one, "big") & int.from_bytes(other, "big")
+    return both.to_bytes(len(one), "big")
+
+
+def _listed(partitions: Partitions) -> str:
+    numbers = np.flatnonzero(partitions).tolist()
+    return ", ".join(map(str, numbers[:_SHOWN])) + (f" and {len(numbers) - _SHOWN} more" if numbers[_SHOWN:] else "")
 
 
 @dataclass
 class Node:
-    """One storage process. cluster, node_id, incarnation: constant; view: replaced by the writer thread.
+    """One storage process. cluster, node_id, incarnation: constant; view: replaced under `_lock`.
 
-    told_epoch: the highest that a request has come with, of a ring that may be newer than ours; server thread.
-    not_adopted: a newer ring that cannot be taken over yet, epoch and reason; writer thread.
+    told_epoch: the highest that a request has come with, of a ring that may be newer than ours; waiting: requests that
+    wait for a newer ring; server thread. not_adopted: a newer ring that cannot be taken over yet, epoch and reason;
+    confirmed_s: monotonic, when the ring store was last known to hold the ring in force; trouble: why that is not known
+    just now, "" for nothing; writer thread. looked: called by the writer after it has looked for a newer ring.
     """
 
     cluster: str
@@ -70,7 +155,12 @@ class Node:
     bridges: dict[str, BridgeSeen] = field(default_factory=dict)
     ignored: Counter[str] = field(default_factory=Counter)
     told_epoch: int = 0
+    waiting: int = 0
     not_adopted: tuple[int, str] | None = None
+    confirmed_s: float = float("-inf")
+    trouble: str = ""
+    looked: Callable[[], None] = lambda: None
+    _lock: threading.Lock = field(default_factory=threading.Lock)
     _sequence: Any = field(default_factory=lambda: itertools.count(1))
 
     def header(self, to: Header) -> Header:
@@ -89,9 +179,20 @@ class Node:
             re_incarnation=to.incarnation,
         )
 
-    def adopt(self, ring: Ring) -> None:
-        """Take over a newer ring. Writer thread only, between two groups."""
-        self.view = Ownership.of(ring, self.node_id)
+    def adopt(self, ring: Ring, fenced: Partitions | None = None) -> None:
+        """Take over a newer ring, with these fences. Writer thread only, between two groups."""
+        with self._lock:
+            self.view = Ownership.of(ring, self.node_id, self.view.behind, fenced)
+
+    def fence(self, fenced: Partitions) -> None:
+        """Other fences. Writer thread only, between two groups."""
+        with self._lock:
+            self.view = Ownership.of(self.view.ring, self.node_id, self.view.behind, fenced)
+
+    def lack(self, behind: Partitions) -> None:
+        """Be behind for other partitions. Any thread."""
+        with self._lock:
+            self.view = Ownership.of(self.view.ring, self.node_id, behind, self.view.fenced)
 
     def ignore(self, reason: str) -> None:
         """Count a frame that was not for this process. Any thread."""

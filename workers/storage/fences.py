@@ -1,0 +1,55 @@
+"""Fences: partitions that this node still owns, and neither takes nor answers for, because they are about to move.
+
+Owns until when each holds. Belongs to the writer thread.
+
+Whoever drives a move fences the old owner before he makes it final. From then on the old owner acknowledges no point of
+the partition, so what it holds can be compared with what the new owner holds, and it answers no question from rows that
+end at that moment while new ones go to the new owner alone. A fence ends when the ring changes there. Should its driver
+die, it lapses: after its time, once the ring store was seen (after that time) to hold the ring in force. While that
+cannot be read it stays: the partition may have been given away.
+"""
+
+import numpy as np
+import numpy.typing as npt
+
+from common import clock, log
+from common.ring import Ring
+
+logger = log.get("storage.fences")
+
+
+class Fences:
+    """seconds: how long a fence holds at least. fenced: bool by partition, replaced whole."""
+
+    def __init__(self, partitions: int, seconds: float) -> None:
+        self.seconds = seconds
+        self.fenced = np.zeros(partitions, np.bool_)
+        self._until_s = np.zeros(partitions)
+        self._epoch = np.zeros(partitions, np.int64)  # of the ring in force when it was fenced
+
+    def put(self, partitions: npt.NDArray[np.bool_], ring: Ring) -> None:
+        """Fence some partitions, or do it anew."""
+        self._until_s[partitions] = clock.monotonic_s() + self.seconds
+        self._epoch[partitions] = ring.epoch
+        self.fenced = self.fenced | partitions
+        logger.info("fenced", partitions=int(partitions.sum()), epoch=ring.epoch)
+
+    def follow(self, ring: Ring) -> None:
+        """Let go what has changed with a newer ring."""
+        self.fenced = self.fenced & (ring.since <= self._epoch)
+
+    def due(self) -> bool:
+        """Whether the time of a fence is over: then the ring store is to be looked at."""
+        return bool((self.fenced & (self._until_s <= clock.monotonic_s())).any())
+
+    def lapse(self, confirmed_s: float) -> bool:
+        """Let go what has had its time; whether anything did.
+
+        confirmed_s: monotonic, when the ring store was last known to hold the ring in force.
+        """
+        over = self.fenced & (self._until_s <= min(confirmed_s, clock.monotonic_s()))
+        if not over.any():
+            return False
+        self.fenced = self.fenced & ~over
+        logger.warning("fence lapsed: nobody moved the partitions", partitions=int(over.sum()))
+        return True
