@@ -19,6 +19,7 @@ from common.timestamps import MIN_NS
 from workers.storage import aggregate as aggregates
 from workers.storage.aggregate import AggregatePlan, Rows, Selection, View
 from workers.storage.catalog import Catalog
+from workers.storage.hash_order import HashOrder
 from workers.storage.layout import DamagedError
 from workers.storage.maintenance import Maintenance
 from workers.storage.names import Check, go_on
@@ -41,9 +42,13 @@ class _Chosen(NamedTuple):
 
 
 class Reading:
-    """What Store answers; its attributes are made there. pool: threads that share the work of one request."""
+    """What Store answers; its attributes are made there.
+
+    pool: threads that share the work of one request; by_hash: its series in the order of segments.
+    """
 
     pool: Readers
+    by_hash: HashOrder
     _partitions: int
     _catalog: Catalog
     _selections: Selections
@@ -163,6 +168,11 @@ class Reading:
         """All that there is to read at this moment."""
         return self._current.now
 
+    @property
+    def cutoff(self) -> int:
+        """The retention's cutoff, MIN_NS for none."""
+        return self._retention.cutoff
+
     def first_kept(self, start: int | None) -> int | None:
         """The start of a range that holds nothing behind the retention's cutoff."""
         cutoff = self._retention.cutoff
@@ -197,6 +207,10 @@ class Reading:
     def partitions_of(self, keys: Sequence[bytes]) -> npt.NDArray[np.int64]:
         """The partition of each key. Raises ProtocolError for one that is not canonical."""
         return self._partitions_of(self._catalog.hashes_of(keys))
+
+    def partitions_of_hashes(self, hashes: npt.NDArray[np.uint64]) -> npt.NDArray[np.int64]:
+        """The partition of each hash."""
+        return self._partitions_of(hashes)
 
     def _chosen(self, device: str, metric: str, tags: Mapping[str, str] | None, partitions: bytes) -> "_Chosen":
         """The series that an aggregate is about: remembered until there are new ones, for the same ones are asked for

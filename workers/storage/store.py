@@ -25,6 +25,7 @@ from workers.storage import deletes, layout, limits, opening, status, wal
 from workers.storage.aggregate import AggregatePlan
 from workers.storage.catalog import Catalog
 from workers.storage.deletes import DeleteRecord, Deletes
+from workers.storage.hash_order import HashOrder
 from workers.storage.head import ROW_BYTES, Head
 from workers.storage.layout import Layout
 from workers.storage.limits import Gate, LoggedBatch, Refused, Sifted
@@ -58,6 +59,7 @@ class Store(Reading):
         self._cache = PageCache(settings.cache_bytes)
         self._selections = Selections(self._catalog, self._cache)
         self.pool = Readers(settings.read_threads)
+        self.by_hash = HashOrder(self._catalog, partitions)
         self._retention = Retention(settings.retention_days)
         self._floor = limits.DiskFloor(place.directory, settings.disk_floor_bytes)
         self._replayed_rows = 0
@@ -134,6 +136,11 @@ class Store(Reading):
         self._maintainer.wake()
         logger.info("delete in force", number=record.number, device=record.selector.device_id)
         return True
+
+    @property
+    def store_id(self) -> bytes:
+        """16 bytes, drawn when the directory was first used."""
+        return self._layout.store_id
 
     @property
     def delete_number(self) -> int:

@@ -1,0 +1,84 @@
+"""What summaries tell of the blocks of a table beside what is in it, and the blocks themselves, as they are stored.
+
+Owns nothing. A table (table.py) says in which segment a block lies and under which number; here that is looked up, run
+by run, so that neighbours in a file are read at once. Any thread.
+"""
+
+import itertools
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from workers.storage import pages, windows
+from workers.storage.pages import Blocks
+from workers.storage.segment import Segment
+from workers.storage.table import Integers, Table, View, runs
+from workers.storage.windows import Windows
+
+
+class Raw(NamedTuple):
+    """Blocks as they are stored: their summaries, their windows, their bytes, one behind the other."""
+
+    blocks: Blocks
+    windows: Windows
+    data: bytes
+
+
+def digests_of(view: View, table: Table, which: Integers) -> npt.NDArray[np.uint64]:
+    """The digests of some blocks of a table, uint64[n]. Raises DamagedError."""
+    found = np.empty(len(which), np.uint64)
+    for segment, numbers, mine in _by_segment(view, table, which):
+        for span, read in _read(segment, numbers):
+            found[mine[span]] = read.digests[numbers[span] - numbers[span.start]]
+    return found
+
+
+def sizes_of(view: View, table: Table, which: Integers) -> Integers:
+    """How many bytes some blocks of a table take, encoded, int64[n]. Raises DamagedError."""
+    found = np.empty(len(which), np.int64)
+    for segment, numbers, mine in _by_segment(view, table, which):
+        for span, read in _read(segment, numbers):
+            at = numbers[span] - numbers[span.start]
+            found[mine[span]] = read.times_bytes[at] + read.values_bytes[at]
+    return found
+
+
+def raw_of(view: View, table: Table, which: Integers) -> Raw:
+    """Some blocks of a table, at least one, in the order given. Their CRCs are checked. Raises DamagedError."""
+    segments, numbers = table.segments[which], table.blocks[which]
+    apart = np.flatnonzero((np.diff(segments) != 0) | (np.diff(numbers) != 1)) + 1
+    found: list[Raw] = []
+    for begin, end in itertools.pairwise([0, *apart.tolist(), len(which)]):
+        segment = view.stored.segments[int(segments[begin])]
+        first, stop = int(numbers[begin]), int(numbers[end - 1]) + 1
+        found.append(Raw(segment.index(first, stop), segment.windows(first, stop), segment.raw_run(first, stop)))
+    return joined(found)
+
+
+def joined(parts: Sequence[Raw]) -> Raw:
+    """The blocks of several parts, at least one, one behind the other."""
+    if len(parts) == 1:
+        return parts[0]
+    return Raw(
+        pages.joined([part.blocks for part in parts]),
+        windows.joined([part.windows for part in parts]),
+        b"".join([part.data for part in parts]),
+    )
+
+
+def _by_segment(view: View, table: Table, which: Integers) -> Iterator[tuple[Segment, Integers, Integers]]:
+    """Some blocks, by segment: their numbers there, ascending, and their places among those given."""
+    segments, numbers = table.segments[which], table.blocks[which]
+    order = np.lexsort((numbers, segments))
+    cuts = np.flatnonzero(np.diff(segments[order])) + 1
+    for mine in np.split(order, cuts):
+        if len(mine):
+            yield view.stored.segments[int(segments[mine[0]])], numbers[mine], mine
+
+
+def _read(segment: Segment, numbers: Integers) -> Iterator[tuple[slice, Blocks]]:
+    """Ascending blocks of a segment in stretches, and all that the index says from the first to the last of each."""
+    for span in runs(numbers):
+        yield span, segment.index(int(numbers[span.start]), int(numbers[span.stop - 1]) + 1)
