@@ -22,12 +22,16 @@ from common.protocol import Ack, Header
 from common.ring import Ring
 from common.ringstore import RingView
 from workers.storage.feed import Feed
+from workers.storage.fences import Fences
 from workers.storage.limits import DiskFloorError, Refused
-from workers.storage.node import Node
+from workers.storage.node import Node, bitmap_of, partitions_of
+from workers.storage.orders import Orders
 from workers.storage.store import DeleteRecord, LoggedBatch, Store
+from workers.storage.work import RefusedError
 
 ACK_SOCKET_IDLE_S = 60.0  # bridges beat every second: one silent for so long has gone, its endpoint is stale
 TICK_S = 0.2  # between looks at the ring store and the age of the head
+HURRY_S = 0.01  # while requests wait for a newer ring, of which the ring store is about to know
 
 logger = log.get("storage")
 
@@ -58,7 +62,10 @@ class IngestCounts:
 
 @dataclass
 class Ingest:
-    """The writer thread's work. `run` returns when `stop` is set; `begin` comes before it, and before any answer."""
+    """The writer thread's work. `run` returns when `stop` is set; `begin` comes before it, and before any answer.
+
+    orders: what other threads want done between two groups. fence_s: how long a fence holds at least.
+    """
 
     sockets: bus.Bus
     pull: bus.Socket
@@ -67,10 +74,15 @@ class Ingest:
     ring_view: RingView
     feed: Feed
     group_bytes: int
+    orders: Orders = field(default_factory=Orders)
+    fence_s: float = 10.0
     counts: IngestCounts = field(default_factory=IngestCounts)
     _acks: dict[str, AckSocket] = field(default_factory=dict)
     _next_tick_s: float = 0.0
     _newer: Ring | None = None  # found in the ring store, not in force yet
+
+    def __post_init__(self) -> None:
+        self._fences = Fences(self.node.view.ring.partitions, self.fence_s)
 
     def begin(self) -> None:
         """Apply the deletes of the ring to begin with. Raises StorageError where that cannot be."""
@@ -87,11 +99,27 @@ class Ingest:
 
     def run(self, stop: bus.Pollable) -> None:
         """Serve until `stop` becomes readable; then whatever was taken has been stored and acked."""
-        poller = bus.Poller([self.pull, self.feed.socket, stop])
-        while stop not in poller.poll(TICK_S):
+        poller = bus.Poller([self.pull, self.feed.socket, self.orders, stop])
+        while stop not in poller.poll(HURRY_S if self.node.waiting else TICK_S):
             self.commit(self._gather())
+            self.orders.run()
             self.feed.look()
             self._tick()
+
+    def fence(self, request: protocol.FenceRequest) -> protocol.FenceReply:
+        """Refuse partitions from here on: every batch taken before is stored and acked. To be called between groups.
+
+        Raises RefusedError when the ring in force is of another epoch.
+        """
+        view = self.node.view
+        if request.epoch != view.ring.epoch:
+            raise RefusedError(
+                protocol.ERR_STALE_EPOCH, f"fence at epoch {request.epoch}, the ring here is at {view.ring.epoch}"
+            )
+        wanted = partitions_of(request.partitions, view.ring.partitions) & view.owned
+        self._fences.put(wanted, view.ring)
+        self.node.fence(self._fences.fenced)
+        return protocol.FenceReply(view.ring.epoch, bitmap_of(wanted), self.fence_s)
 
     def commit(self, group: Sequence[Waiting]) -> None:
         """Store a group with one fdatasync and ack each of its batches."""
@@ -180,9 +208,13 @@ class Ingest:
         if header.epoch < int(view.ring.since[partitions].max(initial=0)):
             self._refuse(header, protocol.ERR_STALE_EPOCH, f"epoch {header.epoch}, the ring is at {view.ring.epoch}")
             return None
-        if not view.owned[partitions].all():
-            foreign = int(partitions[np.argmin(view.owned[partitions])])
+        if not view.written[partitions].all():
+            foreign = int(partitions[np.argmin(view.written[partitions])])
             self._refuse(header, protocol.ERR_NOT_MINE, f"partition {foreign} at epoch {view.ring.epoch}")
+            return None
+        if view.fenced[partitions].any():
+            fenced = int(partitions[np.argmax(view.fenced[partitions])])
+            self._refuse(header, protocol.ERR_MOVING, f"partition {fenced} moves away, epoch {view.ring.epoch}")
             return None
         return Waiting(header, LoggedBatch(body, header.born, batch))
 
@@ -211,10 +243,14 @@ class Ingest:
 
     def _tick(self) -> None:
         now = clock.monotonic_s()
+        if now < self._next_tick_s and not self.node.waiting:
+            return
+        self._adopt_newer(now=self._is_told_of_more() or self._fences.due())
+        if self.node.view.ring is self.ring_view.ring and self._fences.lapse(self.ring_view.confirmed_s):
+            self.node.fence(self._fences.fenced)
         if now < self._next_tick_s:
             return
         self._next_tick_s = now + TICK_S
-        self._adopt_newer(now=self.node.told_epoch > self.node.view.ring.epoch)
         self.store.tick()
         for endpoint, ack in list(self._acks.items()):
             if now - ack.used_s > ACK_SOCKET_IDLE_S:
@@ -226,6 +262,10 @@ class Ingest:
         self.ring_view.hurry()
         self._next_tick_s = 0.0
 
+    def _is_told_of_more(self) -> bool:
+        """Whether a request has come by a newer ring than this node's."""
+        return self.node.told_epoch > self.node.view.ring.epoch
+
     def _adopt_newer(self, now: bool = False) -> None:
         """Take over a newer ring if there is one, its deletes first. now: somebody knows of one, look at once.
 
@@ -234,8 +274,12 @@ class Ingest:
         if now:
             self.ring_view.hurry()
         ring = self.ring_view.poll() or self._newer
-        if ring is None:
-            return
+        if ring is not None:
+            self._adopt(ring)
+        self.node.confirmed_s, self.node.trouble = self.ring_view.confirmed_s, self.ring_view.trouble
+        self.node.looked()
+
+    def _adopt(self, ring: Ring) -> None:
         self._newer = ring
         try:
             self.store.adopt(records_of(ring))
@@ -244,7 +288,8 @@ class Ingest:
             if logger.limited("adopt", 5.0):
                 logger.error("ring not adopted, the old one stays", epoch=ring.epoch, reason=str(error))
             return
-        self.node.adopt(ring)
+        self._fences.follow(ring)
+        self.node.adopt(ring, self._fences.fenced)
         self.node.not_adopted = self._newer = None
         logger.info("ring adopted", epoch=ring.epoch, ring=ring.hash)
 

@@ -18,9 +18,10 @@ import numpy as np
 import numpy.typing as npt
 
 from common import clock, protocol
-from common.errors import MinitrueError, ProtocolError
+from common.errors import ProtocolError
 from common.protocol import Header
 from common.ring import Ring
+from workers.storage.work import RefusedError
 
 Partitions = npt.NDArray[np.bool_]  # by partition
 
@@ -34,14 +35,6 @@ class BridgeSeen:
     incarnation: int
     heard_s: float
     beat: protocol.Beat
-
-
-class PartitionsRefusedError(MinitrueError):
-    """Partitions for which this node cannot answer now. code: one of the ERR_ codes of the protocol."""
-
-    def __init__(self, code: str, text: str) -> None:
-        super().__init__(text)
-        self.code = code
 
 
 @dataclass(frozen=True)
@@ -76,7 +69,7 @@ class Ownership:
     def cover(self, asked: bytes) -> bytes:
         """The partitions of a request that this node answers for.
 
-        Raises ProtocolError for another ring's size, PartitionsRefusedError where there are none and it is not because
+        Raises ProtocolError for another ring's size, RefusedError where there are none and it is not because
         of the ring: the asker is told what to wait for.
         """
         if asked == self.bitmap:
@@ -98,11 +91,11 @@ class Ownership:
     def _refuse(self, wanted: Partitions) -> None:
         """Raise what explains why none of some partitions is answered for; nothing for none."""
         if (wanted & self.behind).any():
-            raise PartitionsRefusedError(
+            raise RefusedError(
                 protocol.ERR_BEHIND, f"may lack points of partitions {_listed(wanted & self.behind)}: ask another owner"
             )
         if (wanted & self.fenced).any():
-            raise PartitionsRefusedError(
+            raise RefusedError(
                 protocol.ERR_MOVING, f"partitions {_listed(wanted & self.fenced)} move away, epoch {self.ring.epoch}"
             )
 

@@ -1,28 +1,42 @@
 """The read side of a storage node: requests in, replies out.
 
 Owns the ROUTER and the pool of readers; runs in the server thread. Short requests are answered there at once;
-one that has to decode much goes to the pool, so that it cannot keep the short ones waiting. Never changes the
-store. A request that is not for this process is counted and not answered: its caller has a deadline.
+one that has to decode much goes to the pool, so that it cannot keep the short ones waiting; a fence is put by the
+writer. Never changes the store. A request that is not for this process is counted and not answered: its caller has a
+deadline.
+
+A request of a newer ring than the node's waits for the writer to take that over, for the answer could lack its deletes,
+or be for partitions that have moved. Where the writer finds no such ring the answer is the error stale-epoch.
+What was read while a damaged file was found may lack what that held, so it is not answered: behind.py counts the hits.
 """
 
 import queue
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Final, NamedTuple
+
+import numpy as np
 
 from common import bus, clock, log, metrics, protocol
 from common.errors import MinitrueError, ProtocolError
 from common.protocol import ErrorReply, Header, Message
 from workers.storage import questions, routed
 from workers.storage.aggregate import AggregatePlan, LimitError
-from workers.storage.node import Node
+from workers.storage.behind import Behind
+from workers.storage.node import Node, bitmap_of, partitions_of
+from workers.storage.orders import Orders
 from workers.storage.store import Store
 from workers.storage.work import Cancel, CancelledError, Handler, RefusedError, Work, at_once
 
 INLINE_ROWS = 65_536  # decoding so many rows takes well under a millisecond: not worth a change of thread
 MAX_REPLY_BYTES = bus.MAX_MESSAGE_BYTES  # one that is longer would end the connection, with all that waits on it
+ADOPT_WAIT_S = 1.0  # for a newer ring: a ring store on other machines takes some milliseconds to be asked
 BRIDGE_SHOWN_S = 3600.0  # a bridge that has been silent for so long has gone, and nobody misses it
+
+# Answered whatever the ring, and whatever is missing: by people's tools, and about the node itself.
+_OF_THE_NODE: Final = frozenset((protocol.STATUS, protocol.METRICS, protocol.JOBS, protocol.CANCEL_JOB))
 
 Name = tuple[str, int, int]  # of a request: sender, incarnation, sequence
 
@@ -32,16 +46,25 @@ logger = log.get("storage")
 
 
 class Ask(NamedTuple):
-    """A request on its way to an answer."""
+    """A request on its way to an answer. hits: of what the node lacks, when it was let in."""
 
     route: list[bytes]
     header: Header
     kind: bytes
+    hits: int = 0
 
     @property
     def name(self) -> Name:
         """What a cancel calls it."""
         return self.header.sender, self.header.incarnation, self.header.sequence
+
+
+class Parked(NamedTuple):
+    """A request that waits for a newer ring. since_s: monotonic."""
+
+    ask: Ask
+    message: Message
+    since_s: float
 
 
 @dataclass
@@ -52,23 +75,34 @@ class ServeCounts:
     errors: int = 0
     pooled: int = 0
     cancelled: int = 0
+    parked: int = 0
 
 
 @dataclass
 class Server:
-    """The server thread's work. `run` returns when `stop` is set."""
+    """The server thread's work. `run` returns when `stop` is set.
+
+    orders: of the writer, which puts fences with `fence`. behind: what the node lacks. Where there is none of them, as
+    in tests, nothing is asked of them.
+    """
 
     sockets: bus.Bus
     router: bus.Router
     node: Node
     store: Store
     read_threads: int
+    orders: Orders = field(default_factory=Orders)
+    fence: Callable[[protocol.FenceRequest], protocol.FenceReply] | None = None
+    behind: Behind | None = None
     counts: ServeCounts = field(default_factory=ServeCounts)
     _work: "queue.SimpleQueue[tuple[Ask, Work, Cancel] | None]" = field(default_factory=queue.SimpleQueue)
     _cancels: dict[Name, Cancel] = field(default_factory=dict)  # of what readers have to do; items go in any thread
+    _parked: list[Parked] = field(default_factory=list)
+    _tasks: Orders = field(default_factory=Orders)  # what other threads have for this one
 
     def __post_init__(self) -> None:
         self._table = self._handlers()
+        self.node.looked = self._look_at_parked
 
     def run(self, stop: bus.Pollable) -> None:
         """Serve until `stop` becomes readable."""
@@ -76,11 +110,13 @@ class Server:
         readers = [threading.Thread(target=self._read, args=(theirs,), daemon=True) for _, theirs in ends]
         for reader in readers:
             reader.start()
-        poller = bus.Poller([self.router, stop, *(ours for ours, _ in ends)])
+        poller = bus.Poller([self.router, stop, self._tasks, *(ours for ours, _ in ends)])
         while stop not in (ready := poller.poll(None)):
             for socket in ready:
                 if socket is self.router:
                     self._drain_requests()
+                elif socket is self._tasks:
+                    self._tasks.run()
                 else:
                     self._forward(socket)
         for cancel in list(self._cancels.values()):
@@ -111,13 +147,56 @@ class Server:
             return
         self.counts.requests += 1
         self.node.told_epoch = max(self.node.told_epoch, message.header.epoch)
-        ask = Ask(route, message.header, message.kind)
+        ask = Ask(route, message.header, message.kind, self._hits())
+        if message.header.epoch > self.node.view.ring.epoch and message.kind not in _OF_THE_NODE:
+            self._park(ask, message)
+        else:
+            self._serve(ask, message)
+
+    def _serve(self, ask: Ask, message: Message) -> None:
         try:
             reply = self._answer(ask, message)
         except Exception as error:
             reply = self._explain(ask, error)
         if reply is not None:
-            self.router.reply(route, reply)
+            self.router.reply(ask.route, reply)
+
+    def _park(self, ask: Ask, message: Message) -> None:
+        """Let a request wait until the writer has looked for the ring that it comes by."""
+        self.counts.parked += 1
+        self._parked.append(Parked(ask, message, clock.monotonic_s()))
+        self.node.waiting = len(self._parked)
+        self.orders.set()
+
+    def _look_at_parked(self) -> None:
+        """The writer has looked at the ring store. Called by it."""
+        if self.node.waiting:
+            self._tasks.put(self._release)
+
+    def _release(self) -> None:
+        """Answer the requests that have waited long enough, by the newer ring or that there is none."""
+        parked, self._parked = self._parked, []
+        for each in parked:
+            if each.ask.header.epoch <= self.node.view.ring.epoch:
+                self._serve(each.ask._replace(hits=self._hits()), each.message)
+            elif self._has_looked_since(each.since_s):
+                error = RefusedError(
+                    protocol.ERR_STALE_EPOCH,
+                    f"epoch {each.ask.header.epoch}, the ring here is still at {self.node.view.ring.epoch}",
+                )
+                self.router.reply(each.ask.route, self._explain(each.ask, error))
+            else:
+                self._parked.append(each)
+        self.node.waiting = len(self._parked)
+
+    def _has_looked_since(self, since_s: float) -> bool:
+        """Whether it is known that the ring store has no newer ring, or it will not be known soon."""
+        node = self.node
+        known = node.confirmed_s >= since_s or bool(node.trouble) or node.not_adopted is not None
+        return known or clock.monotonic_s() - since_s > ADOPT_WAIT_S
+
+    def _hits(self) -> int:
+        return self.behind.hits if self.behind is not None else 0
 
     def _mismatch(self, message: Message) -> str | None:
         header = message.header
@@ -133,6 +212,8 @@ class Server:
             protocol.SERIES: Handler(protocol.SeriesRequest, self._series),
             protocol.STATUS: at_once(Any, lambda _: self._status()),
             protocol.METRICS: at_once(Any, lambda _: self._metrics()),
+            protocol.FENCE: Handler(protocol.FenceRequest, self._fence),
+            protocol.ACCEPT_LOSS: at_once(protocol.AcceptLossRequest, self._accept_loss),
             **questions.handlers(self.store, lambda partitions: self.node.view.cover(partitions)),
         }
 
@@ -145,10 +226,36 @@ class Server:
         work = handler.begin(protocol.decode_body(message.body, handler.request))
         if work.short:
             return self._reply(ask, work.run(_NEVER))
+        if work.by_writer:
+            self.orders.put(partial(self._hand_over, ask, work))
+            return None
         self.counts.pooled += 1
         cancel = self._cancels[ask.name] = Cancel()
         self._work.put((ask, work, cancel))
         return None
+
+    def _hand_over(self, ask: Ask, work: Work) -> None:
+        """Do work, and have this thread send the answer. Called by the writer."""
+        reply = self._work_on(ask, work, _NEVER)
+        if reply is not None:
+            self._tasks.put(partial(self._send, ask.route, reply))
+
+    def _send(self, route: list[bytes], reply: list[bytes]) -> None:
+        self.router.reply(route, reply)
+
+    def _fence(self, request: protocol.FenceRequest) -> Work:
+        fence = self.fence
+        if fence is None:
+            raise RefusedError(protocol.ERR_INTERNAL, "this node has no writer")
+        return Work(lambda cancel: fence(request), by_writer=True)
+
+    def _accept_loss(self, request: protocol.AcceptLossRequest) -> protocol.AcceptLossReply:
+        wanted = np.flatnonzero(partitions_of(request.partitions, self.node.view.ring.partitions)).tolist()
+        released = self.behind.clear(wanted) if self.behind is not None else []
+        if released:
+            logger.warning("loss accepted", partitions=len(released))
+        count = self.node.view.ring.partitions
+        return protocol.AcceptLossReply(protocol.bitmap(released, count), bitmap_of(self.node.view.behind))
 
     def _cancel(self, header: Header) -> None:
         """Nobody waits for a request any more: what waits of it is dropped, what runs stops at its next piece."""
@@ -219,7 +326,8 @@ class Server:
         return protocol.SeriesReply(covered, keys, more)
 
     def _status(self) -> dict[str, Any]:
-        ring = self.node.view.ring
+        view = self.node.view
+        ring = view.ring
         bridges = {
             bridge: {"age_s": age_s, "incarnation": seen.incarnation, **seen.beat.status}
             for bridge, (age_s, seen) in self.node.bridges_seen().items()
@@ -234,7 +342,10 @@ class Server:
             "ring_hash": ring.hash,
             "not_adopted": self.node.not_adopted,
             "partitions": ring.partitions,
-            "partitions_owned": int(self.node.view.owned.sum()),
+            "partitions_owned": int(view.owned.sum()),
+            "partitions_joining": int((view.written & ~view.owned).sum()),
+            "partitions_fenced": int(view.fenced.sum()),
+            "behind": self.behind.status() if self.behind is not None else None,
             "bridges": bridges,
             "ignored": dict(self.node.ignored),
             **self.store.status(),
@@ -250,6 +361,8 @@ class Server:
         return protocol.MetricsReply([own, *bridges])
 
     def _reply(self, ask: Ask, body: Any) -> list[bytes]:
+        if ask.hits != self._hits() and ask.kind not in _OF_THE_NODE:
+            raise RefusedError(protocol.ERR_BEHIND, "damage was found while this was read: ask again, or another owner")
         frames = protocol.pack(protocol.REPLY, self.node.header(ask.header), body)
         if len(frames[-1]) > MAX_REPLY_BYTES:
             raise LimitError(

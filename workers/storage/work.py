@@ -46,10 +46,12 @@ class Work(NamedTuple):
     """What is left to do for a request.
 
     run: gives the body of the reply; short: whether that is not worth a change of thread (well under a millisecond).
+    by_writer: whether it is to be run by the writer thread, between two groups.
     """
 
     run: Callable[[Cancel], Any]
     short: bool = False
+    by_writer: bool = False
 
 
 class Handler(NamedTuple):
