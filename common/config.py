@@ -9,6 +9,7 @@ import difflib
 import ipaddress
 import math
 import os
+import re
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -40,6 +41,12 @@ class Cluster(Struct, frozen=True, forbid_unknown_fields=True):
     ring_store: str = "file:../data/ring.json"
     initial_ring: str = "ring.toml"
     ring_poll_s: Seconds = 1.0
+    etcd_ca_file: str = ""
+    etcd_cert_file: str = ""
+    etcd_key_file: str = ""
+    etcd_username: str = ""
+    etcd_password_file: str = ""
+    etcd_timeout_s: Seconds = 2.0
 
 
 class Mqtt(Struct, frozen=True, forbid_unknown_fields=True):
@@ -361,11 +368,43 @@ def _contradictions(settings: Settings) -> Iterator[tuple[Place, str]]:
     yield from _mqtt_contradictions(settings.mqtt)
     for place, problem in subscriptions.problems(settings.mqtt.subscriptions, settings.ingest.max_id_bytes):
         yield ("mqtt", "subscriptions", *place), problem
-    if not settings.cluster.ring_store.startswith("file:"):
-        yield ("cluster", "ring_store"), "want file:PATH"
+    yield from _ring_store_contradictions(settings.cluster)
     yield from _query_contradictions(settings.query)
     yield from _ack_endpoint_contradictions(settings.bridge, bool(settings.bus.key_file))
     yield from _storage_contradictions(settings.storage)
+
+
+def _ring_store_contradictions(cluster: Cluster) -> Iterator[tuple[tuple[str, str], str]]:
+    in_etcd = etcd_parts(cluster.ring_store) is not None
+    if not in_etcd and not cluster.ring_store.startswith("file:"):
+        yield ("cluster", "ring_store"), "want file:PATH, or etcd://HOST:PORT[,HOST:PORT...]/PREFIX"
+    names = ("etcd_ca_file", "etcd_cert_file", "etcd_key_file", "etcd_username", "etcd_password_file")
+    given = [name for name in names if getattr(cluster, name)]
+    if given and not in_etcd:
+        yield ("cluster", given[0]), f"is for etcd, but cluster.ring_store = {cluster.ring_store!r}"
+    if bool(cluster.etcd_cert_file) != bool(cluster.etcd_key_file):
+        problem = f"belongs together with cluster.etcd_key_file = {cluster.etcd_key_file!r}; want both or neither"
+        yield ("cluster", "etcd_cert_file"), problem
+    if cluster.etcd_cert_file and not cluster.etcd_ca_file:
+        yield ("cluster", "etcd_cert_file"), "is for TLS, and needs cluster.etcd_ca_file"
+    if bool(cluster.etcd_username) != bool(cluster.etcd_password_file):
+        yield ("cluster", "etcd_username"), "belongs together with cluster.etcd_password_file; want both or neither"
+
+
+def etcd_parts(url: str) -> tuple[list[tuple[str, int]], str] | None:
+    """Host and port of each member, and the prefix of keys ("minitrue" where none is given), that a URL
+    etcd://HOST:PORT[,HOST:PORT...][/PREFIX] names; None for any other text.
+    """
+    if not url.startswith("etcd://"):
+        return None
+    members, _, prefix = url.removeprefix("etcd://").partition("/")
+    parts = [_split_url(f"etcd://{member}") for member in members.split(",")]
+    endpoints = [(part.hostname, part.port) for part in parts if part and not part.username]
+    known = [(host, port) for host, port in endpoints if host and port]
+    prefix = prefix.strip("/")
+    if len(known) != len(parts) or not re.fullmatch("[A-Za-z0-9_./-]*", prefix):
+        return None
+    return known, prefix or "minitrue"
 
 
 def _query_contradictions(query: Query) -> Iterator[tuple[tuple[str, str], str]]:

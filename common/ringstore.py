@@ -5,7 +5,13 @@ with another hash is refused with an alarm, and so is one that has lost a delete
 so two writers cannot both win. Workers only load and poll; saving is for ringctl, and for deletes. Marks are another
 matter: each is written and removed by the worker that it names, and says nothing about the ring.
 
-A RingView belongs to one thread. A store may be shared by threads and, being on disk, by processes.
+Beside ring and marks a store keeps the last rings (history, for people), the store id that each node claimed (so that
+a node sees that its directory is another one than before), and a note of who drives moves (for people, too: what
+protects is the comparison of epochs).
+
+A call to a store on other machines can take as long as its timeout, so no loop of a worker makes one: open_followed
+gives what has a thread of its own look (ringfollow.py). A RingView belongs to one thread. A store may be shared by
+threads and, where it is on disk, by processes.
 """
 
 import contextlib
@@ -13,18 +19,21 @@ import fcntl
 import hashlib
 import os
 import time
-from collections.abc import Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from pathlib import Path
 from typing import Final, NamedTuple, Protocol
 
 from common import clock, config, log, metrics
 from common.errors import ConfigError, RingConflictError, RingError, RingStoreError
-from common.files import DISK, Disk, make_directory, remove_files, replace_file
+from common.files import DISK, TEMPORARY, Disk, make_directory, remove_files, replace_file
 from common.ring import Ring
 
 LOCK_WAIT_S: Final = 5.0  # a save takes milliseconds; who holds the lock longer is stopped or stuck
 LOCK_RETRY_S: Final = 0.02
+HISTORY: Final = 50  # rings kept: weeks of changes by hand, a few large moves
 REFUSALS: Final = ("invalid", "missing", "older", "conflict", "foreign", "deletes", "unreadable")
+
+STORE_WANTED: Final = "file:PATH, or etcd://HOST:PORT[,HOST:PORT...]/PREFIX"
 
 logger = log.get("ring")
 
@@ -36,12 +45,30 @@ class Mark(NamedTuple):
     by: str
 
 
+class Past(NamedTuple):
+    """A ring of the history. saved_at_s: Unix seconds. size_bytes: as the store keeps it."""
+
+    epoch: int
+    saved_at_s: float
+    size_bytes: int
+
+
 class RingStore(Protocol):
-    """What every kind of ring store offers."""
+    """What every kind of ring store offers. All calls raise RingStoreError where the store cannot be reached.
+
+    remote: whether calls go to other machines, and may fail for a while without anybody's mistake. direct: the store
+    that answers each call anew, for who is about to write; a followed store answers from its latest look.
+    """
 
     @property
     def url(self) -> str:
         """The store, for texts."""
+
+    @property
+    def remote(self) -> bool: ...
+
+    @property
+    def direct(self) -> "RingStore": ...
 
     def load(self) -> Ring | None:
         """The stored ring, None where there is none. Raises RingError (invalid), RingStoreError (unreadable)."""
@@ -49,8 +76,14 @@ class RingStore(Protocol):
     def save(self, ring: Ring, expected_epoch: int) -> None:
         """Store a ring, durably, if the stored epoch is the expected one (0: no ring yet).
 
-        Raises RingConflictError where another writer was first, RingStoreError where the store cannot be written,
-        RingError where the ring is invalid or cannot follow the stored one.
+        Raises RingConflictError where another writer was first, RingStoreError where the store cannot be written (then
+        it may have the ring or not, and on other machines get it a moment later), RingError where the ring is invalid
+        or cannot follow the stored one.
+        """
+
+    def restore(self, ring: Ring, stamp: Hashable) -> None:
+        """Store a ring in place of whatever is there, valid or not, if the stamp is still that one: for `ringctl
+        restore`, which sees to it that workers follow. Raises as save does.
         """
 
     def stamp(self) -> Hashable:
@@ -65,6 +98,39 @@ class RingStore(Protocol):
     def remove_mark(self, mark: Mark) -> None:
         """Take a mark away, durably, if it is there. Raises RingStoreError: then it may be there or not."""
 
+    def store_ids(self) -> dict[str, str]:
+        """The store id that each node claimed last. Raises RingStoreError."""
+
+    def claim(self, node: str, store_id: str) -> str | None:
+        """Make a node's store id durable; the one before it, None where there was none. Raises RingStoreError.
+
+        A node looks at store_ids() first, and claims another id than it finds there only when its mark is there: one
+        that claimed and died before it was marked would be taken for one that lost nothing.
+        """
+
+    def history(self) -> list[Past]:
+        """The last HISTORY rings that were stored, the one in force last. Raises RingStoreError."""
+
+    def past(self, epoch: int) -> Ring:
+        """A ring of the history. Raises RingError where it is not there or invalid, RingStoreError."""
+
+    def driver(self) -> str:
+        """Who said last that he drives moves; "" for nobody. Raises RingStoreError."""
+
+    def note_driver(self, text: str) -> None:
+        """Say who drives moves (host, process, time), or "" for nobody any more. Raises RingStoreError."""
+
+    def watch(self, changed: Callable[[], None]) -> None:
+        """Have a function called, in a thread of the store, whenever ring or marks may have changed, for as long as the
+        process lives. A store that has to be looked at never calls it.
+        """
+
+    def hurry(self) -> None:
+        """Somebody knows of a newer ring: what a followed store has seen is not good enough. Any thread."""
+
+    def as_of_s(self) -> float:
+        """The monotonic time since which a stamp asked for now is known to be true."""
+
 
 def open_store(url: str, settings: config.Settings) -> RingStore:
     """The store that a cluster.ring_store setting names. Raises ConfigError."""
@@ -72,25 +138,50 @@ def open_store(url: str, settings: config.Settings) -> RingStore:
     if scheme == "file" and colon and rest.lstrip("/"):
         return FileStore(settings.path("/" + rest.lstrip("/") if rest.startswith("//") else rest))
     if scheme == "etcd":
-        raise ConfigError(f"cluster.ring_store = {url!r}: etcd is not available in this version, want file:PATH")
-    raise ConfigError(f"cluster.ring_store = {url!r}: want file:PATH")
+        from common import etcdstore  # only here: who has one host needs no etcd3gw
+
+        return etcdstore.open_etcd(url, settings)
+    raise ConfigError(f"cluster.ring_store = {url!r}: want {STORE_WANTED}")
+
+
+def open_followed(url: str, settings: config.Settings, every_s: float | None = None) -> RingStore:
+    """The same for the loops of a worker: no call but put_mark and remove_mark waits for another machine.
+
+    every_s: seconds between looks at a store on other machines, beside its watch; cluster.ring_poll_s by default.
+    Starts a thread for such a one, so not to be called before a fork. Raises ConfigError.
+    """
+    if not url.startswith("etcd:"):
+        return open_store(url, settings)
+    from common import etcdstore, ringfollow
+
+    return ringfollow.FollowedStore(etcdstore.open_etcd(url, settings), every_s or settings.cluster.ring_poll_s)
 
 
 class FileStore:
     """The ring in one JSON file, for the processes of one machine. Constant after construction.
 
-    Marks are empty files <node>@<by> in a folder beside it; no id holds an "@".
+    Beside it: marks, empty files <node>@<by> in a folder (no id holds an "@"); store ids, one file each; the history,
+    a document each, written before the ring is replaced, so what is above the ring's epoch does not count.
     """
+
+    remote = False
 
     def __init__(self, path: Path, disk: Disk = DISK) -> None:
         """path: absolute; its folder is made by the first save or mark."""
         self.path = path
         self._disk = disk
         self._marks = path.with_name(path.name + ".marks")
+        self._stores = path.with_name(path.name + ".stores")
+        self._history = path.with_name(path.name + ".history")
+        self._driver = path.with_name(path.name + ".driver")
 
     @property
     def url(self) -> str:
         return f"file:{self.path}"
+
+    @property
+    def direct(self) -> RingStore:
+        return self
 
     def load(self) -> Ring | None:
         data = self._read()
@@ -106,8 +197,19 @@ class FileStore:
         try:
             make_directory(self.path.parent, self._disk)
             with self._lock():
-                self._check_follows(ring, expected_epoch)
-                replace_file(self.path, [ring.dumps()], disk=self._disk)
+                check_follows(ring, self.load(), expected_epoch, str(self.path))
+                self._replace(ring)
+        except OSError as error:
+            raise RingStoreError(f"cannot write {self.path}: {error.strerror}") from error
+
+    def restore(self, ring: Ring, stamp: Hashable) -> None:
+        ring.validate()
+        try:
+            make_directory(self.path.parent, self._disk)
+            with self._lock():
+                if self.stamp() != stamp:
+                    raise RingConflictError(f"{self.path} has changed: another writer was first, look at it again")
+                self._replace(ring)
         except OSError as error:
             raise RingStoreError(f"cannot write {self.path}: {error.strerror}") from error
 
@@ -142,6 +244,86 @@ class FileStore:
         except OSError as error:
             raise RingStoreError(f"cannot remove mark {self._mark_path(mark)}: {error.strerror}") from error
 
+    def store_ids(self) -> dict[str, str]:
+        try:
+            paths = [path for path in self._stores.iterdir() if not path.name.endswith(TEMPORARY)]
+            return {path.name: path.read_text("ascii").strip() for path in sorted(paths)}
+        except FileNotFoundError:
+            return {}
+        except (OSError, ValueError) as error:
+            raise RingStoreError(f"cannot read store ids in {self._stores}: {error}") from error
+
+    def claim(self, node: str, store_id: str) -> str | None:
+        try:
+            make_directory(self._stores, self._disk)
+            with self._lock():
+                before = self.store_ids().get(node)
+                if before != store_id:
+                    replace_file(self._stores / node, [store_id.encode(), b"\n"], disk=self._disk)
+                return before
+        except OSError as error:
+            raise RingStoreError(f"cannot write store id {self._stores / node}: {error.strerror}") from error
+
+    def history(self) -> list[Past]:
+        stored = self.load()
+        return [past for past in self._kept() if stored is not None and past.epoch <= stored.epoch]
+
+    def past(self, epoch: int) -> Ring:
+        path = self._past_path(epoch)
+        try:
+            return Ring.loads(path.read_bytes())
+        except FileNotFoundError as error:
+            raise RingError(f"no ring of epoch {epoch} in {self._history}, see: ringctl history") from error
+        except OSError as error:
+            raise RingStoreError(f"cannot read {path}: {error.strerror}") from error
+        except RingError as error:
+            raise RingError(f"{path}: {error}") from error
+
+    def driver(self) -> str:
+        try:
+            return self._driver.read_text("utf-8", "replace").strip()
+        except FileNotFoundError:
+            return ""
+        except OSError as error:
+            raise RingStoreError(f"cannot read {self._driver}: {error.strerror}") from error
+
+    def note_driver(self, text: str) -> None:
+        try:
+            make_directory(self.path.parent, self._disk)
+            with self._lock():
+                replace_file(self._driver, [text.encode()], disk=self._disk)
+        except OSError as error:
+            raise RingStoreError(f"cannot write {self._driver}: {error.strerror}") from error
+
+    def watch(self, changed: Callable[[], None]) -> None:
+        pass  # a file is looked at
+
+    def hurry(self) -> None:
+        pass  # each look is at the file
+
+    def as_of_s(self) -> float:
+        return clock.monotonic_s()
+
+    def _replace(self, ring: Ring) -> None:
+        """Put a ring into the history, then in force. Raises OSError."""
+        make_directory(self._history, self._disk)
+        replace_file(self._past_path(ring.epoch), [ring.dumps()], disk=self._disk)
+        replace_file(self.path, [ring.dumps()], disk=self._disk)
+        old = [self._past_path(past.epoch) for past in self._kept() if past.epoch <= ring.epoch][:-HISTORY]
+        remove_files(old, self._disk)
+
+    def _kept(self) -> list[Past]:
+        """What the folder of the history holds, ascending by epoch. Raises RingStoreError."""
+        try:
+            paths = sorted(self._history.glob("*.json"))
+            files = [(int(path.stem), path.stat()) for path in paths if path.stem.isdecimal()]
+        except OSError as error:
+            raise RingStoreError(f"cannot read {self._history}: {error.strerror}") from error
+        return [Past(epoch, stat.st_mtime, stat.st_size) for epoch, stat in files]
+
+    def _past_path(self, epoch: int) -> Path:
+        return self._history / f"{epoch:020d}.json"
+
     def _mark_path(self, mark: Mark) -> Path:
         return self._marks / f"{mark.node}@{mark.by}"
 
@@ -152,19 +334,6 @@ class FileStore:
             return None
         except OSError as error:
             raise RingStoreError(f"cannot read {self.path}: {error.strerror}") from error
-
-    def _check_follows(self, ring: Ring, expected_epoch: int) -> None:
-        stored = self.load()
-        epoch = stored.epoch if stored else 0
-        if epoch != expected_epoch:
-            raise RingConflictError(
-                f"{self.path} is at epoch {epoch}, want {expected_epoch}: another writer was first, look at it again"
-            )
-        if ring.epoch != expected_epoch + 1:
-            raise RingError(f"epoch {ring.epoch} cannot follow {expected_epoch}, want {expected_epoch + 1}")
-        fault = (_foreign(ring, stored) or _lost_deletes(ring, stored)) if stored else None
-        if fault:
-            raise RingError(f"{self.path}: {fault}")
 
     @contextlib.contextmanager
     def _lock(self) -> Iterator[None]:
@@ -185,6 +354,23 @@ class FileStore:
                 if clock.monotonic_s() > deadline:
                     raise RingStoreError(f"{self.path} is locked (waited {LOCK_WAIT_S:g} s)") from None
                 time.sleep(LOCK_RETRY_S)
+
+
+def check_follows(ring: Ring, stored: Ring | None, expected_epoch: int, where: str) -> None:
+    """Whether a ring may be saved over the stored one. where: the store, for texts.
+
+    Raises RingConflictError where the stored epoch is another than expected, RingError where the ring cannot follow.
+    """
+    epoch = stored.epoch if stored else 0
+    if epoch != expected_epoch:
+        raise RingConflictError(
+            f"{where} is at epoch {epoch}, want {expected_epoch}: another writer was first, look at it again"
+        )
+    if ring.epoch != expected_epoch + 1:
+        raise RingError(f"epoch {ring.epoch} cannot follow {expected_epoch}, want {expected_epoch + 1}")
+    fault = (_foreign(ring, stored) or _lost_deletes(ring, stored)) if stored else None
+    if fault:
+        raise RingError(f"{where}: {fault}")
 
 
 def _foreign(ring: Ring, known: Ring) -> str | None:
@@ -227,7 +413,9 @@ def fault_of(found: Ring, now: Ring) -> tuple[str, str] | None:
 class RingView:
     """A worker's ring: the last good one, and the rules by which it changes. Belongs to one thread.
 
-    ring: the ring in force. refused: how often something else was found, by reason (REFUSALS).
+    ring: the ring in force. refused: how often something else was found, by reason (REFUSALS). trouble: why the store
+    cannot be followed just now, "" while it can. confirmed_s: the monotonic time at which the store was last known to
+    hold the ring in force.
     """
 
     def __init__(self, store: RingStore, ring: Ring, poll_s: float) -> None:
@@ -238,6 +426,10 @@ class RingView:
         self._poll_s = poll_s
         self._next_s = 0.0
         self._judged: Hashable = object()  # the stamp of what was judged last; at first like no stamp
+        self._verdict = ""  # why that may not replace the ring in force
+        self.trouble = ""
+        self.confirmed_s = float("-inf")
+        store.watch(self._look_soon)
         self._export()
 
     def poll(self) -> Ring | None:
@@ -249,16 +441,26 @@ class RingView:
         if now < self._next_s:
             return None
         self._next_s = now + self._poll_s
+        as_of_s = self._store.as_of_s()
         try:
-            return self._look()
+            found = self._look()
         except RingStoreError as error:
+            self.trouble = str(error)
             self._count("unreadable")
             if logger.limited("unreadable", 30.0):
                 logger.warning("ring store unreadable, going on with the ring in force", detail=str(error))
             return None
+        self.trouble = self._verdict
+        if not self._verdict:
+            self.confirmed_s = as_of_s
+        return found
 
     def hurry(self) -> None:
         """Let the next poll look at once: somebody knows of a newer ring."""
+        self._look_soon()
+        self._store.hurry()
+
+    def _look_soon(self) -> None:
         self._next_s = 0.0
 
     def _look(self) -> Ring | None:
@@ -267,7 +469,7 @@ class RingView:
         if stamp == self._judged:
             return None
         found, fault = self._read()
-        self._judged = stamp
+        self._judged, self._verdict = stamp, fault[1] if fault else ""
         if fault is not None:
             self._refuse(*fault)
             return None
@@ -312,16 +514,24 @@ class Waitable(Protocol):
 def wait_for_ring(store: RingStore, stop: Waitable, poll_s: float) -> RingView | None:
     """The view of the cluster's first ring, waiting for `ringctl init` if need be; None when stopped meanwhile.
 
-    Raises RingError where the stored ring is invalid, RingStoreError where it cannot be read: at its start a
+    A store on other machines that cannot be reached is waited for, too: machines of a rack come back in any order.
+    Raises RingError where the stored ring is invalid, RingStoreError where a file cannot be read: at its start a
     worker has no good ring to go on with.
     """
     said = False
     while True:
-        ring = store.load()
-        if ring is not None:
-            return RingView(store, ring, poll_s)
-        if not said:
-            logger.warning("no ring yet, waiting: make one with tools/ringctl init", store=store.url)
-            said = True
+        try:
+            ring = store.load()
+        except RingStoreError as error:
+            if not store.remote:
+                raise
+            if logger.limited("away", 30.0):
+                logger.warning("waiting for the ring store, no ring to begin with", detail=str(error))
+        else:
+            if ring is not None:
+                return RingView(store, ring, poll_s)
+            if not said:
+                logger.warning("no ring yet, waiting: make one with tools/ringctl init", store=store.url)
+                said = True
         if stop.wait(poll_s):
             return None

@@ -187,11 +187,6 @@ def test_a_url_of_no_known_store_is_refused(url):
         open_store(url, config.Settings())
 
 
-def test_etcd_is_refused_as_not_available_yet():
-    with pytest.raises(ConfigError, match="etcd is not available in this version"):
-        open_store("etcd://127.0.0.1:2379", config.Settings())
-
-
 # Marks
 
 
@@ -271,6 +266,65 @@ def test_a_mark_survives_a_power_cut_from_when_it_was_put_to_when_its_removal_be
         platter.save(left, None if torn is None else random.Random(f"{torn} {number}"))
         if at in (1, 2, 3):
             assert FileStore(left / "ring.json").marks() == (frozenset() if at == 2 else {MARKS[0]}), event
+
+
+# Store ids, history, who drives
+
+
+def test_a_store_id_is_claimed_once_and_the_one_before_is_told(store):
+    assert (store.store_ids(), store.claim("ing1", "aa"), store.claim("ing2", "cc")) == ({}, None, None)
+    assert FileStore(store.path).claim("ing1", "aa") == "aa"
+    assert FileStore(store.path).claim("ing1", "bb") == "aa"
+    assert store.store_ids() == {"ing1": "bb", "ing2": "cc"}
+
+
+@pytest.mark.parametrize("step", range(8))
+def test_a_claim_that_failed_left_the_id_before_or_the_new_one(tmp_path, step):
+    FileStore(tmp_path / "ring.json").claim("ing1", "aa")
+    store = FileStore(tmp_path / "ring.json", FailingDisk(step))
+    try:
+        store.claim("ing1", "bb")
+    except RingStoreError as error:
+        assert re.search(r"cannot write store id .*ring.json.stores/ing1: Input/output error", str(error))
+        assert store.store_ids()["ing1"] in ("aa", "bb")
+    store.claim("ing1", "bb")
+    assert store.store_ids() == {"ing1": "bb"}
+
+
+def test_the_last_rings_are_kept(store, monkeypatch):
+    monkeypatch.setattr(ringstore, "HISTORY", 3)
+    for epoch in range(1, 6):
+        store.save(at_epoch(epoch), epoch - 1)
+    assert [past.epoch for past in store.history()] == [3, 4, 5]
+    assert {past.size_bytes for past in store.history()} == {len(FIRST.dumps())}
+    assert store.past(4).hash == at_epoch(4).hash
+    with pytest.raises(RingError, match=r"no ring of epoch 2 in .*ring.json.history, see: ringctl history"):
+        store.past(2)
+
+
+def test_a_ring_of_the_history_that_never_came_into_force_does_not_count(store):
+    store.save(FIRST, 0)
+    store.save(at_epoch(2), 1)
+    store.path.write_bytes(FIRST.dumps())  # as after a crash between history and ring
+    assert [past.epoch for past in store.history()] == [1]
+
+
+def test_who_drives_is_noted_and_forgotten(store):
+    assert store.driver() == ""
+    store.note_driver("a on b")
+    assert store.driver() == "a on b"
+    store.note_driver("")
+    assert store.driver() == ""
+
+
+def test_a_ring_is_put_back_whatever_is_there_unless_that_has_changed(store):
+    store.save(FIRST, 0)
+    stamp = store.stamp()
+    store.path.write_bytes(b"{")
+    with pytest.raises(RingConflictError, match=r"ring.json has changed: another writer was first"):
+        store.restore(at_epoch(9), stamp)
+    store.restore(at_epoch(9), store.stamp())
+    assert store.load().epoch == 9
 
 
 # Following it
@@ -360,6 +414,27 @@ def test_a_store_that_cannot_be_read_is_tried_again_at_every_poll(store):
     assert view.poll().epoch == 2
 
 
+def test_a_view_says_why_the_store_cannot_be_followed_and_since_when_it_holds_the_ring(store, now):
+    store.save(FIRST, 0)
+    view = RingView(store, FIRST, 0)
+    assert (view.trouble, view.confirmed_s) == ("", float("-inf"))
+    view.poll()
+    assert (view.trouble, view.confirmed_s) == ("", 100.0)
+    now[0] = 101.0
+    store.path.write_bytes(b"{")
+    assert [view.poll(), view.poll()] == [None, None]
+    assert "not JSON" in view.trouble
+    store.path.unlink()
+    store.path.mkdir()
+    view.poll()
+    assert view.trouble.startswith("cannot read")
+    assert view.confirmed_s == 100.0
+    store.path.rmdir()
+    store.path.write_bytes(FIRST.dumps())
+    view.poll()
+    assert (view.trouble, view.confirmed_s) == ("", 101.0)
+
+
 def test_the_store_is_looked_at_no_more_often_than_told(store, now):
     store.save(FIRST, 0)
     view = RingView(store, FIRST, 1.0)
@@ -420,6 +495,7 @@ def test_an_invalid_ring_at_the_start_is_an_error(store):
         wait_for_ring(store, Stop(), 0.1)
 
 
-def test_a_save_leaves_nothing_behind_but_the_ring_and_its_lock(store):
+def test_a_save_leaves_nothing_behind_but_the_ring_its_history_and_its_lock(store):
     store.save(FIRST, 0)
-    assert sorted(each.name for each in store.path.parent.iterdir()) == ["ring.json", "ring.json.lock"]
+    names = ["ring.json", "ring.json.history", "ring.json.lock"]
+    assert sorted(each.name for each in store.path.parent.iterdir()) == names
