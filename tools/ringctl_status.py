@@ -70,7 +70,7 @@ def _answer(ring: Ring, node: Node, key: bus.Key | None) -> dict[str, Any]:
 
 def _fault(ring: Ring, answer: dict[str, Any]) -> str:
     """What an answering node should be looked at for."""
-    return "; ".join(filter(None, (_ring_fault(ring, answer), _damage(answer))))
+    return "; ".join(filter(None, (_ring_fault(ring, answer), _trouble(answer), _damage(answer))))
 
 
 def _ring_fault(ring: Ring, answer: dict[str, Any]) -> str:
@@ -82,6 +82,11 @@ def _ring_fault(ring: Ring, answer: dict[str, Any]) -> str:
     held = answer.get("not_adopted")
     why = f", and cannot adopt {held[0]}: {held[1]}" if held else ""
     return f"has the ring of epoch {epoch}, the store has {ring.epoch}{why}"
+
+
+def _trouble(answer: dict[str, Any]) -> str:
+    trouble = answer.get("ring_store")
+    return f"cannot follow the ring store: {trouble}" if trouble else ""
 
 
 def _damage(answer: dict[str, Any]) -> str:

@@ -24,7 +24,7 @@ from common.files import DirectoryLock, make_directory
 from common.log import get as get_logger
 from common.points import PointBatch
 from common.protocol import Beat
-from common.ringstore import RingView, open_store, wait_for_ring
+from common.ringstore import RingView, open_followed, wait_for_ring
 from common.series import parse_key
 from common.timestamps import NS_PER_S
 from workers.bridge import clockgate, deadletter, exports, replay, spool
@@ -82,7 +82,7 @@ def _run(settings: config.Settings, stop: process.Stop) -> None:
         raise StorageError(f"bridge directory {directory}: {error.strerror}: {error.filename}") from error
     lock = DirectoryLock(directory)
     try:
-        store = open_store(settings.cluster.ring_store, settings)
+        store = open_followed(settings.cluster.ring_store, settings)
         view = wait_for_ring(store, stop, settings.cluster.ring_poll_s)
         limits = settings.bridge.dead_letter_file_bytes, settings.bridge.dead_letter_bytes
         dead_letter = DeadLetter(directory / deadletter.FOLDER, *limits)
@@ -370,6 +370,7 @@ class Bridge:
             "id": self._settings.bridge.id,
             "ack_endpoint": self._delivery.reply_to,
             "epoch": self._view.ring.epoch,
+            "ring_store": self._view.trouble,
             "healthy": not reasons,
             "unhealthy": reasons,
             "mqtt": self.link.status(now) | heard,

@@ -57,7 +57,7 @@ def _delete(context: Context, asked: Request, said: dict[str, object]) -> tuple[
         return answer(_would_go(context, chosen, timeout_s, unit)), "dry run"
     started_s, plan = clock.monotonic_s(), context.scatter.plan
     record = deleting.commit(
-        context.scatter.store,
+        context.scatter.store.direct,
         selector,
         MIN_NS if chosen.start_ns is None else chosen.start_ns,
         MAX_NS if chosen.end_ns is None else chosen.end_ns,
@@ -185,7 +185,7 @@ def deletes(context: Context, asked: Request) -> Response:
     parameters = asked.parameters()
     check_known(parameters, ("time_unit", "format"), "parameter")
     unit = parse_time_unit(parameters)
-    ring = deleting.load(context.scatter.store)
+    ring = deleting.load(context.scatter.store.direct)
     table = Table({"epoch": ring.epoch}, list(KINDS), iter([_page(ring.deletes)]), dict, KINDS, unit, "deletes")
     return formats.respond(table, formats.wanted(asked, parameters), context.settings.query.max_response_bytes)
 

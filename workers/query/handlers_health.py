@@ -26,6 +26,8 @@ def readyz(context: Context, asked: Request) -> Response:
     }
     if not survey.epoch:
         told["reason"] = context.scatter.ring_fault
+    if context.scatter.ring_trouble:
+        told["ring_store"] = context.scatter.ring_trouble
     return answer(told, 200 if survey.complete() else 503)
 
 

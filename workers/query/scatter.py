@@ -86,6 +86,7 @@ class Scatter:
 
     store: the ring store, constant.
     plan: of the ring in force, None before there is one; replaced whole. ring_fault: why there is none.
+    ring_trouble: why the ring store cannot be followed just now, "" while it can; the ring in force stays meanwhile.
     counts: ignored frames and other events by name, written by the scatter thread, read by any.
     """
 
@@ -94,6 +95,7 @@ class Scatter:
         self.name = name
         self.plan: Plan | None = None
         self.ring_fault = "no ring yet: make one with tools/ringctl init"
+        self.ring_trouble = ""
         self.counts: Counter[str] = Counter()
         self.ignored: Counter[str] = Counter()
         self.incarnation = secrets.randbits(63) | 1
@@ -452,6 +454,8 @@ class Scatter:
             self._load_first(now_s)
         elif (ring := self._view.poll()) is not None:
             self._adopt(ring, now_s)
+        if self._view is not None:
+            self.ring_trouble = self._view.trouble
 
     def _follow_marks(self, now_s: float) -> None:
         self._behind.look(now_s)

@@ -25,13 +25,14 @@ from granian.server.mp import MPServer
 
 from common import bus, clock, config, log, metrics, private, process
 from common.errors import ConfigError, MinitrueError
-from common.ringstore import RingStore, open_store
+from common.ringstore import open_followed, open_store
 from workers.query import http
 from workers.query.access import Access
 from workers.query.frame import Context
 from workers.query.live import Live
 from workers.query.scatter import Scatter
 
+MARKS_S: Final = 0.25  # between looks at a ring store on other machines: an answer speaks of a second before it
 PORT_WAIT_S: Final = 3.0  # a killed predecessor's child is gone within one
 PORT_RETRY_S: Final = 0.05
 STOP_WAIT_S: Final = 3  # for requests that are being answered when the worker is stopped
@@ -72,7 +73,8 @@ def main(port: int | None, config_file: str | None) -> None:
 def run(settings: config.Settings, stop: process.Stop) -> None:
     """Serve until stopped. Raises MinitrueError when that cannot begin or ends by itself."""
     store = open_store(settings.cluster.ring_store, settings)
-    store.load()  # an invalid ring is told now, in one line; a missing one may still come
+    if not store.remote:  # else it may be away for a while
+        store.load()  # an invalid ring is told now, in one line; a missing one may still come
     address = _address(settings.query.host)
     settings = msgspec.structs.replace(settings, query=msgspec.structs.replace(settings.query, host=address))
     key = bus.load_key(settings)
@@ -88,7 +90,7 @@ def run(settings: config.Settings, stop: process.Stop) -> None:
     def load(*_: Any) -> http.App:
         _end_with_parent(reader, writer, parent)
         threading.Thread(target=_drop_stalled, args=(settings.query.port,), name="stalled", daemon=True).start()
-        return _application(store, settings, key)
+        return _application(settings, key)
 
     try:
         server.serve(target_loader=load, wrap_loader=False)
@@ -238,7 +240,8 @@ def _limit_stalls(descriptor: int, port: int) -> bool:
         return False  # closed meanwhile
 
 
-def _application(store: RingStore, settings: config.Settings, key: bus.Key | None) -> http.App:
+def _application(settings: config.Settings, key: bus.Key | None) -> http.App:
+    store = open_followed(settings.cluster.ring_store, settings, min(settings.cluster.ring_poll_s, MARKS_S))
     scatter = Scatter(f"query-{settings.query.port}", store, settings.cluster.ring_poll_s, key)
     scatter.start()
     _export(scatter)

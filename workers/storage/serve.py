@@ -340,6 +340,7 @@ class Server:
             "uptime_s": clock.monotonic_s() - self.node.started_s,
             "epoch": ring.epoch,
             "ring_hash": ring.hash,
+            "ring_store": self.node.trouble,
             "not_adopted": self.node.not_adopted,
             "partitions": ring.partitions,
             "partitions_owned": int(view.owned.sum()),

@@ -11,7 +11,7 @@ from common import bus, config, log, process
 from common.errors import RingError
 from common.ring import Node as RingNode
 from common.ring import Ring
-from common.ringstore import open_store, wait_for_ring
+from common.ringstore import open_followed, wait_for_ring
 
 logger = log.get("storage")
 
@@ -38,7 +38,7 @@ def main(node_id: str, data_dir: str | None, port: int | None, config_file: str 
 
 def _serve(settings: config.Settings, stop: process.Stop, node_id: str, data_dir: str | None, port: int | None) -> None:
     store_url = settings.cluster.ring_store
-    view = wait_for_ring(open_store(store_url, settings), stop, settings.cluster.ring_poll_s)
+    view = wait_for_ring(open_followed(store_url, settings), stop, settings.cluster.ring_poll_s)
     if view is None:
         return
     place = _place(view.ring, node_id, port)
