@@ -104,6 +104,9 @@ class Storage(Struct, frozen=True, forbid_unknown_fields=True):
     cache_bytes: Annotated[int, Meta(ge=1 << 20)] = 64 << 20
     compaction_bytes: Annotated[int, Meta(ge=4 << 20)] = 64 << 20
     compaction_share: Annotated[float, Meta(gt=0, le=1)] = 0.5
+    repair_interval_s: Seconds = 900.0
+    repair_settle_s: Annotated[float, Meta(ge=0)] = 300.0
+    repair_rate_bytes: Annotated[int, Meta(ge=0)] = 32 << 20
 
 
 class Query(Struct, frozen=True, forbid_unknown_fields=True):

@@ -426,8 +426,8 @@ class GapsReply(msgspec.Struct, frozen=True):
 class PullRequest(msgspec.Struct, frozen=True):
     """Get every row that `peer` holds of some partitions, which the node asked owns or joins.
 
-    The same again while that goes on adds nothing: the job that does it is answered. rate_bytes: a second, at most;
-    0: no limit, None: storage.repair_rate_bytes.
+    Another one under way for any of these is given up: what this one proves is proven from now on. rate_bytes: a
+    second, at most; 0: no limit, None: storage.repair_rate_bytes.
     """
 
     partitions: bytes
@@ -461,7 +461,7 @@ class JobState(msgspec.Struct, frozen=True):
     `proven` (this node holds every row of the peer, and others) or `moving` (every row that the peer held when the
     last comparison began is here; points went on to arrive). unproven: bitmap of those neither equal nor proven.
     points, blocks, bytes: pulled, because this node lacked them. seconds: since it began. error: why it failed, or
-    waits.
+    waits; of one that is done, what was left out.
     """
 
     job: int

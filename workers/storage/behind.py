@@ -124,12 +124,15 @@ class Behind:
             return  # no points are lost with a delete record, and the ring brings it back
         self.hit(f"{note['file']}: {note['reason']}", note.get("partitions"))
 
-    def clear(self, partitions: Iterable[int]) -> list[int]:
+    def clear(self, partitions: Iterable[int], hits: int | None = None) -> list[int]:
         """Answer again for some partitions: they were repaired from a current co-owner, or their loss was accepted.
 
-        Those of which the node was behind. File and mark follow with `settle`.
+        hits: as of when the repair began; after another one nothing is cleared. None: whatever was hit. Those of which
+        the node was behind. File and mark follow with `settle`.
         """
         with self._lock:
+            if hits is not None and hits != self.hits:
+                return []
             cleared = sorted(each for each in set(partitions) if self.partitions[each])
             if cleared:
                 fewer = self.partitions.copy()
