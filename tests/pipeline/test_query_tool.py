@@ -165,8 +165,8 @@ def test_rows_come_as_columns_and_as_a_table(cluster):
 def test_listings_go_over_all_pages(cluster):
     client = Client(cluster.url)
     assert [one["device_id"] for one in client.series(limit=1)] == ["t", "room1", "room2", "t"]
-    assert [one["device_id"] for one in client.last(limit=2, metric_name="temperature")] == list(ROOMS)
-    assert client.gaps(metric_name="temperature", end_time=BEGIN + 10 * POINTS) == []
+    assert [one["device_id"] for one in client.last("temperature", limit=2)] == list(ROOMS)
+    assert client.gaps("temperature", end_time=BEGIN + 10 * POINTS) == []
 
 
 def test_refusals_are_exceptions_and_the_connection_serves_on(cluster):
@@ -181,15 +181,15 @@ def test_refusals_are_exceptions_and_the_connection_serves_on(cluster):
 
 
 def test_live_points_arrive_and_deletes_go(cluster):
-    heard, client = Client(cluster.url).live(device_id="alive"), Client(cluster.url)
+    heard, client = Client(cluster.url).live("m", "alive"), Client(cluster.url)
     first = next(heard)
     assert first.name != "point"
     cluster.push([(("alive", "m", ()), BEGIN * S, 2.5)])
     event = next(event for event in heard if event.name == "point")
     assert [(point["device_id"], point["time"], point["value"]) for point in event.data] == [("alive", BEGIN, 2.5)]
     heard.close()
-    assert client.delete(dry_run=True, device_id="alive")["points"] == 1
-    assert client.delete(device_id="alive")["complete"] is True
+    assert client.delete("alive", "m", dry_run=True)["points"] == 1
+    assert client.delete("alive")["complete"] is True
     assert len(client.samples("m", "alive").values) == 0
 
 
