@@ -10,7 +10,7 @@ from common import clock, protocol
 from common.protocol import AggregateReply, AggregateRequest, GroupsReply
 from workers.query import aggregate, answering, formats, request, unknown
 from workers.query.answering import Found
-from workers.query.coverage import Coverage, merged
+from workers.query.coverage import Coverage, headers_of, merged
 from workers.query.explain import Stages, explained
 from workers.query.frame import Context, Request, Response, encode
 from workers.query.gather import Gather
@@ -188,7 +188,7 @@ def _foot(work: Work, found: Found) -> dict[str, Any]:
 
 
 def _headers(work: Work) -> Mapping[str, str]:
-    return {"Minitrue-Complete": str(work.coverage.complete).lower()}
+    return headers_of(work.coverage)
 
 
 def _rows(work: Work, found: Found) -> Table:

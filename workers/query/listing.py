@@ -14,7 +14,7 @@ import numpy.typing as npt
 from common import figures
 from common.series import parse_key
 from workers.query import formats, request, selection, table
-from workers.query.coverage import Coverage
+from workers.query.coverage import Coverage, headers_of
 from workers.query.frame import Context, Request, Response
 from workers.query.gather import Gather
 from workers.query.refusal import bad, check_known, flag, shown
@@ -174,7 +174,7 @@ def respond(
     member: str = "rows",
 ) -> Response:
     """One page of a listing. columns: by name, equally long."""
-    headers = {"Minitrue-Complete": str(coverage.complete).lower()}
+    headers = headers_of(coverage)
     if cursor is not None:
         headers["Minitrue-Next-Cursor"] = cursor
     rows = len(next(iter(columns.values())))
