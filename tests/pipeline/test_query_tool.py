@@ -63,7 +63,7 @@ def test_buckets_are_a_table_and_a_sparkline_for_each_group(cluster, capsys):
     )  # fmt: skip
     assert code == 0
     lines = out.splitlines()
-    assert lines[0].split() == ["time", "device_id", "avg", "count"]
+    assert lines[0].split() == ["time", "(UTC)", "device_id", "avg", "count"]
     assert lines[1].split()[:3] == ["2023-11-14", "22:00:00", "room1"]
     assert [line.split()[0] for line in lines[14:16]] == list(ROOMS)
     assert all(re.search("[▁▂▃▄▅▆▇█]{6}", line) for line in lines[14:16])

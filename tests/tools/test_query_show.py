@@ -4,6 +4,7 @@ import contextlib
 import socket
 import ssl
 import threading
+from zoneinfo import ZoneInfo
 
 import msgpack
 import numpy as np
@@ -51,8 +52,13 @@ def test_times_lengths_tags_and_figures_are_written_for_people():
         "usual_s": 90.0, "last": None,
     }  # fmt: skip
     shown = _text(query_show.table_of([row])).splitlines()
-    assert shown[0].split() == ["time", "device_id", "tags", "avg", "count", "usual_s", "last"]
+    assert shown[0].split() == ["time", "(UTC)", "device_id", "tags", "avg", "count", "usual_s", "last"]
     assert shown[1].split() == ["2023-11-14", "22:13:20.25", "[a]", "room=x", "20.12346", "3", "1.5", "min", "-"]
+
+
+def test_times_of_another_zone_name_it_and_their_distance_from_utc():
+    shown = _text(query_show.table_of([{"time": 1_711_846_800.5, "avg": 1}], ZoneInfo("Europe/Berlin"))).split()
+    assert shown == ["time", "(Europe/Berlin)", "avg", "2024-03-31", "03:00:00.5+02:00", "1"]
 
 
 def test_a_long_table_says_that_it_is_cut():
