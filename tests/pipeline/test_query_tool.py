@@ -110,6 +110,39 @@ def test_listings_are_tables(cluster, capsys):
     assert run(cluster, capsys, "gaps", "temperature", "--until", str(BEGIN + POINTS * 10))[0] == 0
 
 
+def test_names_are_listed_and_what_is_not_there_is_told(cluster, capsys):
+    assert [line.split()[0] for line in run(cluster, capsys, "devices")[1].splitlines()[1:3]] == list(ROOMS)
+    assert "temperature" in run(cluster, capsys, "metrics")[1]
+    code, out, err = run(cluster, capsys, "samples", "x1", "--csv")
+    assert (code, err.partition(";")[0]) == (0, "nothing matches metric_name x1, device_id *")
+    _, out, err = run(cluster, capsys, "last", "temperature", "--since", "-1h")
+    assert (out, err) == (
+        "", "nothing to show: what matches metric_name temperature, device_id * has no points in this range\n"
+    )  # fmt: skip
+    assert "has no silences" in run(cluster, capsys, "gaps", "temperature", "--until", str(BEGIN + POINTS * 10))[2]
+    assert "has no points" in run(cluster, capsys, "avg", "temperature", "--since", "-1h")[2]
+
+
+def test_exact_tags_are_those_of_queries_and_of_deletes(cluster, capsys):
+    def tags(*words: str) -> list[dict[str, str]]:
+        found = json.loads(run(cluster, capsys, "series", "tagged", *words, "--json")[1])
+        return [one["tags"] for one in found["series"]]
+
+    assert tags() == [{}, {"room": "x"}]
+    assert tags("--exact-tags") == [{}]
+    assert tags("--exact-tags", "--tag", "room=x") == [{"room": "x"}]
+    for words, what in ((), "2 points of 2 series"), (("--exact-tags",), "1 point of 1 series"):
+        code, out, _ = run(cluster, capsys, "delete", "--device", "t", *words, "--dry-run")
+        assert (code, out.partition(" would go")[0]) == (0, what)
+
+
+def test_a_delete_of_a_mistyped_name_says_that_nothing_matched(cluster, capsys):
+    code, out, err = run(cluster, capsys, "delete", "temp", "--device", "room_1", "--yes")
+    assert code == 0
+    assert "metric temp of room_1. Nothing stored matched: is the name right?" in out
+    assert err.startswith("Nothing stored matches")
+
+
 def test_errors_are_told_as_the_server_says_them_with_exit_codes(cluster, capsys):
     code, out, err = run(cluster, capsys, "mean", "temperature")
     assert (code, out) == (2, "")
