@@ -11,7 +11,7 @@ from common import config, protocol
 from common.errors import ConfigError
 from common.protocol import AggregateReply, SeriesReply
 from tests.support import wait_until
-from tests.workers.query.inside import Inside
+from tests.workers.query.inside import NOW_NS, Inside
 from workers.query import deleting, frame, routes, worker
 from workers.query.frame import Context, Request, Response, Route
 from workers.query.gate import Busy, Gate
@@ -318,6 +318,17 @@ def test_a_fault_of_ours_is_told_as_one_and_ends_nothing(caplog: pytest.LogCaptu
 
 
 # Other origins
+
+
+def test_an_answer_to_a_relative_time_tells_what_it_meant() -> None:
+    inside = Inside(naive)
+    asked = {"device_id": "a", "metric_name": "b", "operation": "sum", "start_time": "-1h"}
+    _, answer = inside.call("POST", "/query", asked)
+    assert (answer["start_time"], answer["end_time"]) == ("-1h", 0)
+    assert answer["range"] == {"start_time": NOW_NS // 10**9 - 3600, "end_time": None}
+    _, answer = inside.call("POST", "/query", asked | {"end_time": "now", "time_unit": "rfc3339"})
+    assert answer["range"] == {"start_time": "2023-11-14T21:23:20Z", "end_time": "2023-11-14T22:23:20Z"}
+    assert "range" not in inside.call("POST", "/query", asked | {"start_time": 5})[1]
 
 
 def test_no_cors_header_is_sent_unless_origins_are_configured() -> None:

@@ -71,6 +71,14 @@ def test_missing_times_and_tags_mean_everything_and_an_empty_map_means_no_tags()
     assert parse_query(query(tags={"room": "kitchen"}), SETTINGS, NOW_NS).body.tags == {"room": "kitchen"}
 
 
+def test_only_times_relative_to_now_have_a_range_to_tell() -> None:
+    assert parse_query(query(start_time=5, end_time="1970-01-03T00:00:00Z"), SETTINGS, NOW_NS).range_ns is None
+    assert parse_query(query(end_time="now"), SETTINGS, NOW_NS).range_ns == (None, NOW_NS)
+    hour = parse_query(query(start_time="-1h", end_time=0, max_points=5), SETTINGS, NOW_NS)
+    reached = reaching(hour, (NOW_NS - 5, NOW_NS), SETTINGS)
+    assert hour.range_ns == reached.range_ns == (NOW_NS - 3600 * 10**9, None)
+
+
 def test_one_instant_is_a_range() -> None:
     parsed = parse_query(query(start_time=5, end_time=5.0), SETTINGS, NOW_NS)
     assert parsed.start_ns == parsed.end_ns == 5_000_000_000
@@ -180,8 +188,12 @@ def test_one_instant_is_a_range() -> None:
         (query(fill="null"), "fill", ["fill is given without interval"]),
         (query(interval="1h", fill="zero"), "fill", ['fill is "zero", want one of none, null, previous, linear, or']),
         (query(interval="1h", fill=10**400), "fill", ["fill is a number of 1329 bits"]),
-        (query(limit=0), "limit", ["limit is 0, want a whole number from 1 to 1000000"]),
-        (query(order="down"), "order", ['order is "down", want one of asc, desc']),
+        (query(limit=5), "limit", ["limit is given without interval, max_points or group_by, there are no rows"]),
+        (query(order="desc"), "order", ["order is given without interval, max_points or group_by"]),
+        (query(group_by="device_id", limit="5"), "limit", ['limit is "5", text; want a whole number from 1 to']),
+        (query(max_points="5"), "max_points", ['max_points is "5", text; want a whole number']),
+        (query(interval=1, limit=0), "limit", ["limit is 0, want a whole number from 1 to 1000000"]),
+        (query(interval=1, order="down"), "order", ['order is "down", want one of asc, desc']),
         (query(time_unit="h"), "time_unit", ["want one of s, ms, us, ns, rfc3339"]),
         (query(format="xml"), "format", ["want one of json, ndjson, csv, msgpack, arrow"]),
         (query(allow_partial=1), "allow_partial", ["allow_partial is 1, a number; want true or false"]),
