@@ -139,10 +139,14 @@ def deleted_text(answer: Mapping[str, Any]) -> str:
     begin = f"Delete {answer['number']} is in force: {metric} of {answer['device_id']}."
     lines = [f"{begin} {_matched(answer.get('matched'))}"]
     if answer["waiting"]:
-        lines.append(f"Not yet adopted by {', '.join(answer['waiting'])}: points published there may count as older.")
+        lines.append(f"Not yet adopted by {_workers(answer['waiting'])}: points that come by it may count as older.")
     if answer["unreachable"]:
-        lines.append(f"Not reached: {', '.join(answer['unreachable'])}; each applies it before it answers again.")
+        lines.append(f"Not reached: {_workers(answer['unreachable'])}; it applies there once they are back.")
     return "\n".join(lines)
+
+
+def _workers(those: Sequence[Mapping[str, Any]]) -> str:
+    return ", ".join(f"{one['worker']} ({one['reason']})" for one in those)
 
 
 def _matched(matched: Mapping[str, Any] | None) -> str:

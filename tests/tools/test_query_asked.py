@@ -15,6 +15,7 @@ COMPLETE = {"complete": True, "missing": []}
 LACKING = {"complete": False, "missing": [{"node": "ing2", "partitions": 3, "reason": "not connected (tcp://x)"}]}
 SERIES = {"device_id": "a", "metric_name": "m", "tags": {}}
 ADOPTED = {"number": 5, "device_id": "a", "metric_name": None, "waiting": [], "unreachable": []}
+BRIDGE, NODE = {"worker": "bridge1", "reason": "is at epoch 4"}, {"worker": "ing2", "reason": "not connected"}
 MATCHED = {"series": 1, "points": 61, "complete": True}
 WOULD = {
     "dry_run": True, "series": 1, "points": 61, "first_time": 1_700_000_000, "last_time": 1_700_003_600,
@@ -180,14 +181,14 @@ def test_a_delete_is_told_in_words(run, server):
     assert out == "Delete 5 is in force: every metric of a. It took 61 points of 1 series.\n"
     assert [asked["dry_run"] for _, asked in server.asked] == ["true", "true", "false"]
     nothing = {"series": 0, "points": 0, "complete": True}
-    late = {**ADOPTED, "metric_name": "m", "matched": nothing, "waiting": ["ing1"], "unreachable": ["ing2"]}
+    late = {**ADOPTED, "metric_name": "m", "matched": nothing, "waiting": [BRIDGE], "unreachable": [NODE]}
     _, out, err = run("delete", "m", "--device", "a", "--yes", answers=[{**WOULD, **nothing}, late])
     assert err.startswith("Nothing stored matches")
     assert out.splitlines() == [
         "Delete 5 is in force: metric m of a. Nothing stored matched: is the name right? "
         "It takes points that are on their way.",
-        "Not yet adopted by ing1: points published there may count as older.",
-        "Not reached: ing2; each applies it before it answers again.",
+        "Not yet adopted by bridge1 (is at epoch 4): points that come by it may count as older.",
+        "Not reached: ing2 (not connected); it applies there once they are back.",
     ]
     found = {**ADOPTED, "matched": MATCHED}
     assert json.loads(run("delete", "--device", "a", "--yes", "--json", answers=[WOULD, found])[1]) == found
