@@ -21,6 +21,7 @@ from workers.query.refusal import bad, check_known, flag, shown
 from workers.query.selection import Selection
 from workers.query.table import PAGE_ROWS, Kind, Table
 
+MORE_TAGS: Final = "series with exactly these tags were looked for; more_tags=true allows others beside them"
 COMMON: Final = (*selection.FIELDS, "limit", "cursor", "format", "time_unit", "allow_partial", "timeout_s")
 SERIES: Final = ("device_id", "metric_name", "tags")
 KINDS: Final[dict[str, Kind]] = {
@@ -181,6 +182,13 @@ def respond(
     pages = (
         {name: column[at : at + PAGE_ROWS] for name, column in columns.items()} for at in range(0, rows, PAGE_ROWS)
     )
-    foot = {"next_cursor": cursor, "coverage": coverage}
+    foot = {"next_cursor": cursor, "coverage": coverage} | _hint(listing, rows)
     one = Table({}, list(columns), pages, lambda: foot, kinds, listing.time_unit, member, headers)
     return formats.respond(one, listing.format, context.settings.query.max_response_bytes)
+
+
+def _hint(listing: Listing, rows: int) -> dict[str, str]:
+    """What may have been meant by tags that nothing has."""
+    match = listing.selection.match
+    is_narrow = match.tags and not match.more_tags and not listing.cursor
+    return {"hint": MORE_TAGS} if not rows and is_narrow else {}

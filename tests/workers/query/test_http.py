@@ -5,9 +5,10 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import pytest
 
-from common import config, protocol
+from common import config, figures, protocol
 from common.errors import ConfigError
 from common.protocol import AggregateReply, SeriesReply
 from tests.support import wait_until
@@ -318,6 +319,22 @@ def test_a_fault_of_ours_is_told_as_one_and_ends_nothing(caplog: pytest.LogCaptu
 
 
 # Other origins
+
+
+def test_an_empty_listing_of_exactly_some_tags_hints_at_more_tags() -> None:
+    def nothing(node: str, kind: bytes, asked: Any) -> Any:
+        if kind == protocol.TAGS:
+            return protocol.TagsReply(asked.partitions, 0, {})
+        names = ("count", "first_time", "first", "last_time", "last", "usual_ns")
+        columns = figures.pack({name: np.zeros(0, figures.DTYPES[name]) for name in names})
+        return protocol.DescribeReply(asked.partitions, 0, [], columns, False, protocol.Cost())
+
+    inside = Inside(nothing)
+    for path in ("series", "last", "tags"):
+        told = inside.call("GET", f"/api/v1/{path}?tags.site=a")[1]["hint"]
+        assert "exactly these tags" in told and "more_tags=true" in told
+        for url in (path, f"{path}?tags=", f"{path}?tags.site=a&more_tags=true"):
+            assert "hint" not in inside.call("GET", f"/api/v1/{url}")[1]
 
 
 def test_an_answer_to_a_relative_time_tells_what_it_meant() -> None:
