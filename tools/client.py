@@ -358,7 +358,7 @@ def _trouble(error: Exception, url: str) -> str:
     if isinstance(error, http.client.BadStatusLine):
         return f"the answer is not HTTP, it begins with {error.line[:50]!r}"
     if isinstance(error, ssl.SSLCertVerificationError):
-        return f"its certificate is not trusted ({error.verify_message}): ca_file names a file of those to trust"
+        return f"its certificate is not trusted ({error.verify_message}): it, or its authority, can be named as ca_file"
     if isinstance(error, ssl.SSLError) and scheme == "https" and error.reason in _NO_TLS:
         return f"does it speak TLS? If not, try http://{place} ({error.reason})"
     return str(error) or type(error).__name__

@@ -54,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(f"query: {error}{where}{hint}", file=sys.stderr)
         sys.exit(2 if error.status in USAGE_STATUSES else 1)
     except (Unreachable, OSError, ValueError) as error:
-        print(f"query: {error}", file=sys.stderr)
+        print(f"query: {str(error).replace('ca_file', '--ca-file')}", file=sys.stderr)
         sys.exit(1)
 
 

@@ -174,8 +174,14 @@ def tls(tmp_path):
 def test_a_self_signed_certificate_is_trusted_when_it_is_named(tls):
     place, cert = tls
     assert Client(f"https://{place}", ca_file=cert).call("GET", "/", {}) == {}
-    with pytest.raises(Unreachable, match=r"its certificate is not trusted .*: ca_file names"):
+    with pytest.raises(Unreachable, match=r"not trusted .*: it, or its authority, can be named as ca_file"):
         Client(f"https://{place}").call("GET", "/", {})
+
+
+def test_the_command_line_names_its_own_option_for_a_certificate(tls, capfd):
+    with pytest.raises(SystemExit) as ended:
+        query_app.main(["series", "--url", f"https://{tls[0]}"])
+    assert (ended.value.code, capfd.readouterr().err.partition("can be named as ")[2]) == (1, "--ca-file\n")
 
 
 def test_http_to_a_port_of_tls_says_so(serve):
