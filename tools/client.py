@@ -9,6 +9,7 @@ import json
 import ssl
 from collections.abc import Iterator, Mapping
 from datetime import datetime
+from os import PathLike
 from typing import Any, Final, NamedTuple, Self
 from urllib.parse import urlencode, urlsplit
 
@@ -18,6 +19,8 @@ import numpy.typing as npt
 
 TIMEOUT_S: Final = 60.0
 _READ_BYTES: Final = 1 << 16
+_TLS_ALERT: Final = "\x15\x03"  # how a server that speaks TLS answers what is none
+_NO_TLS: Final = ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "HTTP_REQUEST")
 _BEGINNINGS: Final = (http.client.RemoteDisconnected, BrokenPipeError, ConnectionResetError)
 
 
@@ -40,14 +43,27 @@ class Answer(dict[str, Any]):
     """An answer as the server gave it, with its rows as columns when they are wanted."""
 
     def columns(self) -> dict[str, npt.NDArray[Any]]:
-        """The rows, one array for each column: float64 for numbers (NaN for null), int64 for time, else objects."""
-        rows = self["rows"]
+        """The rows, one array for each column: float64 for numbers (NaN for null), int64 for time, else objects.
+
+        An answer without buckets and groups is one row: its figures, and count.
+        """
+        rows = self._rows()
         names = dict.fromkeys(name for row in rows for name in row)
         return {name: _column(name, [row.get(name) for row in rows]) for name in names}
 
     def frame(self) -> Any:
         """The rows as a pandas DataFrame, time as UTC timestamps."""
         return _frame(self.columns())
+
+    def _rows(self) -> list[dict[str, Any]]:
+        if "rows" in self:
+            rows: list[dict[str, Any]] = self["rows"]
+            return rows
+        if "result" not in self:
+            raise ValueError(f"this answer has no rows, it has {', '.join(self) or 'nothing'}")
+        result = self["result"]
+        figures = result if isinstance(result, Mapping) else {self["operation"]: result}
+        return [{**figures, "count": self["count"]}]
 
 
 class Series(NamedTuple):
@@ -97,7 +113,8 @@ class Event(NamedTuple):
 
 
 class Client:
-    """Asks one server. url: such as http://127.0.0.1:8080. context: of TLS, None for the system's authorities.
+    """Asks one server. url: such as http://127.0.0.1:8080. ca_file: PEM of the certificates to trust instead of the
+    system's authorities, such as the server's self-signed one. context: of TLS, for all else.
 
     Fields are those of docs/http-api.md; None leaves one out, a datetime with a zone may stand for a time. Every method
     raises QueryFailed and Unreachable.
@@ -109,6 +126,7 @@ class Client:
         token: str | None = None,
         timeout_s: float = TIMEOUT_S,
         context: ssl.SSLContext | None = None,
+        ca_file: str | PathLike[str] | None = None,
     ) -> None:
         parts = urlsplit(url if "://" in url else f"http://{url}")
         if parts.scheme not in ("http", "https") or not parts.hostname:
@@ -117,7 +135,7 @@ class Client:
         self._host, self._port, self._is_tls = parts.hostname, parts.port, parts.scheme == "https"
         self._headers = {"Authorization": f"Bearer {token}"} if token else {}
         self._timeout_s = timeout_s
-        self._context = context
+        self._context = context if ca_file is None else _trusting(ca_file, context)
         self._connection: http.client.HTTPConnection | None = None
         self.headers: Mapping[str, str] = {}  # of the last answer
 
@@ -164,25 +182,29 @@ class Client:
                 times, values = np.frombuffer(entry["times"], "<i8"), np.frombuffer(entry["values"], "<f8")
                 yield _series_of(entry), times, values
 
-    def series(self, **fields: Any) -> list[dict[str, Any]]:
+    def series(self, metric_name: Any = "*", device_id: Any = "*", **fields: Any) -> list[dict[str, Any]]:
         """Every series that matches, and what it holds, over all pages."""
-        return self._listed("/api/v1/series", "series", fields)
+        return self._listed("/api/v1/series", "series", {"metric_name": metric_name, "device_id": device_id} | fields)
 
-    def last(self, **fields: Any) -> list[dict[str, Any]]:
+    def last(self, metric_name: Any = "*", device_id: Any = "*", **fields: Any) -> list[dict[str, Any]]:
         """The newest point of every series that matches, over all pages."""
-        return self._listed("/api/v1/last", "rows", fields)
+        return self._listed("/api/v1/last", "rows", {"metric_name": metric_name, "device_id": device_id} | fields)
 
-    def gaps(self, **fields: Any) -> list[dict[str, Any]]:
+    def gaps(self, metric_name: Any = "*", device_id: Any = "*", **fields: Any) -> list[dict[str, Any]]:
         """Silences of every series that matches, over all pages."""
-        return self._listed("/api/v1/gaps", "rows", fields)
+        return self._listed("/api/v1/gaps", "rows", {"metric_name": metric_name, "device_id": device_id} | fields)
 
-    def delete(self, dry_run: bool = False, **fields: Any) -> dict[str, Any]:
-        """Delete what matches. dry_run: only say what would go."""
-        return self.call("DELETE", "/api/v1/series", {"dry_run": dry_run} | fields)
+    def delete(
+        self, device_id: Any, metric_name: Any = None, *, dry_run: bool = False, **fields: Any
+    ) -> dict[str, Any]:
+        """Delete points of one device, of every metric unless one is named. dry_run: only say what would go."""
+        asked = {"device_id": device_id, "metric_name": metric_name, "dry_run": dry_run} | fields
+        return self.call("DELETE", "/api/v1/series", asked)
 
-    def live(self, **fields: Any) -> Iterator[Event]:
+    def live(self, metric_name: Any = "*", device_id: Any = "*", **fields: Any) -> Iterator[Event]:
         """Events of durable points as they arrive, until the server or the caller ends it."""
-        reply = self._open("GET", f"/live?{parameters(fields)}", None)
+        asked = {"metric_name": metric_name, "device_id": device_id} | fields
+        reply = self._open("GET", f"/live?{parameters(asked)}", None)
         try:
             yield from _events(_lines(reply))
         finally:
@@ -271,7 +293,7 @@ class Client:
             self.close()
             if kept and isinstance(error, _BEGINNINGS):
                 return self._exchange(method, target, body)
-            raise Unreachable(f"{self.url}: {error or type(error).__name__}") from error
+            raise Unreachable(f"{self.url}: {_trouble(error, self.url)}") from error
 
     def _connect(self) -> http.client.HTTPConnection:
         if self._is_tls:
@@ -315,6 +337,31 @@ def _time_text(value: Any) -> str:
     if isinstance(value, datetime) and value.tzinfo is not None:
         return value.isoformat()
     raise TypeError(f"{value!r} is {type(value).__name__}, want what JSON can say, or a datetime with a time zone")
+
+
+def _trusting(ca_file: str | PathLike[str], context: ssl.SSLContext | None) -> ssl.SSLContext:
+    if context is not None:
+        raise ValueError("context or ca_file, not both")
+    try:
+        return ssl.create_default_context(cafile=ca_file)
+    except OSError as error:  # which does not say of what file it speaks
+        raise ValueError(f"ca_file {str(ca_file)!r}: {error}, want certificates in PEM") from error
+
+
+def _trouble(error: Exception, url: str) -> str:
+    """What went wrong with a request, with what may mend it."""
+    scheme, _, place = url.partition("://")
+    if isinstance(error, http.client.RemoteDisconnected):
+        return str(error)
+    if isinstance(error, http.client.BadStatusLine) and error.line.startswith(_TLS_ALERT):
+        return f"it speaks TLS: try https://{place}"
+    if isinstance(error, http.client.BadStatusLine):
+        return f"the answer is not HTTP, it begins with {error.line[:50]!r}"
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"its certificate is not trusted ({error.verify_message}): it, or its authority, can be named as ca_file"
+    if isinstance(error, ssl.SSLError) and scheme == "https" and error.reason in _NO_TLS:
+        return f"does it speak TLS? If not, try http://{place} ({error.reason})"
+    return str(error) or type(error).__name__
 
 
 # Reading

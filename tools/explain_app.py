@@ -31,6 +31,7 @@ SHOWN_BYTES: Final = 60  # of a refused payload
 PARTITIONS: Final = 1024  # where there is no ring: to decode, any number will do
 ARRIVAL: Final = "time of arrival"
 UNIT_FREE: Final = "as the payload says: RFC 3339 text, or its own timestamp_unit"
+EPOCH: Final = "as the payload says: 1970-01-01, which is 0 in every unit"
 EXIT_CODES: Final = (
     "Exit codes: 0 all of it would be stored, 1 something is refused or nothing is there to store, 2 wrong usage."
 )
@@ -153,7 +154,8 @@ def _sources(
     """Tells where a point's time is from.
 
     A format does not say in which unit it took a number. So the payload is decoded in each of them: a time that comes
-    out of one alone was a number in that unit; one that comes out of all had no need of a unit.
+    out of one alone was a number in that unit; one that comes out of all had no need of a unit. That leaves open
+    whether 0 was a number or a text: it is the same time in all of them.
     """
     if not matching:
         return lambda place, time_ns: ARRIVAL
@@ -163,6 +165,8 @@ def _sources(
     def source(place: Place, time_ns: int) -> str:
         if time_ns in arrivals:
             return ARRIVAL
+        if time_ns == 0:
+            return EPOCH
         units = [unit for unit, times in found.items() if (place.key, time_ns) in times]
         return UNIT_FREE if len(units) == len(found) else _unit_words(subscription, units)
 

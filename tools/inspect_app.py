@@ -142,8 +142,8 @@ def dump_files(place: Any, as_json: bool, files: Sequence[str], what: str, **fil
 
     FILE is a name as list shows it, also one in damaged/; without any, all files in use are read. Points come as
     they lie in each file: the same point may be in several, one that was deleted or has expired is still there. In
-    JSON a point is a message as sensors publish it; CSV has the columns that tools/publisher --replay reads, which
-    leaves tags out: so points of a file that was set aside can be published again.
+    JSON a point is a message as sensors publish it; CSV is what tools/publisher --replay reads: so points of a file
+    that was set aside can be published again.
     What cannot be read is told on stderr, and makes the exit code 1.
     """
     from tools.inspection import dump

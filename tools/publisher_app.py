@@ -112,7 +112,7 @@ class Options:
     "--replay",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     metavar="FILE.csv[.gz]",
-    help="A file with the columns device_id,metric_name,timestamp,value.",
+    help="A file with the columns device_id,metric_name,timestamp,value, and tags as JSON where there are any.",
 )
 @click.option("--devices", type=click.IntRange(1), default=DEFAULT_DEVICES, show_default=True, help="sim: sensors.")
 @click.option("--metrics", type=click.IntRange(1), default=DEFAULT_METRICS, show_default=True, help="sim: of each.")

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, tzinfo
 from itertools import pairwise
 from typing import Any, Final
 
@@ -13,6 +13,7 @@ from tools.output import duration_text, new_table
 
 TICKS: Final = "▁▂▃▄▅▆▇█"
 SPARK_COLUMNS: Final = 60
+SHOWN_SERIES: Final = 10  # of a delete
 SHOWN_ROWS: Final = 200  # of a table, for people; --csv and --json have all
 
 
@@ -25,22 +26,29 @@ def number_text(value: Any) -> str:
     return str(value)
 
 
-def moment_text(seconds: Any) -> str:
-    """Unix seconds in UTC."""
+def moment_text(seconds: Any, zone: tzinfo = UTC) -> str:
+    """Unix seconds by the clock of a zone; with the distance from UTC where the zone is another."""
     if not isinstance(seconds, int | float):
         return "-" if seconds is None else str(seconds)
     try:
-        moment = datetime.fromtimestamp(seconds, UTC)
+        moment = datetime.fromtimestamp(seconds, zone)
     except (ValueError, OverflowError, OSError):
         return number_text(seconds)
     fraction = f"{moment:%f}".rstrip("0")
-    return f"{moment:%Y-%m-%d %H:%M:%S}" + (f".{fraction}" if fraction else "")
+    ahead = f"{moment:%z}"  # such as +0100
+    distance = "" if zone is UTC else f"{ahead[:3]}:{ahead[3:5]}"
+    return f"{moment:%Y-%m-%d %H:%M:%S}" + (f".{fraction}" if fraction else "") + distance
 
 
-def cell_text(name: str, value: Any) -> str:
+def is_time(name: str) -> bool:
+    """Whether a column has times."""
+    return name == "time" or name.endswith("_time") or name in ("start", "end")
+
+
+def cell_text(name: str, value: Any, zone: tzinfo = UTC) -> str:
     """One cell of a table."""
-    if name == "time" or name.endswith("_time") or name in ("start", "end"):
-        return moment_text(value)
+    if is_time(name):
+        return moment_text(value, zone)
     if name.endswith("_s") and isinstance(value, int | float):
         return duration_text(value) if value >= 1 else f"{value * 1000:.3g} ms"
     if isinstance(value, Mapping):
@@ -48,13 +56,14 @@ def cell_text(name: str, value: Any) -> str:
     return escape(value) if isinstance(value, str) else number_text(value)
 
 
-def table_of(rows: Sequence[Mapping[str, Any]]) -> Table:
-    """A table of rows, its columns in the order in which rows first have them."""
+def table_of(rows: Sequence[Mapping[str, Any]], zone: tzinfo = UTC) -> Table:
+    """A table of rows, its columns in the order in which rows first have them; those of times name the zone."""
     names = list(dict.fromkeys(name for row in rows for name in row))
     numeric = {name for name in names if all(isinstance(row.get(name), int | float | None) for row in rows)}
-    table = new_table(*(f">{name}" if name in numeric else name for name in names))
+    heads = {name: f"{name} ({zone})" if is_time(name) else escape(name) for name in names}
+    table = new_table(*(f">{head}" if name in numeric else head for name, head in heads.items()))
     for row in rows[:SHOWN_ROWS]:
-        table.add_row(*(cell_text(name, row.get(name)) for name in names))
+        table.add_row(*(cell_text(name, row.get(name), zone) for name in names))
     return table
 
 
@@ -105,3 +114,54 @@ def sparks_of(rows: Sequence[Mapping[str, Any]], operations: Sequence[str]) -> T
                     name or "all", escape(operation), number_text(min(known)), spark(values), number_text(max(known))
                 )
     return table
+
+
+# Deletes
+
+
+def would_go_text(answer: Mapping[str, Any]) -> str:
+    """A dry run in words."""
+    if not answer["points"]:
+        return "Nothing stored matches, so nothing would go now; points that are on their way would."
+    span = f"from {moment_text(answer['first_time'])} to {moment_text(answer['last_time'])} UTC"
+    lines = [f"{_counted(answer)} would go, {span}:"]
+    for one in answer["of_series"][:SHOWN_SERIES]:
+        tags = "".join(f" {name}={value}" for name, value in one["tags"].items())
+        lines.append(f"  {one['device_id']} {one['metric_name']}{tags}: {_plural(one['points'], 'point')}")
+    if (rest := answer["series"] - SHOWN_SERIES) > 0:
+        lines.append(f"  and {rest} more; --json shows up to 1,000")
+    return "\n".join(lines)
+
+
+def deleted_text(answer: Mapping[str, Any]) -> str:
+    """What a delete did, in words."""
+    metric = "every metric" if answer["metric_name"] is None else f"metric {answer['metric_name']}"
+    begin = f"Delete {answer['number']} is in force: {metric} of {answer['device_id']}."
+    lines = [f"{begin} {_matched(answer.get('matched'))}"]
+    if answer["waiting"]:
+        lines.append(f"Not yet adopted by {_workers(answer['waiting'])}: points that come by it may count as older.")
+    if answer["unreachable"]:
+        lines.append(f"Not reached: {_workers(answer['unreachable'])}; it applies there once they are back.")
+    return "\n".join(lines)
+
+
+def _workers(those: Sequence[Mapping[str, Any]]) -> str:
+    return ", ".join(f"{one['worker']} ({one['reason']})" for one in those)
+
+
+def _matched(matched: Mapping[str, Any] | None) -> str:
+    if matched is None:
+        return "How much it took could not be counted."
+    if not matched["complete"]:
+        return f"It took {_counted(matched)} of those nodes that answered."
+    if not matched["series"]:
+        return "Nothing stored matched: is the name right? It takes points that are on their way."
+    return f"It took {_counted(matched)}."
+
+
+def _counted(answer: Mapping[str, Any]) -> str:
+    return f"{_plural(answer['points'], 'point')} of {answer['series']} series"
+
+
+def _plural(count: int, name: str) -> str:
+    return f"{count:,} {name}{'' if count == 1 else 's'}"

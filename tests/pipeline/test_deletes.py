@@ -118,6 +118,7 @@ def test_a_deleted_range_is_gone_from_every_query_worker_at_once_and_the_dry_run
     status, answer = delete(cluster.http, **wanted)
     assert (status, answer["number"], answer["complete"]) == (200, epoch + 1, True), answer
     assert (answer["waiting"], answer["unreachable"]) == ([], [])
+    assert answer["matched"] == {"series": 3, "points": 9, "complete": True}
     assert set(answer["adopted"]) >= {"ing1", "ing2", "bridge1"}
     for url in (cluster.http, second):
         assert count(url, device) == 15 - 8

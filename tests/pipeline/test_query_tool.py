@@ -63,7 +63,7 @@ def test_buckets_are_a_table_and_a_sparkline_for_each_group(cluster, capsys):
     )  # fmt: skip
     assert code == 0
     lines = out.splitlines()
-    assert lines[0].split() == ["time", "device_id", "avg", "count"]
+    assert lines[0].split() == ["time", "(UTC)", "device_id", "avg", "count"]
     assert lines[1].split()[:3] == ["2023-11-14", "22:00:00", "room1"]
     assert [line.split()[0] for line in lines[14:16]] == list(ROOMS)
     assert all(re.search("[▁▂▃▄▅▆▇█]{6}", line) for line in lines[14:16])
@@ -108,6 +108,39 @@ def test_listings_are_tables(cluster, capsys):
     assert [line.split()[-1] for line in out.splitlines()[1:4]] == [f"{level(1, at):.7g}" for at in range(3)]
     assert "there is more" in out
     assert run(cluster, capsys, "gaps", "temperature", "--until", str(BEGIN + POINTS * 10))[0] == 0
+
+
+def test_names_are_listed_and_what_is_not_there_is_told(cluster, capsys):
+    assert [line.split()[0] for line in run(cluster, capsys, "devices")[1].splitlines()[1:3]] == list(ROOMS)
+    assert "temperature" in run(cluster, capsys, "metrics")[1]
+    code, out, err = run(cluster, capsys, "samples", "x1", "--csv")
+    assert (code, err.partition(";")[0]) == (0, "nothing matches metric_name x1, device_id *")
+    _, out, err = run(cluster, capsys, "last", "temperature", "--since", "-1h")
+    assert (out, err) == (
+        "", "nothing to show: what matches metric_name temperature, device_id * has no points in this range\n"
+    )  # fmt: skip
+    assert "has no silences" in run(cluster, capsys, "gaps", "temperature", "--until", str(BEGIN + POINTS * 10))[2]
+    assert "has no points" in run(cluster, capsys, "avg", "temperature", "--since", "-1h")[2]
+
+
+def test_exact_tags_are_those_of_queries_and_of_deletes(cluster, capsys):
+    def tags(*words: str) -> list[dict[str, str]]:
+        found = json.loads(run(cluster, capsys, "series", "tagged", *words, "--json")[1])
+        return [one["tags"] for one in found["series"]]
+
+    assert tags() == [{}, {"room": "x"}]
+    assert tags("--exact-tags") == [{}]
+    assert tags("--exact-tags", "--tag", "room=x") == [{"room": "x"}]
+    for words, what in ((), "2 points of 2 series"), (("--exact-tags",), "1 point of 1 series"):
+        code, out, _ = run(cluster, capsys, "delete", "--device", "t", *words, "--dry-run")
+        assert (code, out.partition(" would go")[0]) == (0, what)
+
+
+def test_a_delete_of_a_mistyped_name_says_that_nothing_matched(cluster, capsys):
+    code, out, err = run(cluster, capsys, "delete", "temp", "--device", "room_1", "--yes")
+    assert code == 0
+    assert "metric temp of room_1. Nothing stored matched: is the name right?" in out
+    assert err.startswith("Nothing stored matches")
 
 
 def test_errors_are_told_as_the_server_says_them_with_exit_codes(cluster, capsys):
@@ -165,8 +198,8 @@ def test_rows_come_as_columns_and_as_a_table(cluster):
 def test_listings_go_over_all_pages(cluster):
     client = Client(cluster.url)
     assert [one["device_id"] for one in client.series(limit=1)] == ["t", "room1", "room2", "t"]
-    assert [one["device_id"] for one in client.last(limit=2, metric_name="temperature")] == list(ROOMS)
-    assert client.gaps(metric_name="temperature", end_time=BEGIN + 10 * POINTS) == []
+    assert [one["device_id"] for one in client.last("temperature", limit=2)] == list(ROOMS)
+    assert client.gaps("temperature", end_time=BEGIN + 10 * POINTS) == []
 
 
 def test_refusals_are_exceptions_and_the_connection_serves_on(cluster):
@@ -181,15 +214,15 @@ def test_refusals_are_exceptions_and_the_connection_serves_on(cluster):
 
 
 def test_live_points_arrive_and_deletes_go(cluster):
-    heard, client = Client(cluster.url).live(device_id="alive"), Client(cluster.url)
+    heard, client = Client(cluster.url).live("m", "alive"), Client(cluster.url)
     first = next(heard)
     assert first.name != "point"
     cluster.push([(("alive", "m", ()), BEGIN * S, 2.5)])
     event = next(event for event in heard if event.name == "point")
     assert [(point["device_id"], point["time"], point["value"]) for point in event.data] == [("alive", BEGIN, 2.5)]
     heard.close()
-    assert client.delete(dry_run=True, device_id="alive")["points"] == 1
-    assert client.delete(device_id="alive")["complete"] is True
+    assert client.delete("alive", "m", dry_run=True)["points"] == 1
+    assert client.delete("alive")["complete"] is True
     assert len(client.samples("m", "alive").values) == 0
 
 

@@ -113,6 +113,8 @@ def test_for_programs_it_says_the_same(settings: Path) -> None:
         ("x", '"timestamp": 1714564800250', "a number in ms (time_unit)"),
         ("x", '"timestamp": 5, "timestamp_unit": "s"', "as the payload says: RFC 3339 text, or its own timestamp_unit"),
         ("x", '"timestamp": "2024-05-01T12:00:00Z"', "as the payload says: RFC 3339 text, or its own timestamp_unit"),
+        ("x", '"timestamp": 0', "as the payload says: 1970-01-01, which is 0 in every unit"),
+        ("x", '"timestamp": "1970-01-01T00:00:00Z"', "as the payload says: 1970-01-01, which is 0 in every unit"),
         ("x", '"other": 1', "time of arrival"),
         ("old/x", '"timestamp": 1714564800', "a number in s (the default of json)"),
     ],

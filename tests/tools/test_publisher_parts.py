@@ -14,9 +14,11 @@ import msgpack
 import pytest
 from hypothesis import strategies as st
 
+from tools.inspection.rows import FIELDS, POINTS
 from tools.publish import replay, sim, wire
 from tools.publish.message import Chunk, Outgoing, PublisherError, Template, json_number, message, series
 from tools.publish.serial_lines import SerialLines
+from workers.query import samples_formats
 
 TEMPLATE = Template("sensors/{device_id}/{metric_name}")
 PLAN = sim.Plan(
@@ -227,11 +229,38 @@ def test_a_replay_sends_numbers_digit_for_digit(tmp_path: Path) -> None:
 def test_a_packed_replay_with_other_columns_and_quotes(tmp_path: Path) -> None:
     path = tmp_path / "x.csv.gz"
     with gzip.open(path, "wt") as file:
-        file.write('unit,value,timestamp,metric_name,device_id\n°C,1.5,10,"a,b",d\n')
+        file.write('delete_number,value,time,metric_name,device_id\n7,1.5,10,"a,b",d\n')
     chunks, _, _ = replayed(path)
-    assert readings(chunks[0].messages) == [
-        {"device_id": "d", "metric_name": "a,b", "timestamp": "10", "value": "1.5"}
-    ]
+    assert readings(chunks[0].messages) == [{"device_id": "d", "metric_name": "a,b", "timestamp": "10", "value": "1.5"}]
+
+
+def test_tags_go_out_with_the_points_of_their_series(tmp_path: Path) -> None:
+    tagged = 'd,m,"{""room"":""hall"",""b"":""ü""}"'
+    rows = [f"{tagged},10,1", "d,m,{},10,2", "d,m,,11,3", f"{tagged},11,4"]
+    path = csv(tmp_path / "x.csv", *rows, header="device_id,metric_name,tags,time,value")
+    chunks, told, _ = replayed(path, per_message=2)
+    assert told == []
+    found = [(point.get("tags"), point["value"]) for point in readings(chunks[0].messages)]
+    hall = {"room": "hall", "b": "ü"}
+    assert found == [(None, "2"), (None, "3"), (hall, "1"), (hall, "4")]
+
+
+@pytest.mark.parametrize("tags", ["room=hall", "[]", '{"room":7}', "null", "[" * 100_000])
+def test_rows_whose_tags_are_none_are_told_and_left_out(tmp_path: Path, tags: str) -> None:
+    quoted = tags.replace('"', '""')
+    path = csv(tmp_path / "x.csv", f'd,m,"{quoted}",10,1', header="device_id,metric_name,tags,timestamp,value")
+    _, (told,), skipped = replayed(path)
+    assert skipped == 1
+    assert told == f"{path}:2: left out: tags {tags[:64]!r}: want a JSON object of texts"
+
+
+def test_csv_of_inspect_and_of_samples_is_read_as_they_write_it(tmp_path: Path) -> None:
+    fields = {"device_id": "d", "metric_name": "m", "tags": '"{""a"":""b""}"', "timestamp": "10", "time": "10"}
+    want = {"device_id": "d", "metric_name": "m", "tags": {"a": "b"}, "timestamp": "10", "value": "0"}
+    for header in (FIELDS[POINTS], samples_formats._NAMES):
+        row = ",".join(fields.get(name, "0") for name in header)
+        chunks, told, _ = replayed(csv(tmp_path / "x.csv", row, header=",".join(header)))
+        assert (readings(chunks[0].messages), told) == ([want], [])
 
 
 def test_rows_that_are_no_points_are_told_and_left_out(tmp_path: Path) -> None:
@@ -273,6 +302,11 @@ def test_points_of_a_series_share_messages_and_none_stays_behind(tmp_path: Path)
     [
         (b"device,metric_name,timestamp,value\n", "no column 'device_id' in the first line"),
         (b"", "no column 'device_id' in the first line ''"),
+        (b"device_id,metric_name,timestamp,unit,value\n", "unknown column 'unit' in the first line"),
+        (
+            b"device_id,metric_name,timestamp,time,value\n",
+            "columns 'timestamp' and 'time' for one thing in the first line",
+        ),
         (b"\xff\xfe\x00", "can't decode byte 0xff"),
     ],
 )

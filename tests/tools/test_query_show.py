@@ -1,13 +1,17 @@
 """What tools/query shows, and how tools/client.py writes requests and reads answers: without a server."""
 
+import contextlib
 import socket
+import ssl
 import threading
+from zoneinfo import ZoneInfo
 
 import msgpack
 import numpy as np
 import pytest
 from rich.console import Console
 
+from tests.support import certificate
 from tools import client, query_app, query_show
 from tools.client import Answer, Client, Event, QueryFailed, Samples, Series, Unreachable
 from workers.query import formats
@@ -48,8 +52,13 @@ def test_times_lengths_tags_and_figures_are_written_for_people():
         "usual_s": 90.0, "last": None,
     }  # fmt: skip
     shown = _text(query_show.table_of([row])).splitlines()
-    assert shown[0].split() == ["time", "device_id", "tags", "avg", "count", "usual_s", "last"]
+    assert shown[0].split() == ["time", "(UTC)", "device_id", "tags", "avg", "count", "usual_s", "last"]
     assert shown[1].split() == ["2023-11-14", "22:13:20.25", "[a]", "room=x", "20.12346", "3", "1.5", "min", "-"]
+
+
+def test_times_of_another_zone_name_it_and_their_distance_from_utc():
+    shown = _text(query_show.table_of([{"time": 1_711_846_800.5, "avg": 1}], ZoneInfo("Europe/Berlin"))).split()
+    assert shown == ["time", "(Europe/Berlin)", "avg", "2024-03-31", "03:00:00.5+02:00", "1"]
 
 
 def test_a_long_table_says_that_it_is_cut():
@@ -104,6 +113,15 @@ def test_rows_become_columns_and_a_table():
     assert list(frame) == ["time", "device_id", "avg"]
 
 
+def test_an_answer_without_buckets_is_one_row():
+    columns = Answer(operation="avg", result=20.5, count=4).columns()
+    assert {name: column.tolist() for name, column in columns.items()} == {"avg": [20.5], "count": [4.0]}
+    columns = Answer(operation=["min", "max"], result={"min": 1, "max": None}, count=4).columns()
+    assert str([column.tolist() for column in columns.values()]) == "[[1.0], [nan], [4.0]]"
+    with pytest.raises(ValueError, match="this answer has no rows, it has series, coverage"):
+        Answer(series=[], coverage={}).columns()
+
+
 def test_samples_are_told_apart_by_series():
     one, other = Series("a", "m", ()), Series("b", "m", (("room", "x"),))
     samples = Samples(
@@ -120,6 +138,67 @@ def test_samples_are_told_apart_by_series():
 def test_a_url_that_is_none_is_refused(url):
     with pytest.raises(ValueError, match="want http://HOST:PORT"):
         Client(url)
+
+
+def test_a_file_of_certificates_that_is_none_is_refused_with_its_name(tmp_path):
+    (tmp_path / "no.pem").write_text("no")
+    for name in ("away.pem", "no.pem"):
+        with pytest.raises(ValueError, match=f"ca_file .*{name}.*want certificates in PEM"):
+            Client("https://127.0.0.1", ca_file=tmp_path / name)
+
+
+@pytest.fixture
+def tls(tmp_path):
+    """URL without scheme of a server that answers {} over TLS, and the file of its self-signed certificate."""
+    cert, key = certificate(tmp_path)
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(cert, key)
+    server = socket.create_server(("127.0.0.1", 0))
+
+    def run() -> None:
+        while True:
+            try:
+                connection, _ = server.accept()
+            except OSError:
+                return
+            with contextlib.suppress(OSError), context.wrap_socket(connection, server_side=True) as secured:
+                secured.recv(65536)
+                secured.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}")
+
+    threading.Thread(target=run, daemon=True).start()
+    yield f"127.0.0.1:{server.getsockname()[1]}", cert
+    server.shutdown(socket.SHUT_RDWR)
+    server.close()
+
+
+def test_a_self_signed_certificate_is_trusted_when_it_is_named(tls):
+    place, cert = tls
+    assert Client(f"https://{place}", ca_file=cert).call("GET", "/", {}) == {}
+    with pytest.raises(Unreachable, match=r"not trusted .*: it, or its authority, can be named as ca_file"):
+        Client(f"https://{place}").call("GET", "/", {})
+
+
+def test_the_command_line_names_its_own_option_for_a_certificate(tls, capfd):
+    with pytest.raises(SystemExit) as ended:
+        query_app.main(["series", "--url", f"https://{tls[0]}"])
+    assert (ended.value.code, capfd.readouterr().err.partition("can be named as ")[2]) == (1, "--ca-file\n")
+
+
+def test_http_to_a_port_of_tls_says_so(serve):
+    url = serve(b"\x15\x03\x03\x00\x02\x02\x46", b"")  # an alert, as servers of TLS answer plain HTTP
+    with pytest.raises(Unreachable, match=f"^{url}: it speaks TLS: try {url.replace('http', 'https')}$"):
+        Client(url).call("GET", "/", {})
+
+
+def test_https_to_a_port_without_tls_says_so(serve):
+    url = serve(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0", b"").replace("http", "https")
+    with pytest.raises(Unreachable, match=r"does it speak TLS\? If not, try http://"):
+        Client(url).call("GET", "/", {})
+
+
+def test_what_is_no_http_is_shown(serve):
+    with pytest.raises(Unreachable, match="the answer is not HTTP, it begins with 'SSH-2"):
+        Client(serve(b"SSH-2.0", b"")).call("GET", "/", {})
 
 
 # Answers that break off
@@ -176,7 +255,7 @@ def test_a_delete_is_never_sent_twice():
         with Client(f"http://127.0.0.1:{server.getsockname()[1]}") as asking:
             asking.query("avg", "m")
             with pytest.raises(Unreachable):
-                asking.delete(device_id="a")
+                asking.delete("a")
         server.shutdown(socket.SHUT_RDWR)
     assert asked == [b"POST", b"DELETE"]
 

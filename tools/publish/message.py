@@ -7,7 +7,7 @@ Pure: no I/O, no clock.
 import json
 import re
 import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from decimal import Decimal, InvalidOperation
 from string import Formatter
 from typing import Final, NamedTuple, Protocol
@@ -91,10 +91,13 @@ class Series(NamedTuple):
         return f'{self.prefix}{timestamp},"value":{value}}}'
 
 
-def series(template: Template, device_id: str, metric_name: str) -> Series:
+def series(template: Template, device_id: str, metric_name: str, tags: Mapping[str, str] | None = None) -> Series:
     """A series, ready to write points of it."""
-    names = f'{{"device_id":{json.dumps(device_id)},"metric_name":{json.dumps(metric_name)},"timestamp":'
-    return Series(template.topic(device_id, metric_name), names)
+    names: dict[str, object] = {"device_id": device_id, "metric_name": metric_name}
+    if tags:
+        names["tags"] = dict(tags)
+    prefix = json.dumps(names, separators=(",", ":"))[:-1]
+    return Series(template.topic(device_id, metric_name), f'{prefix},"timestamp":')
 
 
 def message(topic: bytes, points: Sequence[str]) -> Outgoing:

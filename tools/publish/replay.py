@@ -1,5 +1,7 @@
-"""A CSV file as messages: columns device_id, metric_name, timestamp, value, in any order, gzip or plain.
+"""A CSV file as messages: columns device_id, metric_name, timestamp or time, value, perhaps tags, in any order.
 
+So it takes what `tools/inspect dump` writes, and the query worker's CSV of samples; gzip or plain. A column that it
+does not know is refused, rather than left out of what is stored.
 Numbers go out digit for digit as the file has them. A row that is no point is counted, told and left out. Paced, a
 row is due as long after the first one as its timestamp is, divided by the speed; rows that go back in time are due
 at once. Reads one file, once; the clock is the caller's.
@@ -19,6 +21,9 @@ from common import timestamps
 from tools.publish.message import Chunk, Outgoing, PublisherError, Series, Template, json_number, message, series
 
 COLUMNS: Final = ("device_id", "metric_name", "timestamp", "value")
+TIME_COLUMN: Final = "time"  # instead of timestamp: as the query worker calls it
+TAGS_COLUMN: Final = "tags"  # a JSON object of texts; may be missing
+PLACE_COLUMNS: Final = ("file", "at", "delete_number")  # of `tools/inspect dump`: where a point lay, nothing of its own
 CHUNK_ROWS: Final = 2000
 SLOT_S: Final = 0.01  # rows due within the same slot leave together
 MAX_SERIES: Final = 100_000  # remembered; more of them are prepared again
@@ -54,10 +59,10 @@ class Replay:
         self._template = template
         self._report = report
         self._per_message = per_message
-        self._series: dict[tuple[str, str], Series] = {}
+        self._series: dict[tuple[str, str, str], Series] = {}
 
     def __iter__(self) -> Iterator[Chunk]:
-        """Raises PublisherError where the file cannot be read, or its header lacks a column."""
+        """Raises PublisherError where the file cannot be read, or its header is not one."""
         try:
             with open_text(self._path) as file:
                 yield from self._chunks(csv.reader(file))
@@ -84,14 +89,15 @@ class Replay:
 
     def _rows(self, reader: Rows) -> Iterator[tuple[float, Series, str]]:
         """Seconds after the start at which a row is due, its series, its point as JSON text."""
-        places = self._places(next(reader, []))
+        places, tags_place = self._places(next(reader, []))
         first_s: float | None = None
         due_s = 0.0
         for row in reader:
             try:
                 device_id, metric_name, timestamp, value = (row[place] for place in places)
                 stamp, number = time_text(timestamp), value_text(value)
-                which = self._series.get((device_id, metric_name)) or self._new_series(device_id, metric_name)
+                name = device_id, metric_name, "" if tags_place is None else row[tags_place]
+                which = self._series.get(name) or self._new_series(*name)
             except (IndexError, ValueError, PublisherError) as error:
                 self._skip(reader.line_num, row, error)
                 continue
@@ -101,19 +107,23 @@ class Replay:
                 due_s = max(due_s, (seconds - first_s) / self._speed)
             yield due_s, which, which.point(stamp, number)
 
-    def _places(self, header: Sequence[str]) -> list[int]:
-        missing = [name for name in COLUMNS if name not in header]
-        if missing:
+    def _places(self, header: Sequence[str]) -> tuple[list[int], int | None]:
+        """Where COLUMNS are, and where the tags. Raises PublisherError."""
+        names = ["timestamp" if name == TIME_COLUMN else name for name in header]
+        trouble = _header_trouble(header, names)
+        if trouble:
             raise PublisherError(
-                f"{self._path}: no column {missing[0]!r} in the first line {','.join(header)[:200]!r}; "
-                f"want {','.join(COLUMNS)}"
+                f"{self._path}: {trouble} in the first line {','.join(header)[:200]!r}; want {','.join(COLUMNS)} "
+                f"({TIME_COLUMN} will do for timestamp), and {TAGS_COLUMN} where there are any"
             )
-        return [header.index(name) for name in COLUMNS]
+        tags_place = names.index(TAGS_COLUMN) if TAGS_COLUMN in names else None
+        return [names.index(name) for name in COLUMNS], tags_place
 
-    def _new_series(self, device_id: str, metric_name: str) -> Series:
+    def _new_series(self, device_id: str, metric_name: str, tags: str) -> Series:
+        which = series(self._template, device_id, metric_name, tags_of(tags))
         if len(self._series) >= MAX_SERIES:
             self._series.clear()
-        which = self._series[device_id, metric_name] = series(self._template, device_id, metric_name)
+        self._series[device_id, metric_name, tags] = which
         return which
 
     def _skip(self, line: int, row: Sequence[str], error: Exception) -> None:
@@ -122,6 +132,19 @@ class Replay:
         self.skipped += 1
         why = "too few columns" if isinstance(error, IndexError) else str(error)
         self._report(f"{self._path}:{line}: left out: {why}")
+
+
+def _header_trouble(header: Sequence[str], names: Sequence[str]) -> str:
+    """What is wrong with the names of the columns; "" for nothing."""
+    missing = [name for name in COLUMNS if name not in names]
+    if missing:
+        return f"no column {missing[0]!r}"
+    known = (*COLUMNS, TAGS_COLUMN, *PLACE_COLUMNS)
+    unknown = [text for text, name in zip(header, names, strict=True) if name not in known]
+    if unknown:
+        return f"unknown column {unknown[0]!r}"
+    twice = [text for text, name in zip(header, names, strict=True) if names.count(name) > 1]
+    return f"columns {' and '.join(map(repr, twice))} for one thing" if twice else ""
 
 
 def open_text(path: Path) -> TextIO:
@@ -134,6 +157,19 @@ def open_text(path: Path) -> TextIO:
 def closed(open_messages: Mapping[Series, Sequence[str]]) -> list[Outgoing]:
     """The messages of what each series has gathered."""
     return [message(which.topic, points) for which, points in open_messages.items()]
+
+
+def tags_of(text: str) -> dict[str, str]:
+    """The tags that a field holds, a JSON object of texts; an empty field holds none. Raises ValueError."""
+    if not text:
+        return {}
+    try:
+        tags = json.loads(text)
+    except (ValueError, RecursionError):
+        tags = None
+    if not isinstance(tags, dict) or not all(isinstance(value, str) for value in tags.values()):
+        raise ValueError(f"tags {text[:64]!r}: want a JSON object of texts")
+    return tags
 
 
 def value_text(text: str) -> str:

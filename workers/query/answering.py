@@ -179,7 +179,7 @@ def answer(query: Query, replies: Sequence[GroupsReply], settings: config.Settin
     if query.is_cut and query.fill != "none":
         start_ns = None if query.open_start else query.start_ns
         end_ns = None if query.open_end else query.end_ns
-        sheet = fill(sheet, query.fill, query.stretches or [], start_ns, end_ns, most)
+        sheet = fill(sheet, query.fill, query.stretches or [], start_ns, end_ns, most, bool(query.group_by))
     if len(sheet.group) > most:
         text = f"the answer has {len(sheet.group)} rows, query.max_rows is {most}"
         raise OverLimit("query.max_rows", most, len(sheet.group), text)

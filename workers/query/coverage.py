@@ -3,13 +3,15 @@
 An answer that lacks anything is an error unless the client allows it; see docs/http-api.md. Pure: no I/O, no state.
 """
 
-from typing import Any, NoReturn
+from typing import Any, Final, NoReturn
 
 from msgspec import Struct
 
 from common import config, protocol
 from workers.query.gather import Gather
 from workers.query.refusal import OverLimit, Refusal
+
+MAX_HEADER_CHARS: Final = 2000  # proxies refuse heads of more than 8 KiB
 
 
 class Missing(Struct):
@@ -30,6 +32,15 @@ class Coverage(Struct):
     delete_number: int
     nodes: list[str]
     missing: list[Missing]
+
+
+def headers_of(coverage: Coverage) -> dict[str, str]:
+    """What the head of an answer says of it, for formats that have no place for coverage."""
+    headers = {"Minitrue-Complete": str(coverage.complete).lower()}
+    if coverage.missing:
+        told = "; ".join(f"{one.node}: {one.reason}" for one in coverage.missing)[:MAX_HEADER_CHARS]
+        headers["Minitrue-Missing"] = "".join(char if " " <= char <= "~" else "?" for char in told)
+    return headers
 
 
 class Incomplete(Refusal):

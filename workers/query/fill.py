@@ -1,7 +1,7 @@
 """Rows for the buckets that have no points.
 
 A group has buckets from the start of the range to its end; where an end is open, from its first row, to its last. A
-group without rows stays without. Pure: no I/O, no clock, no state.
+group without rows stays without, but where all is one group it has the whole range. Pure: no I/O, no clock, no state.
 """
 
 from typing import Final
@@ -32,14 +32,23 @@ class Sheet:
 
 
 def fill(
-    sheet: Sheet, how: str | float, stretches: list[Stretch], start_ns: int | None, end_ns: int | None, max_rows: int
+    sheet: Sheet,
+    how: str | float,
+    stretches: list[Stretch],
+    start_ns: int | None,
+    end_ns: int | None,
+    max_rows: int,
+    is_grouped: bool = True,
 ) -> Sheet:
     """The sheet with rows for empty buckets too. how: "null", "previous", "linear" or a number.
 
-    start_ns, end_ns: of the range, None is open. Raises OverLimit when there would be more rows than max_rows.
+    start_ns, end_ns: of the range, None is open. is_grouped: whether groups were asked for, else all is one. Raises
+    OverLimit when there would be more rows than max_rows.
     """
     if not len(sheet.group):
-        return sheet
+        if is_grouped or start_ns is None or end_ns is None:
+            return sheet
+        return _of_nothing(sheet, how, stretches, start_ns, end_ns)
     # The bucket in which the range begins may have a name that lies before it.
     low = max(int(sheet.start.min()), stretches[0].start_ns) if start_ns is None else start_ns
     high = max(int(sheet.start.max()), low) if end_ns is None else end_ns
@@ -68,6 +77,16 @@ def fill(
         else:
             filled.columns[name] = _filled(_spread(column, at, len(number)), how, filled, np.repeat(offsets, lengths))
     return filled
+
+
+def _of_nothing(sheet: Sheet, how: str | float, stretches: list[Stretch], start_ns: int, end_ns: int) -> Sheet:
+    """The rows of one group that has no points; of these nothing is before or between."""
+    edges = intervals.edges(stretches, start_ns, end_ns)
+    zeros, known = np.zeros(len(edges), np.int64), np.ones(len(edges), np.bool_)
+    number = how if isinstance(how, int | float) else None
+    figures = Column(np.full(len(edges), float(number or 0.0)), known if number is not None else ~known)
+    columns = {name: Column(zeros, known) if name == UNFILLED else figures for name in sheet.columns}
+    return Sheet(zeros, edges, zeros, columns)
 
 
 def _spread(column: Column, at: Ints, rows: int) -> Column:

@@ -17,12 +17,13 @@ from workers.query import deleting, formats
 from workers.query.coverage import Coverage
 from workers.query.frame import Context, Request, Response, answer
 from workers.query.gather import Gather
-from workers.query.refusal import bad, check_known, flag
+from workers.query.refusal import Refusal, bad, check_known, flag
 from workers.query.selection import FIELDS, Selection, selection
 from workers.query.table import Kind, Page, Table, parse_time_unit, time
 
 PARAMETERS: Final = (*FIELDS, "dry_run", "time_unit", "timeout_s")
 SHOWN_SERIES: Final = 1000  # of a dry run; the totals count all
+COUNT_S: Final = 2.0  # to count what a delete matches before it is committed: it must not wait long for a silent node
 ALL: Final = (Pattern("glob", "*"),)
 POSSIBLE: Final = (
     "a delete names one device_id, one metric_name or all of them (leave it out), and exactly the tags given or any "
@@ -55,7 +56,9 @@ def _delete(context: Context, asked: Request, said: dict[str, object]) -> tuple[
     unit, timeout_s = parse_time_unit(parameters), context.timeout_s(parameters)
     if flag("dry_run", parameters.get("dry_run")):
         return answer(_would_go(context, chosen, timeout_s, unit)), "dry run"
-    started_s, plan = clock.monotonic_s(), context.scatter.plan
+    started_s = clock.monotonic_s()
+    matched = _matched(context, chosen, timeout_s)
+    plan = context.scatter.plan
     record = deleting.commit(
         context.scatter.store.direct,
         selector,
@@ -67,6 +70,7 @@ def _delete(context: Context, asked: Request, said: dict[str, object]) -> tuple[
     found = deleting.adoption(context, record.number, timeout_s - (clock.monotonic_s() - started_s))
     told = {
         **shown(record, unit),
+        "matched": matched,
         "complete": not found.waiting,
         "adopted": found.adopted,
         "waiting": found.waiting,
@@ -112,17 +116,7 @@ def shown(record: DeleteRecord, unit: str) -> dict[str, Any]:
 
 def _would_go(context: Context, chosen: Selection, timeout_s: float, unit: str) -> dict[str, Any]:
     """What a delete would take now, counted as queries count."""
-    query = context.settings.query
-    limits = Limits(query.max_series, query.max_points, query.max_rows, 0)
-
-    def ask(bitmap: bytes) -> GroupsRequest:
-        return GroupsRequest(
-            bitmap, chosen.match, chosen.start_ns, chosen.end_ns, [], ["series"], ["first", "last"], limits
-        )
-
-    gather = Gather(protocol.GROUPS, GroupsReply, lambda plan: plan.wanted_by(chosen.match), ask, timeout_s, _check)
-    coverage: Coverage = context.gather(gather)
-    rows = sorted(row for reply in gather.replies for row in _rows(reply))
+    rows, coverage = _found(context, chosen, timeout_s)
     return {
         "dry_run": True,
         "series": len(rows),
@@ -132,6 +126,36 @@ def _would_go(context: Context, chosen: Selection, timeout_s: float, unit: str) 
         "of_series": [_series(row, unit) for row in rows[:SHOWN_SERIES]],
         "coverage": coverage,
     }
+
+
+def _matched(context: Context, chosen: Selection, timeout_s: float) -> dict[str, Any] | None:
+    """How much a delete that is about to be committed finds: 0 shows a typo. None where it cannot be told in time,
+    or takes more than queries may: that is no reason not to delete.
+    """
+    try:
+        rows, coverage = _found(context, chosen, min(COUNT_S, timeout_s / 2), allow_partial=True)
+    except Refusal:
+        return None
+    if not coverage.nodes:
+        return None
+    return {"series": len(rows), "points": sum(count for _, count, _, _ in rows), "complete": coverage.complete}
+
+
+def _found(
+    context: Context, chosen: Selection, timeout_s: float, allow_partial: bool = False
+) -> tuple[list["Row"], Coverage]:
+    """The series with points of a selection, ascending, and what that speaks of. Raises Refusal."""
+    query = context.settings.query
+    limits = Limits(query.max_series, query.max_points, query.max_rows, 0)
+
+    def ask(bitmap: bytes) -> GroupsRequest:
+        return GroupsRequest(
+            bitmap, chosen.match, chosen.start_ns, chosen.end_ns, [], ["series"], ["first", "last"], limits
+        )
+
+    gather = Gather(protocol.GROUPS, GroupsReply, lambda plan: plan.wanted_by(chosen.match), ask, timeout_s, _check)
+    coverage = context.gather(gather, allow_partial)
+    return sorted(row for reply in gather.replies for row in _rows(reply)), coverage
 
 
 Row = tuple[bytes, int, int, int]  # key, points, first and last time

@@ -10,13 +10,13 @@ from common import clock, protocol
 from common.protocol import AggregateReply, AggregateRequest, GroupsReply
 from workers.query import aggregate, answering, formats, request, unknown
 from workers.query.answering import Found
-from workers.query.coverage import Coverage, merged
+from workers.query.coverage import Coverage, headers_of, merged
 from workers.query.explain import Stages, explained
 from workers.query.frame import Context, Request, Response, encode
 from workers.query.gather import Gather
 from workers.query.plan import exact_pair
 from workers.query.request import Query
-from workers.query.table import PAGE_ROWS, Kind, Table
+from workers.query.table import PAGE_ROWS, Kind, Table, time
 from workers.query.times import Time
 
 _KINDS: Final[dict[str, Kind]] = {"time": "time", "count": "count", "tags": "tags"}
@@ -31,6 +31,7 @@ class Answer(Struct):
     operation: Any
     start_time: Time
     end_time: Time
+    range: dict[str, Any] | UnsetType
     tags: Any
     result: Any
     count: int
@@ -140,13 +141,14 @@ def _told(context: Context, work: Work, found: Found, name: str) -> Response:
         return formats.respond(_rows(work, found), name, most)
     if name != "json":
         return formats.respond(_one_row(work, found, name), name, most)
-    body = work.query.body
+    query, body = work.query, work.query.body
     told = Answer(
         body.device_id,
         body.metric_name,
         body.operation,
         body.start_time or 0,
         body.end_time or 0,
+        _range(query) or UNSET,
         UNSET if body.tags is None else body.tags,
         found.result,
         found.count,
@@ -171,6 +173,8 @@ def _head(work: Work) -> dict[str, Any]:
         "start_time": body.start_time or 0,
         "end_time": body.end_time or 0,
     }
+    if (told := _range(query)) is not None:
+        head["range"] = told
     if body.tags is not None:
         head["tags"] = body.tags
     if query.interval is not None:
@@ -178,6 +182,14 @@ def _head(work: Work) -> dict[str, Any]:
     if query.group_by:
         head["group_by"] = list(query.group_by)
     return head
+
+
+def _range(query: Query) -> dict[str, Any] | None:
+    """What relative times have meant, null for an open end; None where none was asked."""
+    if (ends := query.range_ns) is None:
+        return None
+    start, end = (None if each is None else time(each, query.time_unit) for each in ends)
+    return {"start_time": start, "end_time": end}
 
 
 def _foot(work: Work, found: Found) -> dict[str, Any]:
@@ -188,7 +200,7 @@ def _foot(work: Work, found: Found) -> dict[str, Any]:
 
 
 def _headers(work: Work) -> Mapping[str, str]:
-    return {"Minitrue-Complete": str(work.coverage.complete).lower()}
+    return headers_of(work.coverage)
 
 
 def _rows(work: Work, found: Found) -> Table:

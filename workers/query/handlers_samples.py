@@ -11,6 +11,7 @@ import msgspec
 from common.errors import MSGSPEC_ERRORS, ProtocolError
 from common.series import parse_key
 from workers.query import formats, selection, table
+from workers.query.coverage import headers_of
 from workers.query.frame import Context, Request, Response
 from workers.query.refusal import Refusal, bad, check_known, flag, shown, whole
 from workers.query.samples_formats import SPAN_ROWS, Answer, joined, parts_of
@@ -40,7 +41,7 @@ def samples(context: Context, asked: Request) -> Response:
     )
     entries = _begun(joined(found.chunks(limit)), limit)
     answer = Answer(found, entries, unit, binary, found.coverage)
-    headers = {"Minitrue-Complete": str(found.coverage.complete).lower()}
+    headers = headers_of(found.coverage)
     if answer.next_cursor is not None:
         headers["Minitrue-Next-Cursor"] = answer.next_cursor
     return formats.send(parts_of(answer, name), name, settings.query.max_response_bytes, headers)

@@ -54,13 +54,15 @@ class App(bottle.Bottle):  # type: ignore[misc]
         error = {404: "not_found", 405: "method_not_allowed"}.get(res.status_code, "http_error")
         bottle.response.content_type = JSON
         environ = bottle.request.environ
-        text = f"{environ['REQUEST_METHOD']} {environ['PATH_INFO']}: {_ERROR_TEXTS.get(res.status_code, res.body)}"
+        fault = _ERROR_TEXTS.get(res.status_code, res.body)
+        if res.status_code == 405:
+            fault = f"this path takes {res.headers.get('Allow', '').replace(',', ' and ')}"
+        text = f"{environ['REQUEST_METHOD']} {environ['PATH_INFO']}: {fault}"
         return encode({"error": error, "message": text})
 
 
 _ERROR_TEXTS: Final = {
     404: f"nothing is here; there are {', '.join(ROUTES_SHOWN)}",
-    405: "this path takes another method, see the header Allow",
 }
 
 

@@ -42,7 +42,7 @@ _MAX_OFFSET_NS: Final = 366 * 86_400 * NS_PER_S
 _TEXT: Final = re.compile(r"(\d{1,12})(ms|s|mo|m|h|d|w|y)", re.ASCII)
 _LENGTH: Final = re.compile(r"([+-]?)((?:\d{1,12}(?:ms|[smhdw]))+)", re.ASCII)
 _PART: Final = re.compile(r"(\d+)(ms|[smhdw])", re.ASCII)
-_WANTED: Final = 'a number of seconds, or text such as "90s" "5m" "1h" "1d" "1w" "1mo" "1y"'
+_WANTED: Final = 'a number of seconds, or text such as "500ms" "90s" "5m" "1h" "1d" "1w" "1mo" "1y"'
 _LADDER: Final = (
     "1s", "2s", "5s", "10s", "15s", "30s", "1m", "2m", "5m", "10m", "15m", "30m", "1h", "2h", "3h", "6h", "12h",
     "1d", "7d", "30d", "1y", "2y", "5y", "10y", "20y", "50y", "100y", "200y",

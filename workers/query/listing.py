@@ -14,13 +14,14 @@ import numpy.typing as npt
 from common import figures
 from common.series import parse_key
 from workers.query import formats, request, selection, table
-from workers.query.coverage import Coverage
+from workers.query.coverage import Coverage, headers_of
 from workers.query.frame import Context, Request, Response
 from workers.query.gather import Gather
 from workers.query.refusal import bad, check_known, flag, shown
 from workers.query.selection import Selection
 from workers.query.table import PAGE_ROWS, Kind, Table
 
+MORE_TAGS: Final = "series with exactly these tags were looked for; more_tags=true allows others beside them"
 COMMON: Final = (*selection.FIELDS, "limit", "cursor", "format", "time_unit", "allow_partial", "timeout_s")
 SERIES: Final = ("device_id", "metric_name", "tags")
 KINDS: Final[dict[str, Kind]] = {
@@ -174,13 +175,20 @@ def respond(
     member: str = "rows",
 ) -> Response:
     """One page of a listing. columns: by name, equally long."""
-    headers = {"Minitrue-Complete": str(coverage.complete).lower()}
+    headers = headers_of(coverage)
     if cursor is not None:
         headers["Minitrue-Next-Cursor"] = cursor
     rows = len(next(iter(columns.values())))
     pages = (
         {name: column[at : at + PAGE_ROWS] for name, column in columns.items()} for at in range(0, rows, PAGE_ROWS)
     )
-    foot = {"next_cursor": cursor, "coverage": coverage}
+    foot = {"next_cursor": cursor, "coverage": coverage} | _hint(listing, rows)
     one = Table({}, list(columns), pages, lambda: foot, kinds, listing.time_unit, member, headers)
     return formats.respond(one, listing.format, context.settings.query.max_response_bytes)
+
+
+def _hint(listing: Listing, rows: int) -> dict[str, str]:
+    """What may have been meant by tags that nothing has."""
+    match = listing.selection.match
+    is_narrow = match.tags and not match.more_tags and not listing.cursor
+    return {"hint": MORE_TAGS} if not rows and is_narrow else {}

@@ -33,6 +33,8 @@ SHOWN: Final = tuple("percentile(p)" if name == "percentile" else name for name 
 AGGREGATED: Final = frozenset(("avg", "sum", "max", "min", "count", "first", "last", "spread", "stddev", "variance"))
 MAX_OPERATIONS: Final = 32  # in one request
 
+_SHORT: Final = re.compile(r"[pP]_?(\d{1,2}(?:\.\d{1,20})?|100)", re.ASCII)  # of a percentile, in other systems
+_ELSEWHERE: Final = {"mean": "avg", "average": "avg", "total": "sum", "std": "stddev", "var": "variance"}
 _PERCENTILE: Final = re.compile(r"percentile\( *(\d{1,3}(?:\.\d{1,20})?) *\)", re.ASCII)
 
 
@@ -73,5 +75,12 @@ def _parse(value: Any) -> Operation:
     allowed = ", ".join(SHOWN)
     if isinstance(value, str) and value.startswith("percentile"):
         raise bad("operation", f"operation is {shown(value)}, want percentile(p) with p from 0 to 100")
-    hint = near(value, SHOWN) if isinstance(value, str) else f"; it is {type_of(value)}"
+    hint = _meant(value) if isinstance(value, str) else f"; it is {type_of(value)}"
     raise bad("operation", f"unknown operation {shown(value)}, want one of {allowed}{hint}")
+
+
+def _meant(text: str) -> str:
+    """A hint at the operation that was probably meant, "" where none is near."""
+    short = _SHORT.fullmatch(text)
+    meant = f"percentile({short[1]})" if short else _ELSEWHERE.get(text.lower())
+    return f"; did you mean {meant}?" if meant else near(text, SHOWN)

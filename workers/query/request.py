@@ -25,7 +25,7 @@ from workers.query.operations import Operation
 from workers.query.refusal import Refusal, bad, check_known, choice, flag, seconds, shown, type_of, whole
 from workers.query.selection import match_of
 from workers.query.table import TIME_UNITS
-from workers.query.times import Time, check_order, time_ns
+from workers.query.times import Time, check_order, is_relative, time_ns
 
 FORMATS: Final = ("json", "ndjson", "csv", "msgpack", "arrow")
 FILLS: Final = ("none", "null", "previous", "linear")
@@ -122,6 +122,13 @@ class Query(msgspec.Struct, frozen=True):
         return self.is_cut or bool(self.group_by)
 
     @property
+    def range_ns(self) -> tuple[int | None, int | None] | None:
+        """The ends that were asked for, None is open, where one was relative to now; None where none was."""
+        if not is_relative(self.body.start_time) and not is_relative(self.body.end_time):
+            return None
+        return None if self.open_start else self.start_ns, None if self.open_end else self.end_ns
+
+    @property
     def needs_reach(self) -> bool:
         """Whether the first and last time of what matches have to be asked first, and given to `reaching`."""
         return self.stretches is None
@@ -188,6 +195,7 @@ def _parse_fields(data: bytes, settings: config.Settings, now_ns: int) -> Query:
     end_ns = time_ns("end_time", body.end_time, now_ns)
     check_order(start_ns, end_ns, body.start_time, body.end_time)
     group_by = _group_by(body.group_by)
+    _check_has_rows(body)
     wanted = operations.parse_operations(body.operation)
     query = Query(
         body,
@@ -198,10 +206,10 @@ def _parse_fields(data: bytes, settings: config.Settings, now_ns: int) -> Query:
         pattern=pattern,
         open_start=start_ns is None,
         open_end=end_ns is None,
-        max_points=0 if body.max_points is None else whole("max_points", body.max_points, 1, settings.query.max_rows),
+        max_points=_rows("max_points", body.max_points, settings.query.max_rows) or 0,
         group_by=group_by,
         fill=_fill(body),
-        limit=None if body.limit is None else whole("limit", body.limit, 1, settings.query.max_rows),
+        limit=_rows("limit", body.limit, settings.query.max_rows),
         descending=body.order is not None and choice("order", body.order, ("asc", "desc")) == "desc",
         time_unit="s" if body.time_unit is None else choice("time_unit", body.time_unit, TIME_UNITS),
         format=None if body.format is None else choice("format", body.format, FORMATS),
@@ -262,6 +270,22 @@ def _group_by(value: Any) -> tuple[str, ...]:
     if len(set(each)) < len(each) or ("series" in each and len(each) > 1):
         raise bad("group_by", f"group_by is {shown(value)}, {wanted}, each once")
     return tuple(each)
+
+
+def _rows(field: str, value: Any, most: int) -> int | None:
+    """A number of rows, None where none was given. A body has numbers, so text is none here."""
+    if isinstance(value, str):
+        raise bad(field, f"{field} is {shown(value)}, text; want a whole number from 1 to {most}")
+    return None if value is None else whole(field, value, 1, most)
+
+
+def _check_has_rows(body: QueryBody) -> None:
+    """Refuse what is about rows where the answer has none."""
+    if body.interval is not None or body.max_points is not None or body.group_by is not None:
+        return
+    for field in ("limit", "order"):
+        if getattr(body, field) is not None:
+            raise bad(field, f"{field} is given without interval, max_points or group_by, there are no rows")
 
 
 def _fill(body: QueryBody) -> str | float:

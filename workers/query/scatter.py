@@ -31,7 +31,7 @@ from common.errors import MinitrueError, ProtocolError, RingError, RingStoreErro
 from common.protocol import AggregateReply, ErrorReply, Header, Message
 from common.ring import Node, Ring
 from common.ringstore import RingStore, RingView
-from workers.query.behind import Behind
+from workers.query.behind import Behind, Reason
 from workers.query.gather import NEVER_S, Ask, Glance, Question
 from workers.query.known import Known
 from workers.query.plan import Partitions, Plan
@@ -459,10 +459,21 @@ class Scatter:
 
     def _follow_marks(self, now_s: float) -> None:
         self._behind.look(now_s)
-        if self.plan is not None and self.plan.behind is not self._behind.nodes:
-            if self.plan.behind.keys() - self._behind.nodes.keys():
+        marked = self._marked()
+        if self.plan is not None and self.plan.behind != marked:
+            if self.plan.behind.keys() - marked.keys():
                 self._known.doubt(now_s)
-            self.plan = dataclasses.replace(self.plan, behind=self._behind.nodes)
+            self.plan = dataclasses.replace(self.plan, behind=marked)
+
+    def _marked(self) -> Mapping[str, Reason]:
+        """The nodes that are behind and why; of one that is not connected either, that too."""
+        found: dict[str, Reason] = {}
+        for node, (text, until_s) in self._behind.nodes.items():
+            link = self._links.get(node)
+            if link is not None and link.down_since_s is not None:
+                text = f"not connected ({link.endpoint}), and {text}"
+            found[node] = text, until_s
+        return found
 
     def _follow_catalogs(self, now_s: float) -> None:
         """While there are questions, ask those nodes for new series that were not asked anything else."""
@@ -491,7 +502,7 @@ class Scatter:
     def _adopt(self, ring: Ring, now_s: float) -> None:
         """Connect to the nodes of a ring that are new or have moved, leave those that are gone."""
         self._known.told(ring.epoch)
-        self.plan = dataclasses.replace(Plan.of(ring, self._known), behind=self._behind.nodes)
+        self.plan = dataclasses.replace(Plan.of(ring, self._known), behind=self._marked())
         self._owners = [node.id for node in ring.nodes]
         wanted = {node.id: node for node in ring.nodes}
         for link in list(self._links.values()):

@@ -232,6 +232,23 @@ def test_nothing_is_null_a_count_of_nothing_0_and_no_rows() -> None:
         assert ask({}, 3, **fields)[1] == []
 
 
+def test_a_range_without_points_is_filled_where_it_has_both_ends_and_no_groups() -> None:
+    points: Points = {("a", "m", ()): {T * S: 1.0}}
+    asked = {"operation": ["avg", "count"], "start_time": T + 60, "end_time": T + 180}
+    for cut in ({"interval": "1m"}, {"max_points": 3}):
+        for how, value in (("null", None), ("previous", None), ("linear", None), (7, 7.0), (0, 0.0)):
+            rows = ask(points, 3, fill=how, **asked, **cut)[1]
+            assert [(row["avg"], row["count"]) for row in rows] == [(value, 0)] * 3
+    assert [row["time"] // S for row in ask(points, 1, fill=0, interval="1m", **asked)[1]] == [
+        T // 60 * 60 + 60 * n for n in (1, 2, 3)
+    ]
+    days = {"operation": "sum", "interval": "1d", "timezone": "Europe/Berlin", "fill": "null"}
+    whole = {"start_time": "2024-03-30T00:00:00+01:00", "end_time": "2024-04-01T23:59:59+02:00"}
+    assert len(ask(points, 1, **days, **whole)[1]) == 3
+    assert ask(points, 1, fill=0, interval="1m", group_by="device_id", **asked)[1] == []
+    assert ask(points, 1, fill=0, interval="1m", operation="sum", start_time=T + 60)[1] == []
+
+
 def test_points_that_come_after_the_ends_were_asked_are_in_no_bucket() -> None:
     query = parse_query(b'{"device_id":"*","metric_name":"*","operation":"sum","max_points":5}', SETTINGS, 0)
     query = reaching(query, None, SETTINGS)

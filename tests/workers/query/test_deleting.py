@@ -20,9 +20,10 @@ from common.ringstore import FileStore
 from common.selector import Selector
 from tests.disks import QuickDisk
 from tests.support import free_port_range, wait_until
-from tests.workers.query.fake import FakeNode, make_ring
+from tests.workers.query.fake import FakeNode, make_ring, point
+from tests.workers.query.groups import naive_groups
 from tests.workers.query.inside import Inside
-from workers.query import deleting
+from workers.query import deleting, handlers_deletes
 from workers.query.frame import Context
 from workers.query.gather import Ask, Gather
 from workers.query.handlers_deletes import selector_of, shown
@@ -94,6 +95,31 @@ def test_a_record_is_shown_with_null_for_open_ends() -> None:
     assert shown(record, "s") == {
         "number": 3, "device_id": "a", "metric_name": None, "tags": {"k": "v"}, "start_time": None, "end_time": 1.5
     }  # fmt: skip
+
+
+# What it matches
+
+
+def matched(inside: Inside, **parameters: Any) -> dict[str, Any] | None:
+    return handlers_deletes._matched(inside.context, selection(parameters, config.Ingest(), 0), 1.0)
+
+
+def test_a_delete_tells_what_it_finds_and_a_typo_finds_nothing() -> None:
+    points = [point("a", metric, at, 1.0) for metric, at in (("m", 1), ("m", 2), ("n", 3))]
+    answering = Inside(lambda node, _, asked: naive_groups(asked.partitions, points if node == "ing1" else [], asked))
+    assert matched(answering, device_id="a") == {"series": 2, "points": 3, "complete": True}
+    assert matched(answering, device_id="A") == {"series": 0, "points": 0, "complete": True}
+
+
+def test_where_nodes_are_away_or_cannot_count_a_delete_is_not_held_up() -> None:
+    points = [point("a", "m", 1, 1.0)]
+    inside = Inside(lambda node, _, asked: naive_groups(asked.partitions, points if node == "ing1" else [], asked))
+    inside.scatter.away = {"ing2"}
+    assert matched(inside, device_id="a") == {"series": 1, "points": 1, "complete": False}
+    inside.scatter.away = {"ing1", "ing2", "ing3"}
+    assert matched(inside, device_id="a") is None
+    too_many = protocol.ErrorReply(protocol.ERR_LIMIT, "too many series", setting="query.max_series", limit=9)
+    assert matched(Inside(lambda *_: too_many), device_id="a") is None
 
 
 # Commits

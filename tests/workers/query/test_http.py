@@ -5,13 +5,14 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import pytest
 
-from common import config, protocol
+from common import config, figures, protocol
 from common.errors import ConfigError
 from common.protocol import AggregateReply, SeriesReply
 from tests.support import wait_until
-from tests.workers.query.inside import Inside
+from tests.workers.query.inside import NOW_NS, Inside
 from workers.query import deleting, frame, routes, worker
 from workers.query.frame import Context, Request, Response, Route
 from workers.query.gate import Busy, Gate
@@ -318,6 +319,33 @@ def test_a_fault_of_ours_is_told_as_one_and_ends_nothing(caplog: pytest.LogCaptu
 
 
 # Other origins
+
+
+def test_an_empty_listing_of_exactly_some_tags_hints_at_more_tags() -> None:
+    def nothing(node: str, kind: bytes, asked: Any) -> Any:
+        if kind == protocol.TAGS:
+            return protocol.TagsReply(asked.partitions, 0, {})
+        names = ("count", "first_time", "first", "last_time", "last", "usual_ns")
+        columns = figures.pack({name: np.zeros(0, figures.DTYPES[name]) for name in names})
+        return protocol.DescribeReply(asked.partitions, 0, [], columns, False, protocol.Cost())
+
+    inside = Inside(nothing)
+    for path in ("series", "last", "tags"):
+        told = inside.call("GET", f"/api/v1/{path}?tags.site=a")[1]["hint"]
+        assert "exactly these tags" in told and "more_tags=true" in told
+        for url in (path, f"{path}?tags=", f"{path}?tags.site=a&more_tags=true"):
+            assert "hint" not in inside.call("GET", f"/api/v1/{url}")[1]
+
+
+def test_an_answer_to_a_relative_time_tells_what_it_meant() -> None:
+    inside = Inside(naive)
+    asked = {"device_id": "a", "metric_name": "b", "operation": "sum", "start_time": "-1h"}
+    _, answer = inside.call("POST", "/query", asked)
+    assert (answer["start_time"], answer["end_time"]) == ("-1h", 0)
+    assert answer["range"] == {"start_time": NOW_NS // 10**9 - 3600, "end_time": None}
+    _, answer = inside.call("POST", "/query", asked | {"end_time": "now", "time_unit": "rfc3339"})
+    assert answer["range"] == {"start_time": "2023-11-14T21:23:20Z", "end_time": "2023-11-14T22:23:20Z"}
+    assert "range" not in inside.call("POST", "/query", asked | {"start_time": 5})[1]
 
 
 def test_no_cors_header_is_sent_unless_origins_are_configured() -> None:

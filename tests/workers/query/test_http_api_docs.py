@@ -107,8 +107,8 @@ def test_operations_errors_and_limits_are_those_of_the_code() -> None:
     for error in used - {"http_error"}:
         assert f"`{error}`" in PROSE
     limits = config.Ingest()
-    assert SCHEMAS["Id"]["maxLength"] == limits.max_id_bytes
-    assert SCHEMAS["Tags"]["maxProperties"] == limits.max_tags
+    assert SCHEMAS["Exact"]["properties"]["exact"]["maxLength"] == limits.max_id_bytes
+    assert SCHEMAS["TagPatterns"]["maxProperties"] == limits.max_tags
 
 
 def test_every_reference_of_the_openapi_file_leads_somewhere() -> None:
@@ -117,3 +117,9 @@ def test_every_reference_of_the_openapi_file_leads_somewhere() -> None:
         for part in reference.split("/"):
             place = place[part]
         assert place
+
+
+def test_every_component_of_the_openapi_file_is_used() -> None:
+    used = set(re.findall(r'\$ref: "#/components/([^"]+)"', (ROOT / "docs/openapi.yaml").read_text()))
+    components = {kind: names for kind, names in OPENAPI["components"].items() if kind != "securitySchemes"}
+    assert {f"{kind}/{name}" for kind, names in components.items() for name in names} == used

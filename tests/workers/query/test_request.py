@@ -71,6 +71,14 @@ def test_missing_times_and_tags_mean_everything_and_an_empty_map_means_no_tags()
     assert parse_query(query(tags={"room": "kitchen"}), SETTINGS, NOW_NS).body.tags == {"room": "kitchen"}
 
 
+def test_only_times_relative_to_now_have_a_range_to_tell() -> None:
+    assert parse_query(query(start_time=5, end_time="1970-01-03T00:00:00Z"), SETTINGS, NOW_NS).range_ns is None
+    assert parse_query(query(end_time="now"), SETTINGS, NOW_NS).range_ns == (None, NOW_NS)
+    hour = parse_query(query(start_time="-1h", end_time=0, max_points=5), SETTINGS, NOW_NS)
+    reached = reaching(hour, (NOW_NS - 5, NOW_NS), SETTINGS)
+    assert hour.range_ns == reached.range_ns == (NOW_NS - 3600 * 10**9, None)
+
+
 def test_one_instant_is_a_range() -> None:
     parsed = parse_query(query(start_time=5, end_time=5.0), SETTINGS, NOW_NS)
     assert parsed.start_ns == parsed.end_ns == 5_000_000_000
@@ -110,6 +118,9 @@ def test_one_instant_is_a_range() -> None:
         (query(operation=[]), "operation", ["operation is a list of 0, want 1 to 32"]),
         (query(operation=["avg", "mx"]), "operation", ['unknown operation "mx"', "did you mean max?"]),
         (query(operation=["avg", "avg"]), "operation", ["each can be asked once"]),
+        (query(operation="p95"), "operation", ['unknown operation "p95"', "did you mean percentile(95)?"]),
+        (query(operation="P99.9"), "operation", ["did you mean percentile(99.9)?"]),
+        (query(operation="Mean"), "operation", ["did you mean avg?"]),
         (query(operation=["avg", 5]), "operation", ["unknown operation 5", "it is a number"]),
         (query(operation=None), "operation", ["operation is null, want one of avg"]),
         (query(operation="percentile"), "operation", ["want percentile(p) with p from 0 to 100"]),
@@ -127,6 +138,19 @@ def test_one_instant_is_a_range() -> None:
         (query(start_time=9_223_372_037), "start_time", ["from -9223372036 to 9223372036"]),
         (query(start_time=-9_223_372_037), "start_time", ["from -9223372036 to 9223372036"]),
         (query(start_time=1_700_000_000_000), "start_time", ["from -9223372036 to 9223372036"]),
+        (query(start_time=1_700_000_000_000), "start_time", ["it looks like milliseconds, want seconds: 1700000000;"]),
+        (query(start_time="1700000000000"), "start_time", ["it looks like milliseconds, want seconds: 1700000000;"]),
+        (query(start_time=1_700_000_000_000_000), "start_time", ["it looks like microseconds, want seconds: 1700"]),
+        (query(end_time=1.7e18), "end_time", ["it looks like nanoseconds, want seconds: 1700000000"]),
+        (query(end_time="2024-03-29"), "end_time", ["it lacks the time of day and the zone (Z, or an offset such as"]),
+        (query(end_time="2024-03-29"), "end_time", ["want such as 2024-03-29T00:00:00Z"]),
+        (query(end_time="2024-03-29T10:00:00"), "end_time", ["lacks the zone", "want such as 2024-03-29T10:00:00Z"]),
+        (query(end_time="2024-03-29 10:00"), "end_time", ["lacks the seconds and the zone", "2024-03-29T10:00:00Z"]),
+        (query(end_time="2024-03-29T10:00+02:00"), "end_time", ["the seconds: want such as 2024-03-29T10:00:00+02"]),
+        (query(end_time="2024-03-29T10:00:00 02:00"), "end_time", ["a + in a URL arrives as a space, write %2B"]),
+        (query(end_time="now 5m"), "end_time", ["a + in a URL arrives as a space, write %2B"]),
+        (query(end_time=" 5m"), "end_time", ["a + in a URL arrives as a space, write %2B"]),
+        (query(end_time="next monday"), "end_time", ["want RFC 3339, such as"]),
         (query(start_time="9999-01-01T00:00:00Z"), "start_time", ["int64 nanoseconds"]),
         (query(tags=[]), "tags", ["tags is an array, want an object of texts"]),
         (query(tags={"a": 1}), "tags", ["tags.a is 1, a number; want text"]),
@@ -136,7 +160,7 @@ def test_one_instant_is_a_range() -> None:
         (query(tags={"x" * 257: "a"}), "tags", ["a name of 257 bytes, want at most 256"]),
         (query(more_tags="yes"), "more_tags", ['more_tags is "yes", text; want true or false']),
         (query(interval="5 parsecs"), "interval", ['interval is "5 parsecs", want a number of seconds']),
-        (query(interval="0s"), "interval", ["want a number of seconds"]),
+        (query(interval="0s"), "interval", ["want a number of seconds", '"500ms" "90s"']),
         (query(interval=0), "interval", ["want a number of seconds"]),
         (query(interval=-5), "interval", ["want a number of seconds"]),
         (query(interval=True), "interval", ["want a number of seconds"]),
@@ -164,8 +188,12 @@ def test_one_instant_is_a_range() -> None:
         (query(fill="null"), "fill", ["fill is given without interval"]),
         (query(interval="1h", fill="zero"), "fill", ['fill is "zero", want one of none, null, previous, linear, or']),
         (query(interval="1h", fill=10**400), "fill", ["fill is a number of 1329 bits"]),
-        (query(limit=0), "limit", ["limit is 0, want a whole number from 1 to 1000000"]),
-        (query(order="down"), "order", ['order is "down", want one of asc, desc']),
+        (query(limit=5), "limit", ["limit is given without interval, max_points or group_by, there are no rows"]),
+        (query(order="desc"), "order", ["order is given without interval, max_points or group_by"]),
+        (query(group_by="device_id", limit="5"), "limit", ['limit is "5", text; want a whole number from 1 to']),
+        (query(max_points="5"), "max_points", ['max_points is "5", text; want a whole number']),
+        (query(interval=1, limit=0), "limit", ["limit is 0, want a whole number from 1 to 1000000"]),
+        (query(interval=1, order="down"), "order", ['order is "down", want one of asc, desc']),
         (query(time_unit="h"), "time_unit", ["want one of s, ms, us, ns, rfc3339"]),
         (query(format="xml"), "format", ["want one of json, ndjson, csv, msgpack, arrow"]),
         (query(allow_partial=1), "allow_partial", ["allow_partial is 1, a number; want true or false"]),

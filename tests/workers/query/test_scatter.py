@@ -608,6 +608,20 @@ def test_a_node_with_a_mark_is_not_asked_and_what_it_owns_is_missing(cluster: Cl
     assert not cluster.nodes["ing2"].requests
 
 
+def test_a_node_with_a_mark_that_is_away_is_told_as_both(cluster: Cluster) -> None:
+    endpoint = cluster.ring.node("ing2").request_endpoint
+    cluster.nodes["ing2"].stop()
+    cluster.store.put_mark(Mark("ing2", "bridge1"))
+    is_noticed(cluster, "ing2")
+    both = f"not connected ({endpoint}), and is behind: points for it are in the spool of bridge1"
+
+    def reason() -> str:
+        return cluster.scatter.plan.behind["ing2"][0] if cluster.scatter.plan is not None else ""
+
+    wait_until(lambda: reason() == both, what="both reasons")
+    assert gather(cluster.scatter, timeout_s=0.5).trouble["ing2"].reason == both
+
+
 def test_a_new_ring_does_not_make_a_node_with_a_mark_current(cluster: Cluster) -> None:
     cluster.store.put_mark(Mark("ing2", "bridge1"))
     is_noticed(cluster, "ing2")

@@ -192,6 +192,7 @@ def test_unknown_paths_and_methods_are_answered_in_json(
     assert got == status
     assert answer["error"] == {404: "not_found", 405: "method_not_allowed"}[status]
     assert headers.get("allow") == allow
+    assert allow is None or answer["message"].endswith(f": this path takes {allow.replace(',', ' and ')}")
 
 
 def test_many_clients_at_once_get_their_own_answers(shared: Worker) -> None:
