@@ -24,6 +24,7 @@ from workers.storage import compaction_kernels, compaction_plan, kernels
 from workers.storage.compaction_plan import FIRST_PERIOD, PERIOD_NS, PERIODS, Output
 from workers.storage.compaction_table import DamagedInputError, Keys, Rows, Table, starts, tables
 from workers.storage.deletes import Deletes
+from workers.storage.dropping import NO_DROPS, Drops
 from workers.storage.join import settled_pieces
 from workers.storage.layout import DamagedError, Layout
 from workers.storage.pages import BLOCK_ROWS
@@ -64,14 +65,16 @@ class Compactor:
             files.remove_files(self._leftovers, self._layout.disk)
             self._leftovers = []
 
-    def run(self, inputs: Sequence[Segment], deletes: Deletes, cutoff: int, pause: Pause) -> list[int]:
+    def run(
+        self, inputs: Sequence[Segment], deletes: Deletes, cutoff: int, pause: Pause, drops: Drops = NO_DROPS
+    ) -> list[int]:
         """Write what replaces the inputs; its numbers, none when no row is left. The inputs stay: see `retire`.
 
-        cutoff: rows before it are dropped. Raises DamagedInputError, OSError, and what `pause` raises; then nothing
-        is left of the attempt, or `clean` will remove it.
+        cutoff: rows before it are left out; drops: and what was given away. Raises DamagedInputError, OSError, and what
+        `pause` raises; then nothing is left of the attempt, or `clean` will remove it.
         """
         self.clean()
-        job = _Job(self._layout, self._policy, self._keys_of, self._budget, inputs, deletes, cutoff, pause)
+        job = _Job(self._layout, self._policy, self._keys_of, self._budget, inputs, deletes, drops, cutoff, pause)
         outputs = job.outputs()
         if not outputs:
             return []
@@ -114,6 +117,7 @@ class _Job:
         budget: int,
         inputs: Sequence[Segment],
         deletes: Deletes,
+        drops: Drops,
         cutoff: int,
         pause: Pause,
     ) -> None:
@@ -122,6 +126,7 @@ class _Job:
         self._keys_of = keys_of
         self._inputs = inputs
         self._deletes = deletes
+        self._drops = drops
         self._cutoff = cutoff
         self._pause = pause
         self._table_blocks = max(1, budget // _BLOCK_BYTES)
@@ -180,7 +185,7 @@ class _Job:
             raise
 
     def _tables(self) -> Iterator[Table]:
-        for table in tables(self._inputs, self._keys_of, self._deletes, self._table_blocks):
+        for table in tables(self._inputs, self._keys_of, self._deletes, self._drops, self._table_blocks):
             yield table
             self._pause()
 

@@ -36,8 +36,8 @@ SPLIT_ROWS_PER_SERIES: Final = 64
 class Described(NamedTuple):
     """What the choice needs to know of a segment.
 
-    masked: a delete above its number hides rows of it; behind: the part of its span that is behind the settled
-    cutoff, 0 to 1; age_s: for how long it has been in the view.
+    masked: a delete above its number hides rows of it, or it has some of partitions that are dropped; behind: the
+    part of its span that is behind the settled cutoff, 0 to 1; age_s: for how long it has been in the view.
     """
 
     number: int

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from common.errors import StorageError
 from workers.storage import kernels
 from workers.storage.deletes import Deletes, Mask, outside
+from workers.storage.dropping import Drops
 from workers.storage.layout import DamagedError
 from workers.storage.segment import Segment
 
@@ -109,16 +110,18 @@ class Rows(NamedTuple):
         return Rows(starts(keep)[self.offsets], self.times[keep], self.values[keep])
 
 
-def tables(inputs: Sequence[Segment], keys_of: Keys, deletes: Deletes, at_most: int) -> Iterator[Table]:
+def tables(
+    inputs: Sequence[Segment], keys_of: Keys, deletes: Deletes, drops: Drops, at_most: int
+) -> Iterator[Table]:
     """All blocks that masks leave rows of, as tables of about `at_most` blocks, in order of (hash, key).
 
-    keys_of: the keys of catalog ids. Raises DamagedInputError.
+    keys_of: the keys of catalog ids; drops: what was given away is left out. Raises DamagedInputError.
     """
     slices = 1 + sum(each.blocks for each in inputs) // at_most
     begins = [0] * len(inputs)
     for at in range(1, slices + 1):
         ends = [_below(each, at * _HASHES // slices) for each in inputs]
-        table = _table(inputs, begins, ends, keys_of, deletes)
+        table = _table(inputs, begins, ends, keys_of, deletes, drops)
         if table.blocks:
             yield table
         begins = ends
@@ -137,7 +140,12 @@ def _below(segment: Segment, bound: int) -> int:
 
 
 def _table(
-    inputs: Sequence[Segment], begins: Sequence[int], ends: Sequence[int], keys_of: Keys, deletes: Deletes
+    inputs: Sequence[Segment],
+    begins: Sequence[int],
+    ends: Sequence[int],
+    keys_of: Keys,
+    deletes: Deletes,
+    drops: Drops,
 ) -> Table:
     spans = [slice(begin, end) for begin, end in zip(begins, ends, strict=True)]
     keys, hashes, local = _number(inputs, spans, keys_of)
@@ -146,6 +154,9 @@ def _table(
     parts = [_blocks_of(each, at, spans[at], local[at]) for at, each in enumerate(inputs)]
     columns: Any = [np.concatenate(column) for column in zip(*parts, strict=True)]
     table = Table(inputs, keys, mixed, {}, *columns)
+    if drops:
+        numbers = np.array([each.number for each in inputs], np.int64)
+        table = table.select(numbers[table.source] > drops.limits_of(hashes)[table.series])
     table = table.select(np.lexsort((table.t_min, table.series)))
     lowest = min(each.header.delete_number for each in inputs)
     return _masked(table, deletes) if deletes and deletes.number > lowest else table

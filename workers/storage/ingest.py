@@ -24,7 +24,7 @@ from common.ringstore import RingView
 from workers.storage.feed import Feed
 from workers.storage.fences import Fences
 from workers.storage.limits import DiskFloorError, Refused
-from workers.storage.node import Node, bitmap_of, partitions_of
+from workers.storage.node import Node, Ownership, bitmap_of, partitions_of
 from workers.storage.orders import Orders
 from workers.storage.store import DeleteRecord, LoggedBatch, Store
 from workers.storage.work import RefusedError
@@ -93,6 +93,7 @@ class Ingest:
                 f"{ring.epoch}: put its latest ring back, new points could fall under old deletes"
             )
         try:
+            self.store.keep(self.node.view.written)
             self.store.adopt(records_of(ring))
         except ProtocolError as error:
             raise StorageError(f"ring of epoch {ring.epoch}: {error}") from error
@@ -282,6 +283,7 @@ class Ingest:
     def _adopt(self, ring: Ring) -> None:
         self._newer = ring
         try:
+            self.store.keep(Ownership.of(ring, self.node.node_id).written)
             self.store.adopt(records_of(ring))
         except (ProtocolError, StorageError) as error:
             self.node.not_adopted = (ring.epoch, str(error))

@@ -130,8 +130,10 @@ class Layout:
             for watcher in self.watchers:
                 watcher(note)
 
-    def set_aside_file(self, path: Path, note: dict[str, Any]) -> None:
+    def set_aside_file(self, path: Path, note: dict[str, Any], announced: bool = False) -> None:
         """Move a damaged file out of the way. note: what is known of it; `file` and `reason` at least."""
+        if not announced:
+            self.announce(path.name, note)
         self._write_note(path.name, note)
         self.disk.rename(path, self.directory / DAMAGED / path.name)
         self.disk.sync_directory(self.directory / DAMAGED)
@@ -139,11 +141,13 @@ class Layout:
 
     def set_aside_bytes(self, name: str, data: Any, note: dict[str, Any]) -> None:
         """Keep a copy of a file's damaged part. The same part found again changes nothing."""
+        self.announce(name, note)
         files.replace_file(self.directory / DAMAGED / name, [data], disk=self.disk)
         self._write_note(name, note)
 
     def note_missing(self, name: str, note: dict[str, Any]) -> None:
         """Put on record something of which not even damaged bytes are left."""
+        self.announce(name, note)
         self._write_note(name, note)
 
     def damaged(self) -> list[dict[str, Any]]:
@@ -155,7 +159,6 @@ class Layout:
         return max((int(match[2]) for match in found if match), default=0)
 
     def _write_note(self, name: str, note: dict[str, Any]) -> None:
-        self.announce(name, note)
         logger.error("damage found and set aside", **note)
         text = json.dumps(note, sort_keys=True).encode() + b"\n"
         files.replace_file(self.directory / DAMAGED / (name + ".json"), [text], disk=self.disk)

@@ -21,6 +21,7 @@ from workers.storage.compaction import Compactor
 from workers.storage.compaction_plan import Described, Task
 from workers.storage.compaction_table import DamagedInputError
 from workers.storage.deletes import DeleteRecord, Deletes
+from workers.storage.dropping import Dropping, Drops, KeptError
 from workers.storage.layout import DamagedError, Layout
 from workers.storage.maintainer import Pause
 from workers.storage.opening import Numbers, open_segment
@@ -52,7 +53,8 @@ class _Examined(NamedTuple):
 class Maintenance:
     """compacted_bytes, compactions, expired_points: done so far; backlog: segments that the next merge would take.
 
-    masked: segments with rows that a delete hides, as of the last step.
+    masked: segments with rows that a delete hides, dropping: with rows of partitions that are dropped, as of the last
+    step.
     """
 
     def __init__(
@@ -64,18 +66,21 @@ class Maintenance:
         cache: PageCache,
         numbers: Numbers,
         retention: Retention,
+        dropping: Dropping,
     ) -> None:
         self.compactions = 0
         self.compacted_bytes = 0
         self.expired_points = 0
         self.backlog = 0
         self.masked = 0
+        self.dropping = 0
         self._layout = place
         self._floor = settings.disk_floor_bytes
         self._catalog = catalog
         self._current = current
         self._cache = cache
         self._retention = retention
+        self._dropping = dropping
         self._examined: dict[int, _Examined] = {}  # by segment
         self._compactor = Compactor(place, settings.codec, self._keys_of, numbers.take, settings.compaction_bytes)
 
@@ -87,8 +92,9 @@ class Maintenance:
         self._compactor.clean()
         self._expire()
         view, cutoff = self._current.now, self._retention.settled  # its segments know of no delete but its own
+        drops = self._dropping.drops
         try:
-            described = self._describe(view.stored.segments, view.deletes, cutoff, everything, pause)
+            described = self._describe(view.stored.segments, view.deletes, drops, cutoff, everything, pause)
         except DamagedError as error:
             self.set_aside(error)
             return True
@@ -98,7 +104,10 @@ class Maintenance:
         if task is None:
             return False
         inputs = [each for each in view.stored.segments if each.number in task.numbers]
-        self._compact(task, inputs, view.deletes, cutoff, pause)
+        try:
+            self._compact(task, inputs, view.deletes, drops, cutoff, pause)
+        except KeptError as kept:
+            logger.info("compaction given up", reason=str(kept))
         return True
 
     def set_aside(self, error: DamagedError) -> None:
@@ -107,10 +116,13 @@ class Maintenance:
         An error of no segment that is still in use changes nothing: others found the same before.
         """
         found = [each for each in self._current.now.stored.segments if str(error).startswith(f"{each.path}: ")]
+        for each in found:  # before an answer can be without it
+            inside = np.flatnonzero(self._dropping.inside(each)).tolist()
+            self._layout.announce(each.path.name, {"file": each.path.name, "reason": str(error), "partitions": inside})
         for gone in self._current.put_segments([each.number for each in found]):
             note = segment.describe_damage(gone.path, error)
             try:
-                self._layout.set_aside_file(gone.path, note)
+                self._layout.set_aside_file(gone.path, note, announced=True)
             except OSError as refused:
                 logger.error("damaged segment cannot be moved", file=gone.path.name, error=str(refused))
 
@@ -127,16 +139,22 @@ class Maintenance:
         logger.info("segments behind the retention removed", segments=len(gone), points=points)
 
     def _compact(
-        self, task: Task, inputs: Sequence[Segment], deletes: Deletes, cutoff: int, pause: Pause
+        self, task: Task, inputs: Sequence[Segment], deletes: Deletes, drops: Drops, cutoff: int, pause: Pause
     ) -> None:
         began_s = clock.monotonic_s()
+
+        def checking() -> None:
+            pause()
+            self._dropping.check(drops)
+
         try:
-            numbers = self._compactor.run(inputs, deletes, cutoff, pause)
+            numbers = self._compactor.run(inputs, deletes, cutoff, checking, drops)
         except DamagedInputError as error:
             self.set_aside(DamagedError(str(error)))
             return
         try:
             written = [self._open(number) for number in numbers]
+            self._dropping.check(drops)
         except BaseException:
             self._compactor.discard(numbers)
             raise
@@ -157,21 +175,38 @@ class Maintenance:
         return self._catalog.keys(ids)
 
     def _describe(
-        self, stored: Sequence[Segment], deletes: Deletes, cutoff: int, everything: bool, pause: Pause
+        self,
+        stored: Sequence[Segment],
+        deletes: Deletes,
+        drops: Drops,
+        cutoff: int,
+        everything: bool,
+        pause: Pause,
     ) -> list[Described]:
         now_s = clock.monotonic_s()
+        given_away = self._given_away(stored, drops)
         self._examined = {each.number: self._examine(each, deletes, now_s, pause) for each in stored}
         self.masked = sum(known.masked_s is not None for known in self._examined.values())
         described = []
         for each in stored:
             known = self._examined[each.number]
             masked = known.masked_s is not None and (everything or now_s - known.masked_s >= DELETES_WAIT_S)
+            masked = masked or each.number in given_away
             behind = compaction_plan.share_behind(each.t_min, each.t_max, cutoff)
             described.append(Described(
                 each.number, each.points, each.bytes, each.t_min, each.t_max, each.header.group, masked, behind,
                 now_s - known.since_s,
             ))  # fmt: skip
         return described
+
+    def _given_away(self, stored: Sequence[Segment], drops: Drops) -> set[int]:
+        """The segments with rows of partitions that are dropped. Without any no partition is named any more."""
+        self._dropping.forget_but(each.number for each in stored)
+        found = {each.number for each in stored if drops and drops.touch(each.number, self._dropping.inside(each))}
+        self.dropping = len(found)
+        if drops and not found and (done := self._dropping.finish(stored)):
+            logger.info("partitions forgotten", partitions=len(done))
+        return found
 
     def _examine(self, stored: Segment, deletes: Deletes, now_s: float, pause: Pause) -> _Examined:
         """Whether a delete hides rows of a segment; only those that came since it was examined last are looked at."""

@@ -79,14 +79,12 @@ class Ownership:
             self._refuse(partitions_of(asked, len(self.owned)) & self.owned)
         return covered
 
-    def cover_held(self, asked: bytes) -> bytes:
+    @property
+    def held_bitmap(self) -> bytes:
         """The partitions of which this node tells other stores what it holds: those that it takes points of, fenced or
-        not, unless it is behind: who compares with it takes it for current. Raises as `cover` does.
+        not, unless it is behind: who compares with it takes it for current.
         """
-        wanted = partitions_of(asked, len(self.owned))
-        if not (wanted & self.written & ~self.behind).any():
-            self._refuse(wanted & self.written & self.behind)
-        return bitmap_of(wanted & self.written & ~self.behind)
+        return bitmap_of(self.written & ~self.behind)
 
     def _refuse(self, wanted: Partitions) -> None:
         """Raise what explains why none of some partitions is answered for; nothing for none."""

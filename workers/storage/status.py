@@ -41,6 +41,8 @@ _METRICS: Final = {
     "deletes": ("gauge", "Delete records."),
     "delete_number": ("gauge", "Highest delete in force."),
     "deletes_unapplied": ("gauge", "Segments with rows that a delete hides and compaction has still to drop."),
+    "dropped_partitions": ("gauge", "Partitions that were given away and are still on their way out."),
+    "dropped_segments": ("gauge", "Segments with rows of such partitions, which compaction has still to drop."),
     "disk_free_bytes": ("gauge", "Bytes free on the disk of the data directory."),
     "resident_bytes": ("gauge", "Bytes of memory in use, without mapped files."),
     "wal_failures": ("counter", "Groups that the disk refused."),

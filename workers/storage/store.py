@@ -21,10 +21,12 @@ import numpy.typing as npt
 from common import clock, config, files, log
 from common.errors import StorageError
 from common.points import PointBatch
+from common.protocol import FetchReply
 from workers.storage import deletes, layout, limits, opening, status, wal
 from workers.storage.aggregate import AggregatePlan
 from workers.storage.catalog import Catalog
 from workers.storage.deletes import DeleteRecord, Deletes
+from workers.storage.dropping import Dropping
 from workers.storage.hash_order import HashOrder
 from workers.storage.head import ROW_BYTES, Head
 from workers.storage.layout import Layout
@@ -40,6 +42,7 @@ from workers.storage.retention import Retention
 from workers.storage.sealer import Frozen, Sealer
 from workers.storage.sealing import Sealing
 from workers.storage.selections import Selections
+from workers.storage.taking import Taken, Taking
 from workers.storage.view import CurrentView
 
 __all__ = ["AggregatePlan", "DeleteRecord", "LoggedBatch", "OpeningStopped", "Store"]
@@ -66,6 +69,7 @@ class Store(Reading):
         self._refused_rows = 0
         self._lately = {}
         self.stored: Sequence[LoggedBatch] = ()  # by the last append, as far as it was taken; writer thread
+        self._kept_unsaved = False  # writer thread
         self._failed_delete: DeleteRecord | None = None  # may lie on the disk, is not in force; writer thread
 
     @classmethod
@@ -78,16 +82,19 @@ class Store(Reading):
         settings: config.Storage,
         disk: files.Disk = files.DISK,
         stop: Callable[[], bool] = lambda: False,
+        begin: Callable[[Layout], None] = lambda place: None,
     ) -> Self:
         """Open a node's data directory, making it where there is none, and replay its WAL.
 
         Damaged files are set aside, and listed in `status`. stop: whether to give up, asked before each WAL file.
+        begin: called when the directory is held, before anything in it is read; what it raises passes on.
         Raises StorageError when the directory belongs to another cluster or node, is in use, of a newer format, or
         cannot be used; OpeningStopped when it was told to give up.
         """
         place = layout.open_directory(directory, cluster, node, disk)
         store = cls(place, partitions, settings)
         try:
+            begin(place)
             store._load(stop)
         except OSError as error:
             place.lock.release()
@@ -159,6 +166,22 @@ class Store(Reading):
             else:
                 self.delete(record)
 
+    def keep(self, partitions: npt.NDArray[np.bool_]) -> None:
+        """Let partitions stay, of which the node takes points; others may be dropped. Those that were given away and come
+        back are kept as far as their rows are still there.
+
+        No compaction that leaves them out ends after this. Raises StorageError: then some may be dropped after all.
+        """
+        if not self._dropping.spare(partitions) and not self._kept_unsaved:
+            return
+        self._kept_unsaved = True
+        with self._maintainer.exclusive():
+            try:
+                self._dropping.save()
+            except OSError as error:
+                raise StorageError(f"{layout.DROPPED} in {self._layout.directory}: {error.strerror}") from error
+        self._kept_unsaved = False
+
     def tick(self) -> None:
         """Look at the clocks: the retention's cutoff, the age of the head. To be called now and then."""
         self._retention.observe()
@@ -193,6 +216,33 @@ class Store(Reading):
         self._layout.lock.release()
 
     # Any thread.
+
+    def take_in(self, replies: Sequence[FetchReply]) -> Taken:
+        """Take in points of another store; more in taking.py. Durable and visible when this returns.
+
+        storage.max_series does not count here. Raises ProtocolError, StorageError.
+        """
+        return self._taking.take_in(replies)
+
+    def drop(self, partitions: npt.NDArray[np.bool_]) -> None:
+        """Forget partitions that were given away: those of their rows that lie in the segments that there are now.
+
+        Durable when it returns; compaction does it. Raises StorageError: then nothing is dropped.
+        """
+        number = max((each.number for each in self._current.now.stored.segments), default=0)
+        try:
+            self._dropping.drop(np.flatnonzero(partitions).tolist(), number)
+        except OSError as error:
+            raise StorageError(f"{layout.DROPPED} in {self._layout.directory}: {error.strerror}") from error
+        self._maintainer.wake()
+
+    def stored_partitions(self) -> npt.NDArray[np.bool_]:
+        """The partitions of which segments have rows that are not dropped, bool by partition."""
+        drops = self._dropping.drops
+        found = np.zeros(self._partitions, np.bool_)
+        for each in self._current.now.stored.segments:
+            found |= self._dropping.inside(each) & (drops.limits < each.number)
+        return found
 
     def status(self) -> dict[str, Any]:
         """What an operator wants to know. Sizes in bytes, durations as their names say.
@@ -236,6 +286,8 @@ class Store(Reading):
             "deletes": len(in_force),
             "delete_number": in_force.number,
             "deletes_unapplied": self._maintenance.masked,
+            "dropped_partitions": int((self._dropping.drops.limits >= 0).sum()),
+            "dropped_segments": self._maintenance.dropping,
             "retention_cutoff_ns": self._retention.cutoff if self._retention.days else None,
             "disk_free_bytes": limits.free_bytes(self._layout.directory),
             "resident_bytes": status.resident_bytes(),
@@ -262,15 +314,21 @@ class Store(Reading):
         records = deletes.load(self._layout)
         in_force = Deletes(records, opening.highest_delete(self._layout, segments))
         self._numbers = opening.next_numbers(self._layout, segments)
+        self._dropping = Dropping(self._layout, self._partitions)
         self._current = CurrentView(segments, cache, in_force, Head(settings.head_rows, in_force.number))
         self._maintenance = Maintenance(
-            self._layout, settings, self._catalog, self._current, cache, self._numbers, self._retention
-        )
+            self._layout, settings, self._catalog, self._current, cache, self._numbers, self._retention,
+            self._dropping,
+        )  # fmt: skip
         self._maintainer = Maintainer(self._maintenance.step, settings.compaction_share)
         wake = self._maintainer.wake
         self._sealing = Sealing(self._layout, self._catalog, self._current, cache, settings.codec, wake)
         for each in segments:
             self._sealing.note(each)
+        self._taking = Taking(
+            self._layout, self._catalog, self._current, cache, self._numbers, self._sealing, settings.codec,
+            settings.disk_floor_bytes, wake,
+        )  # fmt: skip
         recovery = Recovery(self._layout, opening.covering(self._layout, segments))
         self._sealer = Sealer(self._sealing.seal)
         try:
