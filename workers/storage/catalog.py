@@ -2,7 +2,8 @@
 
 Owns the only table of series in the process. A local id is a dense int, given in order of first sight; it means
 nothing outside this process. Series are never removed. No I/O.
-The writer thread adds; any thread reads. A series is complete before its id can be found.
+The writer thread adds, and whoever takes in points of another store; any thread reads. A series is complete before its
+id can be found.
 """
 
 import bisect
@@ -30,6 +31,7 @@ class Catalog:
         self._keys: list[bytes] = []  # by id
         self._hashes = np.empty(1024, np.uint64)  # by id, grown by doubling
         self._tagged: dict[bytes, int | list[int]] = {}  # by packed device and metric: series with tags
+        self._adding = threading.Lock()  # held by who adds: a key gets one id
         self._sorting = threading.Lock()  # guards _sorted
         self._sorted: list[bytes] = []
 
@@ -82,10 +84,11 @@ class Catalog:
         return None
 
     def add(self, keys: Sequence[bytes]) -> npt.NDArray[np.int64]:
-        """The ids of checked keys, given where there are none. Writer thread; any, when all have ids."""
+        """The ids of checked keys, given where there are none."""
         ids = list(map(self._ids.get, keys))
         if None in ids:
-            self._add_new([key for key, found in zip(keys, ids, strict=True) if found is None])
+            with self._adding:
+                self._add_new([key for key in keys if key not in self._ids])
             ids = list(map(self._ids.get, keys))
         return np.array(ids, np.int64)
 

@@ -152,7 +152,8 @@ class Gathered:
         times = recent.rows(self._view.heads, parts, masks, low, high)[0] if parts else kernels.NO_TIMES
         starts = table.t_min[blocks]
         costs = np.append(0, sizes.cumsum())[:-1] + times.searchsorted(starts) * _ROW_BYTES
-        cuts = np.flatnonzero(starts > low)
+        first = min(starts[:1].tolist() + times[:1].tolist(), default=low)
+        cuts = np.flatnonzero(starts > max(low, first))
         fitting = cuts[costs[cuts] <= self._room]
         last = high
         if len(cuts):

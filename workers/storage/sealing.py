@@ -1,14 +1,16 @@
 """What becomes of a frozen head: a segment on disk and in the view, its WAL files gone.
 
-Owns the frontiers, the greatest sealed time of each series. Belongs to the sealer's thread once the store is open; the
-counts are read by any. Order: the segment is durable before the view names it, and in the view before the head
-leaves it and the WAL files go.
+Owns the frontiers, the greatest sealed time of each series; any thread may note and ask them, `_lock` guards them. The
+rest belongs to the sealer's thread once the store is open; the counts are read by any. Order: the segment is durable
+before the view names it, and in the view before the head leaves it and the WAL files go.
 """
 
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
+import numpy.typing as npt
 
 from common import files, log
 from common.codec import Policy
@@ -47,6 +49,7 @@ class Sealing:
         self._cache = cache
         self._policy: Policy = policy
         self._on_sealed = on_sealed
+        self._lock = threading.Lock()
         self._frontiers = np.empty(0, np.int64)  # by catalog id
 
     def seal(self, frozen: Frozen) -> None:
@@ -58,8 +61,7 @@ class Sealing:
         grouped = head.grouped()
         keys = self._catalog.keys(grouped.ids)
         path = self._layout.segment_path(number)
-        self._grow_frontiers()
-        frontiers = self._frontiers[grouped.ids]
+        frontiers = self._frontiers_of(grouped.ids)
         seal.write_segment(path, header, grouped, keys, frontiers, self._policy, self._layout.disk)
         written = open_segment(path, number, self._cache, self._catalog)
         self.note(written)
@@ -74,8 +76,23 @@ class Sealing:
 
     def note(self, written: Segment) -> None:
         """Take in the greatest times of a segment's series. Raises DamagedError."""
-        self._grow_frontiers()
-        self._frontiers[written.ids] = np.maximum(self._frontiers[written.ids], written.last_times())
+        last_times = written.last_times()
+        with self._lock:
+            self._grow_frontiers()
+            self._frontiers[written.ids] = np.maximum(self._frontiers[written.ids], last_times)
+
+    def frontiers_of(self, keys: Sequence[bytes]) -> npt.NDArray[np.int64]:
+        """The greatest sealed time of each series, known or not."""
+        ids = [self._catalog.find(key) for key in keys]
+        known = np.array([each is not None for each in ids], np.bool_)
+        found = np.full(len(keys), MIN_NS, np.int64)
+        found[known] = self._frontiers_of(np.array([each for each in ids if each is not None], np.int64))
+        return found
+
+    def _frontiers_of(self, ids: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        with self._lock:
+            self._grow_frontiers()
+            return self._frontiers[ids]
 
     def _drop_wal(self, head: Head) -> None:
         """Remove the WAL files whose rows are in a segment now. Should that fail, the next start does it."""

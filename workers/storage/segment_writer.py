@@ -85,6 +85,23 @@ class SegmentWriter:
         self._table.add(key, 1, int(found.t_max[0]))
         self._end_page_if_full()
 
+    def put_blocks(
+        self, keys: Sequence[bytes], owners: npt.NDArray[np.int64], blocks: pages.Blocks, with_windows: Windows,
+        data: bytes,
+    ) -> None:  # fmt: skip
+        """Add blocks as they are, which lie in `data` one behind the other. keys, owners: as in `add`."""
+        view, begin, at = memoryview(data), 0, 0
+        while begin < len(owners):
+            end = min(len(owners), begin + PAGE_BLOCKS - self._page.blocks)
+            part = blocks.part(begin, end)
+            size = int((part.times_bytes + part.values_bytes).sum())
+            taken = self._page.take(part, with_windows.part(begin, end))
+            self._put(bytes(view[at : at + size]))
+            self._count(*taken)
+            self._add_series(keys, owners[begin:end])
+            self._end_page_if_full()
+            begin, at = end, at + size
+
     def finish(self) -> None:
         """Write what is left and make the file durable. Should that fail, `abort` cleans up."""
         self._end_page()
@@ -149,7 +166,7 @@ class SegmentWriter:
         found.crcs[block] = files.crc32c(data)
         self._put(data)
 
-    def _add_series(self, keys: Sequence[bytes], owners: npt.NDArray[np.uint32]) -> None:
+    def _add_series(self, keys: Sequence[bytes], owners: npt.NDArray[np.uint32] | npt.NDArray[np.int64]) -> None:
         """Put the series of the blocks last taken into the table."""
         starts = np.flatnonzero(np.diff(owners.astype(np.int64), prepend=-1))
         end = self._page.blocks

@@ -6,7 +6,7 @@ by run, so that neighbours in a file are read at once. Any thread.
 
 import itertools
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +24,15 @@ class Raw(NamedTuple):
     blocks: Blocks
     windows: Windows
     data: bytes
+
+    def at(self, which: Integers) -> "Raw":
+        """Some of the blocks, in the order given; offsets must be those in data, and are so again."""
+        columns: list[Any] = [column[..., which] for column in self.blocks]
+        blocks = Blocks(*columns)
+        sizes, view = blocks.times_bytes + blocks.values_bytes, memoryview(self.data)
+        ends = (blocks.offsets + sizes).tolist()
+        data = b"".join([view[begin:end] for begin, end in zip(blocks.offsets.tolist(), ends, strict=True)])
+        return Raw(blocks._replace(offsets=sizes.cumsum() - sizes), self.windows.at(which), data)
 
 
 def digests_of(view: View, table: Table, which: Integers) -> npt.NDArray[np.uint64]:

@@ -55,6 +55,14 @@ class Windows(NamedTuple):
         by_window: list[Any] = [each[inside] for each in self[2:]]
         return Windows(self.widths[begin:end], first - first[0], *by_window)
 
+    def at(self, which: Integers) -> "Windows":
+        """The windows of some blocks, in the order given."""
+        each = np.diff(self.first)[which]
+        first = _starts(each)
+        places = np.arange(int(first[-1])) + np.repeat(self.first[which] - first[:-1], each)
+        by_window: list[Any] = [column[places] for column in self[2:]]
+        return Windows(self.widths[which], first, *by_window)
+
 
 def none_of(blocks: int) -> Windows:
     """What blocks without windows have."""

@@ -1,0 +1,158 @@
+"""Points of another store, taken in: durable and visible when `take_in` returns.
+
+Owns the segments that it writes until the view names them: what came as blocks becomes one as it is, what came as
+rows another; never a WAL file, never a head, so that the writer is not needed. Called by any thread; `_lock` lets one
+in at a time.
+
+Beside the writer, the sealer and the maintainer this is safe as the sealing of a head is: the segment is durable
+before the view names it, the view changes under its own lock, and who changes it meanwhile starts from what it is
+then. Nothing is replaced, so a compaction that runs just leaves the segment alone; it bears a file number that nobody
+else draws, and covers no WAL file. Killed at any step the directory holds half a file under a temporary name, which
+the next start removes, or whole segments, and those count: their points were asked for, and taking them in once more
+changes nothing.
+
+Deletes: points that another store hands out at delete number n are those that deletes up to n have left, and the
+segment's header says n. So a delete that comes into force while they are on their way hides what it has to, before or
+after they are in the view. Those of a number that is not in force here yet are refused.
+
+Points beside others of the same time are joined by whoever reads, as everywhere: the larger value counts.
+"""
+
+import threading
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from common import log
+from common.codec import Policy
+from common.errors import ProtocolError, StorageError
+from common.protocol import FetchReply
+from workers.storage import arrived, layout, limits, seal
+from workers.storage.arrived import Arrived
+from workers.storage.catalog import Catalog
+from workers.storage.layout import Layout
+from workers.storage.opening import Numbers, open_segment
+from workers.storage.page_cache import PageCache
+from workers.storage.sealing import Sealing
+from workers.storage.segment import Header, Segment
+from workers.storage.segment_writer import SegmentWriter
+from workers.storage.view import CurrentView
+
+logger = log.get("storage.taking")
+
+
+class Taken(NamedTuple):
+    """What was taken in. segments: their numbers; points: in blocks and rows; bytes: of the segments."""
+
+    segments: tuple[int, ...] = ()
+    points: int = 0
+    blocks: int = 0
+    rows: int = 0
+    bytes: int = 0
+
+    def plus(self, other: "Taken") -> "Taken":
+        """Both together."""
+        return Taken(
+            self.segments + other.segments, self.points + other.points, self.blocks + other.blocks,
+            self.rows + other.rows, self.bytes + other.bytes,
+        )  # fmt: skip
+
+
+class Taking:
+    """Takes points into one store. floor: bytes of the disk to be left free; on_taken: called when there is more."""
+
+    def __init__(
+        self,
+        place: Layout,
+        catalog: Catalog,
+        current: CurrentView,
+        cache: PageCache,
+        numbers: Numbers,
+        sealing: Sealing,
+        policy: Policy,
+        floor: int,
+        on_taken: Callable[[], None],
+    ) -> None:
+        self._layout = place
+        self._catalog = catalog
+        self._current = current
+        self._cache = cache
+        self._numbers = numbers
+        self._sealing = sealing
+        self._policy: Policy = policy
+        self._floor = floor
+        self._on_taken = on_taken
+        self._lock = threading.Lock()
+
+    def take_in(self, replies: Sequence[FetchReply]) -> Taken:
+        """Take in the points of replies; many at once make fewer and larger segments.
+
+        Raises ProtocolError for what is no such reply, or of a delete number that is not in force here;
+        StorageError when the disk fails, DiskFloorError when it is nearly full. Then a part may be here; it may be
+        tried again.
+        """
+        by_source: dict[tuple[int, bytes], list[FetchReply]] = {}
+        for reply in replies:
+            by_source.setdefault((reply.delete_number, reply.store_id), []).append(reply)
+        with self._lock:
+            taken = Taken()
+            for (number, origin), each in by_source.items():
+                taken = taken.plus(self._take(self._header(number, origin), each))
+            return taken
+
+    def _header(self, number: int, origin: bytes) -> Header:
+        in_force = self._current.now.deletes.number
+        if number > in_force:
+            raise ProtocolError(f"points at delete number {number}, want at most {in_force}, which is in force here")
+        if len(origin) != layout.STORE_ID_BYTES:
+            raise ProtocolError(f"store id of {len(origin)} bytes, want {layout.STORE_ID_BYTES}")
+        return Header(self._layout.store_id, origin, number, (), ())
+
+    def _take(self, header: Header, replies: Sequence[FetchReply]) -> Taken:
+        found = arrived.of_replies(replies, self._catalog.hashes_of)
+        try:
+            self._check_room(found.size)
+            taken = self._take_blocks(header, found).plus(self._take_rows(header, found))
+        except OSError as error:
+            raise StorageError(f"points of another store in {self._layout.directory}: {error.strerror}") from error
+        if taken.segments:
+            self._on_taken()
+            logger.info("taken in", origin=header.origin.hex(), **taken._asdict())
+        return taken
+
+    def _take_blocks(self, header: Header, found: Arrived) -> Taken:
+        if found.raw is None:
+            return Taken()
+        number = self._numbers.take()
+        writer = SegmentWriter(self._layout.segment_path(number), header, self._policy, self._layout.disk)
+        try:
+            writer.put_blocks(found.keys, found.owners, *found.raw)
+            writer.finish()
+        finally:
+            writer.abort()
+        opened = self._show(number)
+        return Taken((number,), opened.points, opened.blocks, 0, opened.bytes)
+
+    def _take_rows(self, header: Header, found: Arrived) -> Taken:
+        if not len(found.times):
+            return Taken()
+        number = self._numbers.take()
+        grouped, keys = found.grouped()
+        frontiers = self._sealing.frontiers_of(keys)
+        path = self._layout.segment_path(number)
+        seal.write_segment(path, header, grouped, keys, frontiers, self._policy, self._layout.disk)
+        opened = self._show(number)
+        return Taken((number,), opened.points, 0, opened.points, opened.bytes)
+
+    def _show(self, number: int) -> Segment:
+        """Let the view name a segment that is durable."""
+        opened = open_segment(self._layout.segment_path(number), number, self._cache, self._catalog)
+        self._sealing.note(opened)
+        self._current.put_segments((), [opened])
+        return opened
+
+    def _check_room(self, size: int) -> None:
+        free = limits.free_bytes(self._layout.directory)
+        if free - size < self._floor:
+            raise limits.DiskFloorError(
+                f"{self._layout.directory}: {free} bytes free, want {size} and storage.disk_floor_bytes = {self._floor}"
+            )
