@@ -22,7 +22,6 @@ from common import clock, config, files, log
 from common.errors import StorageError
 from common.points import PointBatch
 from common.protocol import FetchReply
-from common.protocol import FetchReply
 from workers.storage import deletes, layout, limits, opening, status, wal
 from workers.storage.aggregate import AggregatePlan
 from workers.storage.catalog import Catalog
@@ -43,7 +42,6 @@ from workers.storage.retention import Retention
 from workers.storage.sealer import Frozen, Sealer
 from workers.storage.sealing import Sealing
 from workers.storage.selections import Selections
-from workers.storage.taking import Taken, Taking
 from workers.storage.taking import Taken, Taking
 from workers.storage.view import CurrentView
 
@@ -246,13 +244,6 @@ class Store(Reading):
             found |= self._dropping.inside(each) & (drops.limits < each.number)
         return found
 
-    def take_in(self, replies: Sequence[FetchReply]) -> Taken:
-        """Take in points of another store; more in taking.py. Durable and visible when this returns.
-
-        storage.max_series does not count here. Raises ProtocolError, StorageError.
-        """
-        return self._taking.take_in(replies)
-
     def status(self) -> dict[str, Any]:
         """What an operator wants to know. Sizes in bytes, durations as their names say.
 
@@ -334,10 +325,6 @@ class Store(Reading):
         self._sealing = Sealing(self._layout, self._catalog, self._current, cache, settings.codec, wake)
         for each in segments:
             self._sealing.note(each)
-        self._taking = Taking(
-            self._layout, self._catalog, self._current, cache, self._numbers, self._sealing, settings.codec,
-            settings.disk_floor_bytes, wake,
-        )  # fmt: skip
         self._taking = Taking(
             self._layout, self._catalog, self._current, cache, self._numbers, self._sealing, settings.codec,
             settings.disk_floor_bytes, wake,
