@@ -18,7 +18,7 @@ raw stream of PCG64 is used, which numpy promises never to change).
 import dataclasses
 import itertools
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -31,7 +31,8 @@ from common.selector import Selector
 DEFAULT_SEED: Final = 0  # the table is stored, so every cluster may use the same seed: same nodes, same table
 MIX_ROUNDS: Final = 8  # per owner: after that, co-owners of a node are spread evenly to within chance
 SNAP: Final = 1e-6  # shares this close to a whole number are that number: bisection leaves about 1e-9
-FEW_PER_ZONE: Final = 4  # nodes of a zone tried as links of a chain before all of them are
+FEW_PER_ZONE: Final = 16  # nodes of a zone tried as links of a chain before all of them are
+RELEASE_PARTS: Final = 8  # a node gives an eighth of what it has too many in one go: about as good as one by one
 CHUNK_ROWS: Final = 2048  # rows looked at in one go when a node pulls partitions: bounds the work of small pulls
 
 Ints = NDArray[np.int64]
@@ -284,6 +285,8 @@ def _carried_over(ring: Ring, nodes: Sequence[Node]) -> Table:
 class _Rebalancing:
     """A table on its way to given counts. Slots are (partition, column); an open slot holds NOBODY.
 
+    missing: how many partitions each node has to get, less than 0 where it has to give. zones: of the table's nodes.
+    alone: whether no other owner of the partition is in the same zone. reach: how many zones each partition reaches.
     Kept true from the end of `_release` on: a partition's zones plus its open slots are at least `spread`.
     """
 
@@ -294,6 +297,7 @@ class _Rebalancing:
         self.before = self.table.copy()
         self.missing = np.append(targets - _loads(self.table, len(targets)), 0)  # [NOBODY] is the last: never read
         self.zone = np.append(demand.zone, NOBODY)  # NOBODY is in no zone
+        self._look_at_zones()
 
     def run(self) -> Table:
         """The finished table."""
@@ -313,31 +317,67 @@ class _Rebalancing:
     def _needy(self) -> Ints:
         return np.flatnonzero(self.missing[:-1] > 0)
 
+    def _look_at_zones(self) -> None:
+        self.zones = self.zone[self.table]
+        self.alone = np.empty(self.table.shape, dtype=np.bool_)
+        self.reach = np.empty(len(self.table), dtype=np.int64)
+        self._renew(np.arange(len(self.table)))
+
+    def _renew(self, rows: Ints) -> None:
+        """Look at the zones of some partitions again, as their owners have changed."""
+        zones = self.zone[self.table[rows]]
+        alike = (zones[:, :, None] == zones[:, None, :]).sum(axis=2)
+        self.zones[rows] = zones
+        self.alone[rows] = alike == 1
+        ordered = np.sort(zones, axis=1)
+        self.reach[rows] = (ordered[:, :1] != NOBODY).sum(axis=1) + (ordered[:, 1:] != ordered[:, :-1]).sum(axis=1)
+
+    # Giving
+
     def _release(self) -> None:
-        """Take owners away where a partition has too many, or too many in one zone."""
-        held = (self.table != NOBODY).sum(axis=1)
-        open_ = np.maximum(0, self.demand.replication - held)
-        crowded = (held > self.demand.replication) | (self._zones_of(self.table) + open_ < self.demand.spread)
-        for partition in self.random.permutation(self.demand.partitions):
-            if crowded[partition]:
-                self._release_row(self.table[partition])
+        """Take owners away where a partition has too many, or too many in one zone; one of each per round."""
+        rows = self.random.permutation(self.demand.partitions)
+        while len(rows := rows[self._crowded(rows)]):
+            columns = self._to_release(rows)
+            nodes = self.table[rows, columns]
+            chosen = _rank_among_equals(nodes) < self._most_to_release(len(rows))[nodes]
+            np.add.at(self.missing, nodes[chosen], 1)
+            self.table[rows[chosen], columns[chosen]] = NOBODY
+            self._renew(rows[chosen])
         if self.table.shape[1] > self.demand.replication:
             order = np.argsort(self.table == NOBODY, axis=1, kind="stable")
             self.table = np.take_along_axis(self.table, order, axis=1)[:, : self.demand.replication].copy()
             self.before = np.take_along_axis(self.before, order, axis=1)[:, : self.demand.replication].copy()
+            self._look_at_zones()
 
-    def _release_row(self, row: Table) -> None:
-        """One of a doubled zone first (that never costs spread), the most overloaded node of those."""
-        while True:
-            held = [column for column, node in enumerate(row) if node != NOBODY]
-            zones = [int(self.zone[row[column]]) for column in held]
-            open_ = max(0, self.demand.replication - len(held))
-            if len(held) <= self.demand.replication and len(set(zones)) + open_ >= self.demand.spread:
-                return
-            doubled = [column for column, zone in zip(held, zones, strict=True) if zones.count(zone) > 1]
-            column = min(doubled or held, key=lambda at: (self.missing[row[at]], at))
-            self.missing[row[column]] += 1
-            row[column] = NOBODY
+    def _crowded(self, rows: Ints) -> Flags:
+        held = (self.table[rows] != NOBODY).sum(axis=1)
+        open_ = np.maximum(0, self.demand.replication - held)
+        crowded: Flags = (held > self.demand.replication) | (self.reach[rows] + open_ < self.demand.spread)
+        return crowded
+
+    def _to_release(self, rows: Ints) -> Ints:
+        """One column of each row: of a doubled zone first (that never costs spread), the most overloaded node.
+
+        Of equals the last one, so that first owners stay.
+        """
+        held = self.table[rows] != NOBODY
+        doubled = held & ~self.alone[rows]
+        eligible = np.where(doubled.any(axis=1)[:, None], doubled, held)
+        lack = np.where(eligible, self.missing[self.table[rows]], np.iinfo(np.int64).max)
+        columns: Ints = lack.shape[1] - 1 - lack[:, ::-1].argmin(axis=1)
+        return columns
+
+    def _most_to_release(self, rows: int) -> Ints:
+        """How often each node may be released in this round: in small parts, so that the next looks at other nodes.
+
+        An eighth of what a node has too many; where nodes have not, an eighth of what would be their part.
+        """
+        part = np.where(self.missing < 0, -self.missing, rows // len(self.missing))
+        most: Ints = np.maximum(1, part // RELEASE_PARTS)
+        return most
+
+    # Taking
 
     def _pull_all(self) -> None:
         """Give every node the partitions that it misses, as far as that goes without chains."""
@@ -353,25 +393,32 @@ class _Rebalancing:
         for begin in range(0, len(rows), CHUNK_ROWS):
             if not self.missing[node]:
                 return
-            self._pull_from(node, rows[begin : begin + CHUNK_ROWS])
+            chunk = rows[begin : begin + CHUNK_ROWS]
+            chunk = chunk[self._to_give(chunk).any(axis=1)]
+            self._take(node, *self._givers(node, chunk, int(self.missing[node])))
 
-    def _pull_from(self, node: int, rows: Ints) -> None:
-        rows = rows[self._to_give(rows).any(axis=1)]
-        slots = self._legal(rows, node) & self._to_give(rows)
-        rows = rows[slots.any(axis=1)]
-        columns = slots[slots.any(axis=1)].argmax(axis=1)
+    def _givers(self, node: int, rows: Ints, most: int) -> tuple[Ints, Ints]:
+        """Slots of different rows that a node may take from open ones and nodes with too many: rows and columns.
+
+        Some of them where there are any; of large numbers of rows not all are looked at.
+        """
+        for begin in range(0, len(rows), CHUNK_ROWS):
+            chunk = rows[begin : begin + CHUNK_ROWS]
+            found, columns = _first_of_each(chunk, self._to_give(chunk) & self._legal(chunk, node))
+            if len(found):
+                givers = self.table[found, columns]
+                allowed = np.where(givers == NOBODY, len(found), -self.missing[givers])
+                chosen = np.flatnonzero(_rank_among_equals(givers) < allowed)[:most]
+                return found[chosen], columns[chosen]
+        return rows[:0], rows[:0]
+
+    def _take(self, node: int, rows: Ints, columns: Ints) -> None:
+        """Make a node the owner of slots in different rows."""
         givers = self.table[rows, columns]
-        allowed = np.where(givers == NOBODY, len(rows), -self.missing[givers])
-        chosen = np.flatnonzero(_rank_among_equals(givers) < allowed)[: self.missing[node]]
-        for at in chosen:
-            self._set(int(rows[at]), int(columns[at]), node)
-
-    def _set(self, partition: int, column: int, node: int) -> None:
-        giver = self.table[partition, column]
-        if giver != NOBODY:
-            self.missing[giver] += 1
-        self.missing[node] -= 1
-        self.table[partition, column] = node
+        np.add.at(self.missing, givers[givers != NOBODY], 1)
+        self.missing[node] -= len(rows)
+        self.table[rows, columns] = node
+        self._renew(rows)
 
     def _to_give(self, rows: Ints) -> Flags:
         """The slots that are open or whose owner has too many."""
@@ -382,89 +429,111 @@ class _Rebalancing:
     def _legal(self, rows: Ints, node: int) -> Flags:
         """The slots of some partitions that a node might take: it is new there, and the spread stays possible."""
         table = self.table[rows]
-        zones, zone = self.zone[table], self.zone[node]
         is_open = table == NOBODY
-        alone = (zones[:, :, None] == zones[:, None, :]).sum(axis=2) == 1
-        loses_zone = alone & (zones != zone) & ~is_open
-        gains_zone = ~(zones == zone).any(axis=1)
-        after = (self._zones_of(table) + gains_zone + is_open.sum(axis=1))[:, None] - loses_zone - is_open
+        same = self.zones[rows] == self.zone[node]
+        loses = is_open | (self.alone[rows] & ~same)  # an open slot might bring a zone, which it does not then
+        after = (self.reach[rows] + ~same.any(axis=1) + is_open.sum(axis=1))[:, None] - loses
         legal: Flags = (after >= self.demand.spread) & ~(table == node).any(axis=1)[:, None]
         return legal
 
-    def _zones_of(self, table: Table) -> Ints:
-        """How many zones each row reaches."""
-        zones = np.sort(self.zone[table], axis=1)
-        count: Ints = (zones[:, :1] != NOBODY).sum(axis=1) + (zones[:, 1:] != zones[:, :-1]).sum(axis=1)
-        return count
+    # Chains
 
     def _push_through(self, needy: int) -> None:
-        """Bring a node nearer to its count by a chain: it replaces another, that one a third, ... up to a giver.
+        """Bring a node nearer to its count by chains: it replaces another, that one a third, ... up to givers.
 
-        Looked for first where slots have moved already, as moving them again costs nothing, then in a random
+        Looked for first among slots that have moved already, as moving them again costs nothing, then in a random
         part of the table, last in all of it.
         """
         everywhere = self.random.permutation(self.demand.partitions)
-        moved = everywhere[(self.table != self.before)[everywhere].any(axis=1)]
+        moved = everywhere[self._has_moved(everywhere).any(axis=1)]
         to_give = everywhere[self._to_give(everywhere).any(axis=1)]
         few, all_ = FEW_PER_ZONE, len(self.zone)
-        for rows, per_zone in ((moved[:CHUNK_ROWS], few), (everywhere[:CHUNK_ROWS], few), (everywhere, all_)):
-            if self._chain(needy, rows, to_give, per_zone):
+        for search in (
+            _Search(needy, moved[:CHUNK_ROWS], to_give, few, moved_only=True),
+            _Search(needy, everywhere[:CHUNK_ROWS], to_give, few, moved_only=False),
+            _Search(needy, everywhere, to_give, few, moved_only=False),
+            _Search(needy, everywhere, to_give, all_, moved_only=False),
+        ):
+            if self._chains(search):
                 return
         raise RingError(f"BUG: no way to give node {needy} the {self.missing[needy]} partitions that it misses")
 
-    def _chain(self, needy: int, rows: Ints, to_give: Ints, per_zone: int) -> bool:
-        """Find the shortest chain within `rows` that ends in a row of `to_give`, breadth first, and follow it.
-
-        per_zone: how many nodes of a zone to try; those of one zone mostly can take the same slots.
-        """
-        came_by: dict[int, _Step] = {}
+    def _chains(self, search: "_Search") -> bool:
+        """Find the shortest chains, breadth first, and follow them. Whether there are any."""
+        came_from: dict[int, int] = {}
         tried: Counter[int] = Counter()
-        queue = [needy]
-        for node in queue:
-            ending = self._ending(node, to_give)
-            if ending:
-                self._follow(ending, came_by)
-                return True
-            for other, step in self._replaceable(node, rows):
-                zone = int(self.zone[other])
-                if other != needy and other not in came_by and tried[zone] < per_zone:
-                    tried[zone] += 1
-                    came_by[other] = step
-                    queue.append(other)
-        return False
+        level, found = [search.needy], False
+        while level and not found:
+            for node in level:
+                found |= bool(self.missing[search.needy]) and self._follow(node, came_from, search)
+            after = []
+            for node in () if found else level:
+                for other in self._replaceable(node, search):
+                    zone = int(self.zone[other])
+                    if other != search.needy and other not in came_from and tried[zone] < search.per_zone:
+                        tried[zone] += 1
+                        came_from[other] = node
+                        after.append(other)
+            level = after
+        return found
 
-    def _ending(self, node: int, to_give: Ints) -> "_Step | None":
-        """A slot to give that the node might take."""
-        at = np.argwhere(self._legal(to_give, node) & self._to_give(to_give))
-        return _Step(int(to_give[at[0][0]]), int(at[0][1]), node) if len(at) else None
+    def _replaceable(self, node: int, search: "_Search") -> list[int]:
+        """The nodes that a node might replace, those in slots that have moved first."""
+        legal, moved = self._legal(search.rows, node), self._has_moved(search.rows)
+        nodes: list[int] = []
+        for slots in (legal & moved,) if search.moved_only else (legal & moved, legal & ~moved):
+            nodes += np.flatnonzero(np.bincount(self.table[search.rows][slots], minlength=len(self.zone))).tolist()
+        return nodes
 
-    def _replaceable(self, node: int, rows: Ints) -> Iterator[tuple[int, "_Step"]]:
-        """The nodes that a node might replace in some rows, and one slot for each, moved ones first."""
-        legal = self._legal(rows, node)
-        moved = self.table[rows] != self.before[rows]
-        for slots in (np.argwhere(legal & moved), np.argwhere(legal & ~moved)):
-            partitions, columns = rows[slots[:, 0]], slots[:, 1]
-            others, first = np.unique(self.table[partitions, columns], return_index=True)
-            for other, at in zip(others.tolist(), first.tolist(), strict=True):
-                yield other, _Step(int(partitions[at]), int(columns[at]), node)
+    def _follow(self, last: int, came_from: dict[int, int], search: "_Search") -> bool:
+        """Carry out a chain whose last node takes from givers, as often as each link allows; False where one does not.
 
-    def _follow(self, step: "_Step", came_by: "dict[int, _Step]") -> None:
-        """Carry out a chain from its giver's end; a step that an earlier one made illegal ends it."""
-        self._set(*step)
-        while step.node in came_by:
-            replaced, step = step.node, came_by[step.node]
-            legal = self._legal(np.array([step.partition]), step.node)[0, step.column]
-            if not legal or self.table[step.partition, step.column] != replaced:
-                return
-            self._set(*step)
+        Each row is used once, so that no link makes another one illegal.
+        """
+        links = [(last, *self._givers(last, search.to_give, int(self.missing[search.needy])))]
+        node = last
+        while node in came_from and len(links[-1][1]):
+            replaced, node = node, came_from[node]
+            used = np.concatenate([each[1] for each in links])
+            free = search.rows[~np.isin(search.rows, used)]
+            links.append((node, *self._slots_of(replaced, node, free, search.moved_only)))
+        times = min(len(in_rows) for _, in_rows, _ in links)
+        for taker, in_rows, columns in links if times else ():
+            self._take(taker, in_rows[:times], columns[:times])
+        return bool(times)
+
+    def _slots_of(self, replaced: int, node: int, rows: Ints, moved_only: bool) -> tuple[Ints, Ints]:
+        """Slots of different rows in which a node might replace another: rows and columns.
+
+        Those that have moved, or others where none has.
+        """
+        rows = rows[(self.table[rows] == replaced).any(axis=1)]
+        rows, columns = _first_of_each(rows, self._legal(rows, node) & (self.table[rows] == replaced))
+        moved = self.table[rows, columns] != self.before[rows, columns]
+        chosen = moved if moved_only or moved.any() else ~moved
+        return rows[chosen], columns[chosen]
+
+    def _has_moved(self, rows: Ints) -> Flags:
+        moved: Flags = self.table[rows] != self.before[rows]
+        return moved
 
 
-class _Step(NamedTuple):
-    """A node takes a slot."""
+class _Search(NamedTuple):
+    """Where chains are looked for. rows: of their links; to_give: of their ends. per_zone: how many nodes of a zone to
+    try, as those of one zone mostly can take the same slots. moved_only: whether links are to cost nothing.
+    """
 
-    partition: int
-    column: int
-    node: int
+    needy: int
+    rows: Ints
+    to_give: Ints
+    per_zone: int
+    moved_only: bool
+
+
+def _first_of_each(rows: Ints, slots: Flags) -> tuple[Ints, Ints]:
+    """The first slot of each row that has any: rows and columns."""
+    has = slots.any(axis=1)
+    return rows[has], slots[has].argmax(axis=1)
 
 
 def _rank_among_equals(values: Table) -> Ints:
