@@ -123,7 +123,7 @@ def _in_order(parts: Sequence[tuple[Integers, Raw]]) -> tuple[Raw | None, Intege
     aggregate_kernels.mark_alone(owners[order], raw.blocks.t_min[order], raw.blocks.t_max[order], alone)
     whole, others = order[alone != 0], order[alone == 0]
     rows = [(np.full(len(times), owners[at]), times, values) for at in others.tolist()
-            for times, values in [_decoded(raw, at)]]  # fmt: skip
+            for times, values in [decoded(raw, at)]]  # fmt: skip
     if not len(whole):
         return None, owners[whole], rows
     return (raw if (np.diff(whole) == 1).all() and len(whole) == len(order) else raw.at(whole)), owners[whole], rows
@@ -140,7 +140,7 @@ def _laid_out(parts: Sequence[Raw]) -> Raw:
     return joined(shifted)
 
 
-def _decoded(raw: Raw, at: int) -> Rows:
+def decoded(raw: Raw, at: int) -> Rows:
     """The rows of a block. Raises ProtocolError."""
     blocks, one = raw.blocks, slice(at, at + 1)
     count, begin = int(blocks.counts[at]), int(blocks.offsets[at])

@@ -24,6 +24,7 @@ from common.points import PointBatch
 from common.protocol import FetchReply
 from workers.storage import deletes, layout, limits, opening, status, wal
 from workers.storage.aggregate import AggregatePlan
+from workers.storage.arrived import Arrived
 from workers.storage.catalog import Catalog
 from workers.storage.deletes import DeleteRecord, Deletes
 from workers.storage.dropping import Dropping
@@ -167,8 +168,8 @@ class Store(Reading):
                 self.delete(record)
 
     def keep(self, partitions: npt.NDArray[np.bool_]) -> None:
-        """Let partitions stay, of which the node takes points; others may be dropped. Those that were given away and come
-        back are kept as far as their rows are still there.
+        """Let partitions stay, of which the node takes points; others may be dropped. Those that were given away and
+        come back are kept as far as their rows are still there.
 
         No compaction that leaves them out ends after this. Raises StorageError: then some may be dropped after all.
         """
@@ -217,12 +218,12 @@ class Store(Reading):
 
     # Any thread.
 
-    def take_in(self, replies: Sequence[FetchReply]) -> Taken:
+    def take_in(self, replies: Sequence[FetchReply], sift: Callable[[Arrived], Arrived] | None = None) -> Taken:
         """Take in points of another store; more in taking.py. Durable and visible when this returns.
 
         storage.max_series does not count here. Raises ProtocolError, StorageError.
         """
-        return self._taking.take_in(replies)
+        return self._taking.take_in(replies, sift)
 
     def drop(self, partitions: npt.NDArray[np.bool_]) -> None:
         """Forget partitions that were given away: those of their rows that lie in the segments that there are now.

@@ -83,9 +83,10 @@ class Taking:
         self._on_taken = on_taken
         self._lock = threading.Lock()
 
-    def take_in(self, replies: Sequence[FetchReply]) -> Taken:
+    def take_in(self, replies: Sequence[FetchReply], sift: Callable[[Arrived], Arrived] | None = None) -> Taken:
         """Take in the points of replies; many at once make fewer and larger segments.
 
+        sift: what of those that have arrived to take, None: all.
         Raises ProtocolError for what is no such reply, or of a delete number that is not in force here;
         StorageError when the disk fails, DiskFloorError when it is nearly full. Then a part may be here; it may be
         tried again.
@@ -96,7 +97,7 @@ class Taking:
         with self._lock:
             taken = Taken()
             for (number, origin), each in by_source.items():
-                taken = taken.plus(self._take(self._header(number, origin), each))
+                taken = taken.plus(self._take(self._header(number, origin), each, sift))
             return taken
 
     def _header(self, number: int, origin: bytes) -> Header:
@@ -107,8 +108,11 @@ class Taking:
             raise ProtocolError(f"store id of {len(origin)} bytes, want {layout.STORE_ID_BYTES}")
         return Header(self._layout.store_id, origin, number, (), ())
 
-    def _take(self, header: Header, replies: Sequence[FetchReply]) -> Taken:
+    def _take(
+        self, header: Header, replies: Sequence[FetchReply], sift: Callable[[Arrived], Arrived] | None
+    ) -> Taken:
         found = arrived.of_replies(replies, self._catalog.hashes_of)
+        found = found if sift is None else sift(found)
         try:
             self._check_room(found.size)
             taken = self._take_blocks(header, found).plus(self._take_rows(header, found))
