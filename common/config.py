@@ -107,6 +107,8 @@ class Storage(Struct, frozen=True, forbid_unknown_fields=True):
     repair_interval_s: Seconds = 900.0
     repair_settle_s: Annotated[float, Meta(ge=0)] = 300.0
     repair_rate_bytes: Annotated[int, Meta(ge=0)] = 32 << 20
+    fence_s: Seconds = 10.0
+    drop_grace_s: Annotated[float, Meta(ge=0)] = 3600.0
 
 
 class Query(Struct, frozen=True, forbid_unknown_fields=True):

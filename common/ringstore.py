@@ -432,6 +432,11 @@ class RingView:
         store.watch(self._look_soon)
         self._export()
 
+    @property
+    def store(self) -> RingStore:
+        """What it looks at."""
+        return self._store
+
     def poll(self) -> Ring | None:
         """The new ring if it changed, else None. Cheap, never raises: call it at every tick.
 

@@ -103,7 +103,7 @@ class Dropping:
             self.drops = Drops(limits)
 
     def spare(self, partitions: Partitions) -> bool:
-        """Never drop these partitions from here on, but all others; whether any of them was. `save` makes it durable."""
+        """Drop none of these from here on, only others; whether one of them was. `save` makes it durable."""
         with self._lock:
             self._kept = partitions
             spared = partitions & (self.drops.limits != _NOT)

@@ -1,8 +1,8 @@
-"""A storage node at work: its store, its two threads, its metrics.
+"""A storage node at work: its store, its threads, its metrics.
 
-Owns the threads: the writer (ingest.py) and the server (serve.py) beside the main one, which waits for SIGTERM.
-When either ends on its own the process ends too, so that supervisord starts it anew. Importing this loads the
-compiled kernels.
+Owns the threads: the writer (ingest.py), the server (serve.py) and the keeper (keeper.py) beside the main one, which
+waits for SIGTERM. When one of them ends on its own the process ends too, so that supervisord starts it anew. Importing
+this loads the compiled kernels.
 """
 
 import sys
@@ -10,11 +10,17 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
-from common import bus, config, log, metrics, process
+from common import bus, config, log, metrics, process, protocol
 from common.ringstore import RingView
+from workers.storage import exchange
+from workers.storage.behind import Behind
+from workers.storage.exchange import Exchange
 from workers.storage.feed import Feed
 from workers.storage.ingest import Ingest
+from workers.storage.keeper import Keeper
+from workers.storage.layout import Layout
 from workers.storage.node import Node, Ownership
+from workers.storage.orders import Orders
 from workers.storage.serve import Server
 from workers.storage.store import OpeningStopped, Store
 
@@ -31,27 +37,60 @@ def run(
 ) -> None:
     """Serve on bound sockets (their bus, PULL, ROUTER, XPUB) from a data directory until `stop`."""
     node_bus, pull, router, publisher = sockets
-    ring = view.ring
+    ring, behind_of = view.ring, []
+
+    def begin(place: Layout) -> None:
+        """Say what the directory lacks before anything else is done with it."""
+        behind_of.append(begin_behind(place, node_id, view))
+
     try:
-        store = Store.open(directory, ring.cluster, node_id, ring.partitions, settings.storage, stop=stop.is_set)
+        store = Store.open(
+            directory, ring.cluster, node_id, ring.partitions, settings.storage, stop=stop.is_set, begin=begin
+        )
     except OpeningStopped as stopped:
         logger.info("stopped", reason=str(stopped))
         return
     try:
         view.hurry()  # the opening may have taken minutes, in which deletes were committed
         view.poll()
-        ring = view.ring
+        ring, (behind,) = view.ring, behind_of
         node = Node(ring.cluster, node_id, Ownership.of(ring, node_id))
         feed = Feed(publisher, node, store)
-        ingest = Ingest(node_bus, pull, node, store, view, feed, settings.storage.group_bytes)
+        limits = settings.storage
+        ingest = Ingest(node_bus, pull, node, store, view, feed, limits.group_bytes, Orders(), limits.fence_s)
         ingest.begin()
-        server = Server(node_bus, router, node, store, settings.storage.read_threads)
+        everything = Exchange(store, lambda: protocol.bitmap(range(ring.partitions), ring.partitions))
+        keeper = Keeper(node_bus, node, store, everything, behind, limits.drop_grace_s)
+        follow(behind, node, keeper.wake)
+        server = Server(
+            node_bus, router, node, store, limits.read_threads, ingest.orders, ingest.fence, behind,
+            exchange.handlers(Exchange(store, lambda: node.view.held_bitmap)), {"forgetting": keeper.status},
+        )  # fmt: skip
         _export(node, ingest, server, store)
         logger.info("ready", directory=str(directory), epoch=ring.epoch)
-        _run_threads(stop, {"writer": ingest.run, "server": server.run})
+        _run_threads(stop, {"writer": ingest.run, "server": server.run, "keeper": keeper.run})
     finally:
         store.close()
     logger.info("stopped")
+
+
+def begin_behind(place: Layout, node_id: str, view: RingView) -> Behind:
+    """What a node lacks, claimed and marked, and told of all damage from here on."""
+    behind = Behind(place, node_id, view.ring.partitions, view.store.direct)
+    behind.begin()
+    place.watchers.append(behind.hit_by)
+    return behind
+
+
+def follow(behind: Behind, node: Node, wake: Callable[[], None]) -> None:
+    """Let the node refuse what it lacks, and file and mark follow."""
+
+    def changed() -> None:
+        node.lack(behind.partitions)
+        wake()
+
+    behind.changed = changed
+    changed()
 
 
 def _run_threads(stop: process.Stop, bodies: dict[str, Callable[[process.Stop], None]]) -> None:
@@ -108,4 +147,16 @@ def _export(node: Node, ingest: Ingest, server: Server, store: Store) -> None:
         labels=("reason",),
     )
     metrics.counter_from(*bus.HANDSHAKES_METRIC, lambda: ingest.sockets.handshakes_failed)
+    metrics.gauge_from(
+        "minitrue_storage_partitions_behind", "Partitions of which acknowledged points may be missing here.",
+        lambda: int(node.view.behind.sum()),
+    )  # fmt: skip
+    metrics.gauge_from(
+        "minitrue_storage_partitions_fenced", "Partitions that are about to move away.",
+        lambda: int(node.view.fenced.sum()),
+    )  # fmt: skip
+    metrics.gauge_from(
+        "minitrue_storage_partitions_joining", "Partitions on their way to this node.",
+        lambda: int((node.view.written & ~node.view.owned).sum()),
+    )  # fmt: skip
     store.export_metrics()

@@ -12,7 +12,7 @@ What was read while a damaged file was found may lack what that held, so it is n
 
 import queue
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Final, NamedTuple
@@ -82,8 +82,8 @@ class ServeCounts:
 class Server:
     """The server thread's work. `run` returns when `stop` is set.
 
-    orders: of the writer, which puts fences with `fence`. behind: what the node lacks. Where there is none of them, as
-    in tests, nothing is asked of them.
+    orders: of the writer, which puts fences with `fence`. behind: what the node lacks. more: further kinds; shown: what
+    others tell of themselves, for the status. Where there is none of them, as in tests, nothing is asked of them.
     """
 
     sockets: bus.Bus
@@ -94,6 +94,8 @@ class Server:
     orders: Orders = field(default_factory=Orders)
     fence: Callable[[protocol.FenceRequest], protocol.FenceReply] | None = None
     behind: Behind | None = None
+    more: Mapping[bytes, Handler] = field(default_factory=dict)
+    shown: Mapping[str, Callable[[], Any]] = field(default_factory=dict)
     counts: ServeCounts = field(default_factory=ServeCounts)
     _work: "queue.SimpleQueue[tuple[Ask, Work, Cancel] | None]" = field(default_factory=queue.SimpleQueue)
     _cancels: dict[Name, Cancel] = field(default_factory=dict)  # of what readers have to do; items go in any thread
@@ -215,6 +217,7 @@ class Server:
             protocol.FENCE: Handler(protocol.FenceRequest, self._fence),
             protocol.ACCEPT_LOSS: at_once(protocol.AcceptLossRequest, self._accept_loss),
             **questions.handlers(self.store, lambda partitions: self.node.view.cover(partitions)),
+            **self.more,
         }
 
     def _answer(self, ask: Ask, message: Message) -> list[bytes] | None:
@@ -349,6 +352,7 @@ class Server:
             "behind": self.behind.status() if self.behind is not None else None,
             "bridges": bridges,
             "ignored": dict(self.node.ignored),
+            **{name: tell() for name, tell in self.shown.items()},
             **self.store.status(),
         }
 
