@@ -296,11 +296,11 @@ class EtcdStore:
         return [(key.removeprefix(self._prefix), _Value(revision, data)) for key, revision, data in found]
 
     def _set(self, key: bytes, data: bytes, timeout_s: float | None = None) -> bytes:
-        """Give a key a value; the value before. Raises RingStoreError."""
+        """Give a key a value and another revision; the value before. Raises RingStoreError."""
         found = self._get(key, timeout_s)
         for _ in range(TRIES):
             done, now = self._swap(key, found, [(key, data)], (), timeout_s)
-            if done:
+            if done or now.data == data:  # a first try was carried out, and its answer lost
                 return found.data
             found = now
         raise RingConflictError(f"{self._url}: others write {_text(self._prefix + key)} all the time")
