@@ -8,11 +8,12 @@ Until they are gone the rows are still there, and answered to nobody, for the no
 come back the writer says `spare` before the node takes the first point of it: from then on what is there counts, and no
 compaction goes on that leaves it out. So nobody compares with rows that are about to vanish.
 
-Threads: `_lock` guards the file and its content; `drops` is replaced whole, any thread reads it.
+Threads: `_lock` guards everything here, also while the file is written; `drops` is replaced whole, any thread reads it.
 """
 
+import contextlib
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Final, NamedTuple
 
 import msgspec
@@ -71,10 +72,11 @@ class Dropping:
     def __init__(self, place: Layout, partitions: int) -> None:
         """Reads the file. What a damaged one named is named again, later. Raises StorageError, OSError."""
         self._place = place
-        self._lock = threading.Lock()
+        self._lock = threading.Condition()
+        self._used: Drops | None = None  # by the compaction under way
         self._inside: dict[int, Partitions] = {}  # by segment; whoever asks twice at once finds it twice
         self.drops = Drops(np.full(partitions, _NOT, np.int64))
-        self._kept: Partitions = np.ones(partitions, np.bool_)  # until the first `spare`
+        self._kept: Partitions = np.zeros(partitions, np.bool_)
         self._load()
 
     def inside(self, segment: Segment) -> Partitions:
@@ -112,14 +114,34 @@ class Dropping:
             return bool(spared.any())
 
     def save(self) -> None:
-        """Make what is in force durable. Raises OSError."""
+        """Make what is in force durable, once no compaction leaves out what is to stay. Raises OSError.
+
+        One that does gives up at its next pause, within some tenths of a second.
+        """
         with self._lock:
+            self._lock.wait_for(lambda: self._used is None or not self._is_kept(self._used))
             self._save(self.drops.limits)
 
+    @contextlib.contextmanager
+    def using(self, used: Drops) -> Iterator[None]:
+        """While what is written leaves these out, and until that is in the view. Raises KeptError as `check` does."""
+        with self._lock:
+            self.check(used)
+            self._used = used
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._used = None
+                self._lock.notify_all()
+
     def check(self, used: Drops) -> None:
-        """Raise KeptError when something is to stay by now that was to be left out."""
-        if ((used.limits != _NOT) & (self.drops.limits == _NOT)).any():
+        """Raise KeptError when something is to stay by now that is being left out."""
+        if self._is_kept(used):
             raise KeptError("a partition that was given away has come back")
+
+    def _is_kept(self, used: Drops) -> bool:
+        return bool(((used.limits != _NOT) & self._kept).any())
 
     def finish(self, segments: Iterable[Segment]) -> list[int]:
         """Name no more what none of these segments, all that there are, has rows of. Raises OSError."""

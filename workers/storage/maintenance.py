@@ -105,7 +105,8 @@ class Maintenance:
             return False
         inputs = [each for each in view.stored.segments if each.number in task.numbers]
         try:
-            self._compact(task, inputs, view.deletes, drops, cutoff, pause)
+            with self._dropping.using(drops):
+                self._compact(task, inputs, view.deletes, drops, cutoff, pause)
         except KeptError as kept:
             logger.info("compaction given up", reason=str(kept))
         return True

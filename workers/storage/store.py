@@ -176,11 +176,10 @@ class Store(Reading):
         if not self._dropping.spare(partitions) and not self._kept_unsaved:
             return
         self._kept_unsaved = True
-        with self._maintainer.exclusive():
-            try:
-                self._dropping.save()
-            except OSError as error:
-                raise StorageError(f"{layout.DROPPED} in {self._layout.directory}: {error.strerror}") from error
+        try:
+            self._dropping.save()
+        except OSError as error:
+            raise StorageError(f"{layout.DROPPED} in {self._layout.directory}: {error.strerror}") from error
         self._kept_unsaved = False
 
     def tick(self) -> None:
