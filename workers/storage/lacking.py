@@ -37,6 +37,8 @@ def of_arrived(view: View, order: HashOrder, found: Arrived, cutoff: int, pool: 
 
 
 class _Search:
+    """One look at what has arrived."""
+
     def __init__(self, view: View, order: HashOrder, found: Arrived, cutoff: int, pool: Readers) -> None:
         self._view = view
         self._found = found
@@ -46,6 +48,7 @@ class _Search:
         self._known = self._count()
 
     def run(self) -> Lacking:
+        """Look at all of it."""
         found, rows, taken = self._found, 0, []
         extra: list[tuple[Integers, Integers, Values]] = []
         for at in range(len(found.owners)):
@@ -66,12 +69,12 @@ class _Search:
 
     def _count(self) -> Integers:
         """How many points of each series are here, in the whole stretch that came: most often all, or none."""
-        ids, hashes = (np.concatenate([each[at] for each in self._series] or [np.empty(0)]) for at in (0, 1))
         counts = np.zeros(len(self._series), np.int64)
         known = np.flatnonzero([len(each.ids) for each in self._series])
         if not len(known):
             return counts
-        series = Selection(ids.astype(np.int64), hashes.astype(np.uint64), self._series[int(known[0])].key_of)
+        ids, hashes = [each.ids for each in self._series], [each.hashes for each in self._series]
+        series = Selection(np.concatenate(ids), np.concatenate(hashes), self._series[0].key_of)
         begin = 0
         for part, of_part, _ in held(self._view, series, self._stretch(), self._pool):
             counts[known[begin : begin + len(part.ids)]] = of_part.counts
