@@ -11,6 +11,7 @@ import socket
 import struct
 import threading
 from collections.abc import Callable, Coroutine, Iterable
+from pathlib import Path
 from typing import Any, Final
 
 from tests.support import free_port
@@ -29,9 +30,13 @@ def _loop() -> asyncio.AbstractEventLoop:
 
 
 class Passage:
-    """One connection through a proxy. passed: the bytes that were handed on, by way. is_holding: some wait."""
+    """One connection through a proxy. passed: the bytes that were handed on, by way. is_holding: some wait.
 
-    def __init__(self, rules: "dict[str, Rules]") -> None:
+    client_port: where the client's end is.
+    """
+
+    def __init__(self, rules: "dict[str, Rules]", client_port: int = 0) -> None:
+        self.client_port = client_port
         self.passed = {way: bytearray() for way in WAYS}
         self.is_over = False
         self.is_holding = False
@@ -70,6 +75,7 @@ class Proxy:
         self._record = record
         self._rules = {way: Rules() for way in WAYS}
         self._is_cut = False
+        self._banned: Callable[[], int | None] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._server: asyncio.Server = self._run(self._listen())
 
@@ -100,9 +106,15 @@ class Proxy:
         self._is_cut = True
         self.reset()
 
+    def cut_from(self, client: Callable[[], int | None]) -> None:
+        """Reset the connections of one process, and new ones of it at once. client: its id, asked each time."""
+        self._banned = client
+        self._do(lambda: [each.reset() for each in self.open_passages if self._is_banned(each.client_port)])
+
     def heal(self) -> None:
         """No fault any more."""
         self._is_cut = False
+        self._banned = None
         self._do(self._heal)
 
     @property
@@ -144,6 +156,10 @@ class Proxy:
             rules.delay_s, rules.swallows = 0.0, False
             rules.flows.set()
 
+    def _is_banned(self, client_port: int) -> bool:
+        process = self._banned and self._banned()
+        return bool(process) and _has_connection(int(process or 0), client_port, self.port)
+
     async def _listen(self) -> asyncio.Server:
         return await asyncio.start_server(self._accept, "127.0.0.1", self.port, limit=CHUNK_BYTES)
 
@@ -153,7 +169,8 @@ class Proxy:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        if self._is_cut:
+        client_port = int(writer.get_extra_info("peername")[1])
+        if self._is_cut or self._is_banned(client_port):
             _abort(writer)
             return
         try:
@@ -161,10 +178,10 @@ class Proxy:
         except OSError:
             _abort(writer)
             return
-        passage = Passage(dict(self._rules))
+        passage = Passage(dict(self._rules), client_port)
         passage.writers = [writer, onward_writer]
         self.passages.append(passage)
-        if self._is_cut:  # meanwhile
+        if self._is_cut or self._is_banned(client_port):  # meanwhile
             passage.reset()
         for way, source, destination in (("up", reader, onward_writer), ("down", onward_reader, writer)):
             queue: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue(QUEUED_CHUNKS)
@@ -217,3 +234,23 @@ def _abort(writer: asyncio.StreamWriter) -> None:
     if raw is not None and raw.fileno() >= 0:
         raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     writer.transport.abort()
+
+
+def _has_connection(process: int, local_port: int, remote_port: int) -> bool:
+    """Whether a process has the connection of these two ports of the loopback interface."""
+    ends = f":{local_port:04X}", f":{remote_port:04X}"
+    for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
+        fields = line.split()
+        if fields[1].endswith(ends[0]) and fields[2].endswith(ends[1]):
+            return f"socket:[{fields[9]}]" in _descriptors(process)
+    return False
+
+
+def _descriptors(process: int) -> set[str]:
+    """What the descriptors of a process stand for; nothing where it is gone."""
+    found = set()
+    with contextlib.suppress(FileNotFoundError):
+        for each in Path(f"/proc/{process}/fd").iterdir():
+            with contextlib.suppress(FileNotFoundError):
+                found.add(str(each.readlink()))
+    return found

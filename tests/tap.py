@@ -1,7 +1,7 @@
 """MQTT packets in recorded bytes: what a broker and a client said to each other, by code of our own."""
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Final, NamedTuple
 
 CONNECT: Final = 1
@@ -37,10 +37,10 @@ class Talk:
     def __init__(self, up: bytes, down: bytes) -> None:
         """up: bytes of the client; down: of the broker. Both from the connection's beginning."""
         said = list(packets(up))
-        version = said[0].body[6] if said and said[0].kind == CONNECT else _V5
+        version = version_of(said[:1])
         answered = list(packets(down))
         self.acked = [struct.unpack_from(">H", each.body)[0] for each in said if each.kind == PUBACK]
-        self.delivered = [_delivery(each, version) for each in answered if each.kind == PUBLISH and each.flags & 6]
+        self.delivered = [delivery(each, version) for each in answered if each.kind == PUBLISH and each.flags & 6]
         self.is_subscribed = any(each.kind == SUBACK for each in answered)
 
     def unexplained(self) -> list[int]:
@@ -51,6 +51,11 @@ class Talk:
     def acked_payloads(self) -> list[bytes]:
         """Payloads of the messages that were acknowledged on this connection."""
         return [each.payload for each in self.delivered[: len(self.acked)]]
+
+
+def version_of(said: Sequence[Packet]) -> int:
+    """The version of MQTT that a client's first packet asks for."""
+    return said[0].body[6] if said and said[0].kind == CONNECT else _V5
 
 
 def packets(data: bytes) -> Iterator[Packet]:
@@ -76,7 +81,8 @@ def _length_at(data: bytes, at: int) -> tuple[int, int] | None:
     raise ValueError(f"no length of an MQTT packet at {at}: {data[at : at + 4].hex()}")
 
 
-def _delivery(packet: Packet, version: int) -> Delivery:
+def delivery(packet: Packet, version: int) -> Delivery:
+    """What a PUBLISH at QoS 1 brings. version: of MQTT."""
     body = packet.body
     (topic_bytes,) = struct.unpack_from(">H", body)
     topic = body[2 : 2 + topic_bytes].decode()

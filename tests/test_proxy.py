@@ -1,14 +1,17 @@
 """The proxy of the fault tests does to bytes what it says, and nothing else."""
 
 import contextlib
+import os
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 
 import pytest
 
 from tests.proxy import Proxy
-from tests.support import wait_until
+from tests.support import Children, wait_until
 
 
 class Echo:
@@ -141,3 +144,26 @@ def test_a_target_that_is_not_there_hangs_up(proxy: Proxy) -> None:
     with connect(other) as client, contextlib.suppress(ConnectionResetError):
         assert not client.recv(1)
     other.close()
+
+
+def test_one_process_is_cut_off_and_others_are_not(proxy: Proxy, children: Children) -> None:
+    script = "import socket,sys; s=socket.create_connection(('127.0.0.1', int(sys.argv[1]))); s.sendall(b'x'); "
+    script += "print(s.recv(1).decode(), flush=True); print(repr(s.recv(1)), flush=True)"
+    other = children.start(
+        sys.executable, "-c", script, str(proxy.port), stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+    assert other.stdout.readline() == "x\n"
+    mine = connect(proxy)
+    mine.sendall(b"y")
+    assert exactly(mine, 1) == b"y"
+    proxy.cut_from(lambda: other.pid)
+    assert "ConnectionResetError" in other.stdout.read()
+    mine.sendall(b"y")
+    assert exactly(mine, 1) == b"y"
+    proxy.cut_from(os.getpid)
+    with pytest.raises(ConnectionResetError):
+        connect(proxy).recv(1)
+    proxy.heal()
+    again = connect(proxy)
+    again.sendall(b"z")
+    assert exactly(again, 1) == b"z"
