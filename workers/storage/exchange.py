@@ -92,7 +92,7 @@ class Exchange:
         for at, each in enumerate(asked.ranges):
             series, span = self._store.by_hash.of_key(each.key), self._span(each.start_ns, each.end_ns)
             for _, found, spent in self._held(view, series, span, cancel):
-                total.add(np.array([at]), found.counts, found.digests)
+                total.add(np.full(len(found.counts), at), found.counts, found.digests)
                 cost = cost.plus(spent)
         counts, digests = total.counts.astype("<i8").tobytes(), total.digests.astype("<u8").tobytes()
         return RangeDigestsReply(asked.delete_number, self._store.cutoff, counts, digests, _spent(cost, began_ns))
