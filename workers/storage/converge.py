@@ -288,7 +288,7 @@ class Converge:
         leaves = [each.range for each in found if each.is_leaf]
         while open_ or leaves:
             while len(leaves) >= RANGES or (leaves and not open_):
-                lacked += yield from self._take(leaves[:RANGES])
+                lacked += yield from self._take(_joined(leaves[:RANGES]))
                 del leaves[:RANGES]
             parts = [part for each in open_[-RANGES // PARTS :] for part in _cut(each.range)]
             del open_[-RANGES // PARTS :]
@@ -378,3 +378,14 @@ def _cut(whole: Range) -> list[Range]:
     length = whole.end_ns - whole.start_ns + 1
     edges = sorted({whole.start_ns + length * part // PARTS for part in range(PARTS + 1)})
     return [Range(whole.key, start, end - 1) for start, end in itertools.pairwise(edges)]
+
+
+def _joined(ranges: Iterable[Range]) -> list[Range]:
+    """Stretches in order, neighbours as one: a block over the seam of two would come as rows."""
+    found: list[Range] = []
+    for each in sorted(ranges, key=lambda each: (each.key, each.start_ns)):
+        if found and found[-1].key == each.key and found[-1].end_ns + 1 == each.start_ns:
+            found[-1] = Range(each.key, found[-1].start_ns, each.end_ns)
+        else:
+            found.append(each)
+    return found

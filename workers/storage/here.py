@@ -4,13 +4,13 @@ Owns nothing. Belongs to the repair thread.
 """
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 from common import protocol
 from common.protocol import FetchReply
+from workers.storage import lacking
+from workers.storage.arrived import Arrived
 from workers.storage.exchange import Exchange
-from workers.storage.lacking import lacking
 from workers.storage.store import Store
 
 
@@ -41,5 +41,14 @@ class Here:
 
         Raises ProtocolError, StorageError.
         """
-        taken = self._store.take_in([reply], partial(lacking, self._store))
-        return taken.points, taken.blocks
+        lacked = 0
+
+        def sift(found: Arrived) -> Arrived:
+            nonlocal lacked
+            store = self._store
+            points, rows = lacking.of_arrived(store.view, store.by_hash, found, store.cutoff, store.pool)
+            lacked += rows
+            return points
+
+        taken = self._store.take_in([reply], sift)
+        return lacked, taken.blocks

@@ -32,14 +32,14 @@ from typing import Any, Final, Protocol
 import numpy as np
 
 from common import bus, clock, config, log, metrics, protocol
-from common.errors import MinitrueError, ProtocolError, RingStoreError, StorageError
+from common.errors import MinitrueError, ProtocolError, RingStoreError
 from common.protocol import ErrorReply, FetchReply, Message, PullRequest, RepairRequest
 from common.ring import Node as RingNode
 from common.ringstore import Mark
 from common.series import partition_of
 from workers.storage import jobs
 from workers.storage.behind import Behind
-from workers.storage.converge import Ask, Converge, ConvergeError, Fetch, Fetched, Steps, Tally
+from workers.storage.converge import Ask, Converge, Fetch, Fetched, Steps, Tally
 from workers.storage.jobs import Job, Jobs, Leg
 from workers.storage.node import Node, partitions_of
 from workers.storage.orders import Wake
@@ -290,10 +290,8 @@ class Repair:
                 self._begin(run)
             else:
                 self._send(run)
-        except (_TryAgainError, RefusedError, StorageError, ConvergeError) as error:
-            self._put_off(run, str(error))
-        except _HopelessError as error:
-            self._end(run.job, jobs.FAILED, str(error))
+        except Exception as error:
+            self._fail(run, error)
 
     def _begin(self, run: Run) -> None:
         """Begin an attempt at a leg, or find that all is done."""
@@ -449,8 +447,8 @@ class Repair:
             run.is_sent = False
             try:
                 self._take_reply(run, message)
-            except (_TryAgainError, RefusedError, StorageError, ConvergeError, ProtocolError) as error:
-                self._put_off(run, str(error))
+            except Exception as error:
+                self._fail(run, error)
 
     def _take_reply(self, run: Run, message: Message) -> None:
         step = run.step
@@ -478,6 +476,16 @@ class Repair:
             run.free_s = max(run.free_s, clock.monotonic_s()) + size / run.job.rate_bytes
         self.counts.update(points=rows, blocks=blocks, bytes=size)
         return Fetched(reply, rows, blocks, size)
+
+    def _fail(self, run: Run, error: Exception) -> None:
+        """What to do about an error of a job; one job never ends the node."""
+        if isinstance(error, _HopelessError):
+            self._end(run.job, jobs.FAILED, str(error))
+        elif isinstance(error, MinitrueError):
+            self._put_off(run, str(error))
+        else:
+            logger.exception("BUG: job failed", job=run.job.number)
+            self._end(run.job, jobs.FAILED, f"BUG: {type(error).__name__}: {error}")
 
     def _put_off(self, run: Run, why: str) -> None:
         """End an attempt. The next one begins later, with the partitions that are not done."""

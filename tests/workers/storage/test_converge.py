@@ -331,3 +331,8 @@ def test_digests_cut_short_are_an_error() -> None:
 def test_a_stretch_is_cut_into_quarters_without_gaps() -> None:
     assert converge._cut(Range(b"k", -(2**63), 2**63 - 1))[1].start_ns == -(2**62)
     assert [(each.start_ns, each.end_ns) for each in converge._cut(Range(b"k", 5, 6))] == [(5, 5), (6, 6)]
+
+
+def test_neighbouring_stretches_are_fetched_as_one() -> None:
+    parts = converge._cut(Range(b"k", 0, 99))
+    assert converge._joined([parts[2], Range(b"j", 0, 4), parts[1]]) == [Range(b"j", 0, 4), Range(b"k", 25, 74)]
