@@ -1,8 +1,8 @@
 """A storage node at work: its store, its threads, its metrics.
 
-Owns the threads: the writer (ingest.py), the server (serve.py) and the keeper (keeper.py) beside the main one, which
-waits for SIGTERM. When one of them ends on its own the process ends too, so that supervisord starts it anew. Importing
-this loads the compiled kernels.
+Owns the threads: the writer (ingest.py), the server (serve.py), the keeper (keeper.py) and the repair (repair.py),
+beside the main one, which waits for SIGTERM. When one of them ends on its own the process ends too, so that
+supervisord starts it anew. Importing this loads the compiled kernels.
 """
 
 import sys
@@ -16,11 +16,13 @@ from workers.storage import exchange
 from workers.storage.behind import Behind
 from workers.storage.exchange import Exchange
 from workers.storage.feed import Feed
+from workers.storage.here import Here
 from workers.storage.ingest import Ingest
 from workers.storage.keeper import Keeper
 from workers.storage.layout import Layout
 from workers.storage.node import Node, Ownership
 from workers.storage.orders import Orders
+from workers.storage.repair import Repair
 from workers.storage.serve import Server
 from workers.storage.store import OpeningStopped, Store
 
@@ -62,13 +64,17 @@ def run(
         everything = Exchange(store, lambda: protocol.bitmap(range(ring.partitions), ring.partitions))
         keeper = Keeper(node_bus, node, store, everything, behind, limits.drop_grace_s)
         follow(behind, node, keeper.wake)
+        here, marks = Here(store, ring.partitions), view.store.direct.marks
+        repair = Repair(node_bus, node, here, marks, limits, behind)
         server = Server(
             node_bus, router, node, store, limits.read_threads, ingest.orders, ingest.fence, behind,
-            exchange.handlers(Exchange(store, lambda: node.view.held_bitmap)), {"forgetting": keeper.status},
+            exchange.handlers(Exchange(store, lambda: node.view.held_bitmap)) | repair.handlers(),
+            {"forgetting": keeper.status, "repair": repair.status},
         )  # fmt: skip
         _export(node, ingest, server, store)
+        repair.export_metrics()
         logger.info("ready", directory=str(directory), epoch=ring.epoch)
-        _run_threads(stop, {"writer": ingest.run, "server": server.run, "keeper": keeper.run})
+        _run_threads(stop, {"writer": ingest.run, "server": server.run, "keeper": keeper.run, "repair": repair.run})
     finally:
         store.close()
     logger.info("stopped")
