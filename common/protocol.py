@@ -47,6 +47,7 @@ ACCEPT_LOSS: Final = b"accept-loss"  # AcceptLossRequest -> AcceptLossReply: ans
 LIVE: Final = b"live"  # storage -> query, published: a PointBatch that is durable
 STATUS: Final = b"status"  # empty map -> a map for people, see docs
 METRICS: Final = b"metrics"  # empty map -> MetricsReply
+RING: Final = b"ring"  # empty map -> RingReply: the ring in force, where the ring store has lost it
 REPLY: Final = b"reply"  # body by the request's kind
 ERROR: Final = b"error"  # ErrorReply
 
@@ -55,7 +56,7 @@ KINDS: Final = frozenset(
         BATCH, ACK, BEAT, BEAT_ACK, AGGREGATE, AGGREGATES, CATALOG, GROUPS, SERIES, DESCRIBE, TAGS, SAMPLES, GAPS,
         DIGESTS, SERIES_DIGESTS, RANGE_DIGESTS, FETCH, FETCH_PARTITION,
         CANCEL, PULL, REPAIR, JOBS, CANCEL_JOB, FENCE, ACCEPT_LOSS, LIVE,
-        STATUS, METRICS, REPLY, ERROR,
+        STATUS, METRICS, RING, REPLY, ERROR,
     )
 )  # fmt: skip
 EXCHANGES: Final = frozenset((DIGESTS, SERIES_DIGESTS, RANGE_DIGESTS, FETCH, FETCH_PARTITION))  # between stores
@@ -686,6 +687,12 @@ class MetricsReply(msgspec.Struct, frozen=True):
     """The node's own metrics, and those of the bridges it has heard lately."""
 
     processes: list[ProcessMetrics]
+
+
+class RingReply(msgspec.Struct, frozen=True):
+    """The bytes of the ring document in force at a node."""
+
+    document: bytes
 
 
 class Message(NamedTuple):

@@ -22,7 +22,7 @@ from common.errors import ConfigError, MinitrueError, RingStoreError
 from common.ring import NOBODY, Ring
 from common.ringbuild import ideal_counts
 from common.ringstore import RingStore, open_store
-from tools import ringctl_bridges, ringctl_nodes, ringctl_status
+from tools import ringctl_bridges, ringctl_nodes, ringctl_status, ringctl_store
 from tools.output import DASHES, EXIT_CODES, Output, duration_text, new_table, size_text
 from tools.ringctl_status import NodeStatus
 
@@ -193,6 +193,9 @@ def locate(
         }
     )
     return 0
+
+
+ringctl_store.register(command)
 
 
 def _series_key(device: str, metric: str, tags: dict[str, str]) -> bytes:

@@ -36,7 +36,8 @@ ADOPT_WAIT_S = 1.0  # for a newer ring: a ring store on other machines takes som
 BRIDGE_SHOWN_S = 3600.0  # a bridge that has been silent for so long has gone, and nobody misses it
 
 # Answered whatever the ring, and whatever is missing: by people's tools, and about the node itself.
-_OF_THE_NODE: Final = frozenset((protocol.STATUS, protocol.METRICS, protocol.JOBS, protocol.CANCEL_JOB))
+_OF_ANYBODY: Final = (protocol.STATUS, protocol.RING)  # answered to who knows neither cluster nor node yet
+_OF_THE_NODE: Final = frozenset((protocol.STATUS, protocol.RING, protocol.METRICS, protocol.JOBS, protocol.CANCEL_JOB))
 
 Name = tuple[str, int, int]  # of a request: sender, incarnation, sequence
 
@@ -202,7 +203,7 @@ class Server:
 
     def _mismatch(self, message: Message) -> str | None:
         header = message.header
-        if message.kind == protocol.STATUS and (header.cluster, header.destination) == (protocol.ANY, protocol.ANY):
+        if message.kind in _OF_ANYBODY and (header.cluster, header.destination) == (protocol.ANY, protocol.ANY):
             return None
         return protocol.mismatch(header, self.node.cluster, self.node.node_id, self.node.incarnation)
 
@@ -213,6 +214,7 @@ class Server:
             protocol.CATALOG: at_once(Any, lambda _: protocol.CatalogReply(self.store.catalog_stamp)),
             protocol.SERIES: Handler(protocol.SeriesRequest, self._series),
             protocol.STATUS: at_once(Any, lambda _: self._status()),
+            protocol.RING: at_once(Any, lambda _: protocol.RingReply(self.node.view.ring.dumps())),
             protocol.METRICS: at_once(Any, lambda _: self._metrics()),
             protocol.FENCE: Handler(protocol.FenceRequest, self._fence),
             protocol.ACCEPT_LOSS: at_once(protocol.AcceptLossRequest, self._accept_loss),
