@@ -1,10 +1,11 @@
 """Points on their way to their owners: open batches, windows, acks, spools and their drains, ring changes.
 
 Owns a Lane for each node of the ring and a Drain for each spool. Batches are split by one ring and say so; a node
-that disagrees refuses the batch whole, and it is split again by a newer ring, its parts keeping `born`. A point is
-released when, for every owner of its partition, it is acked by that owner or durable in the spool for it; the spool
-itself (files, marks, its bound) is spool.py. Nothing is ever dropped: a batch leaves only by an ack, into a spool,
-or into the dead letter: row by row where its node refused rows, whole where its node cannot decode it.
+that disagrees refuses the batch whole, and it is split again by a newer ring, its parts keeping `born` (misrouted.py).
+A point is released when, for every writer of its partition (its owners and the node that joins them), it is acked by
+that node or durable in the spool for it; the spool itself (files, marks, its bound) is spool.py. Nothing is ever
+dropped: a batch leaves only by an ack, into a spool, or into the dead letter: row by row where its node refused rows,
+whole where its node cannot decode it.
 
 What no owner and no spool takes stays in memory and its messages unacknowledged; `memory_bytes` tells the worker
 when to stop reading.
@@ -15,7 +16,7 @@ Belongs to the loop's thread.
 
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from common import config, log, protocol
 from common.errors import ProtocolError
@@ -25,12 +26,12 @@ from workers.bridge.batch import Batch, Message, split
 from workers.bridge.columns import Columns
 from workers.bridge.drain import DRAIN_BYTES, Drain, destinations
 from workers.bridge.lane import CATCHING_UP, DOWN, UP, Flight, Lane, Link, Queue
-from workers.bridge.openrows import OpenRows, owned_partitions
+from workers.bridge.misrouted import MOVING_S, RESPLIT_S, ROUTED_AGAIN, Misrouted, apart
+from workers.bridge.openrows import OpenRows, written_partitions
 from workers.bridge.payload import Point
 from workers.bridge.spool import Spools
 
 PROBE_S: Final = 0.2  # between beats to a node that has not answered: how late its return is noticed
-RESPLIT_S: Final = 1.0  # before a batch that its node disowns is tried again without a newer ring
 BUSY_LINGERS: Final = 4  # that rows wait while an owner still works on a batch: it then gets fewer and larger ones,
 # which halved what they cost it at full load. As soon as it has acked, one linger is enough
 STALL_S: Final = 1.0  # a longer time between turns is ours, not the nodes': we were stopped, or waited for a disk
@@ -57,17 +58,6 @@ RefuseRows = Callable[[Batch, Sequence[tuple[int, str]]], None]
 
 # (batch, reason): keep its body in the dead letter as it is, hold its release for that.
 RefuseBatch = Callable[[Batch, str], None]
-
-
-class _Misrouted(NamedTuple):
-    """A batch to be split again, not before a time unless the ring is newer. node_id: whose it was; drained: as of a
-    Flight.
-    """
-
-    not_before_s: float
-    batch: Batch
-    node_id: str
-    drained: bool
 
 
 class Delivery:
@@ -105,13 +95,13 @@ class Delivery:
         self._sequence = 0
         self._now = now  # of the present turn
         self._closed_bytes = 0
-        self._misrouted: list[_Misrouted] = []
+        self._misrouted: list[Misrouted] = []
         self._lanes: dict[str, Lane] = {}
         self._drains: dict[str, Drain] = {}
         self._ring = ring
         self._owners_since = 0  # epoch at which the owners of any partition changed last
         self._open = OpenRows(settings.bridge.batch_rows)
-        self._owned = owned_partitions(ring)
+        self._written = written_partitions(ring)
         self._take_ring(ring)
 
     # In: points.
@@ -144,7 +134,7 @@ class Delivery:
             return
         rows.opened_s = rows.opened_s or self._now
         self._open = OpenRows(self._bridge.batch_rows)
-        for node_id, batch in rows.close(self._ring.epoch, self._ring.hash, self._owned):
+        for node_id, batch in rows.close(self._ring.epoch, self._ring.hash, self._written):
             self._enqueue(self._lanes[node_id], batch)
 
     def _enqueue(self, lane: Lane, batch: Batch, drained: bool = False) -> None:
@@ -263,7 +253,7 @@ class Delivery:
         while waiting and self._spools.can_take(lane.node.id):
             batch = waiting.popleft().batch
             if batch.epoch < self._owners_since:
-                self._misrouted.append(_Misrouted(0.0, batch, lane.node.id, False))
+                self._misrouted.append(Misrouted(0.0, batch, lane.node.id, False, lane.epoch))
             else:
                 self._spool(lane, batch)
 
@@ -373,7 +363,9 @@ class Delivery:
         if reason is None:
             if header.epoch > self._ring.epoch:
                 self._hurry()
-            return self._lanes[header.sender]
+            lane = self._lanes[header.sender]
+            lane.epoch = max(lane.epoch, header.epoch)
+            return lane
         self._ignore(reason, f"from {header.sender} to {header.destination} of {header.cluster}")
         return None
 
@@ -426,9 +418,13 @@ class Delivery:
         self.counts["refusals"] += 1
         if logger.limited(f"{ack.error} {lane.node.id}", 10.0):
             logger.warning("batch refused", node=lane.node.id, error=ack.error, detail=ack.detail)
-        if ack.error in (protocol.ERR_STALE_EPOCH, protocol.ERR_NOT_MINE) and not self._is_behind(lane, flight, epoch):
+        if ack.error == protocol.ERR_MOVING:
+            self._hurry()
+            self._hold_moving(lane, flight)
+        elif ack.error in ROUTED_AGAIN and not self._is_behind(lane, flight, epoch):
             lane.remove(flight)
-            self._misrouted.append(_Misrouted(self._now + RESPLIT_S, flight.batch, lane.node.id, flight.drained))
+            until_s = self._now + RESPLIT_S
+            self._misrouted.append(Misrouted(until_s, flight.batch, lane.node.id, flight.drained, lane.epoch))
         elif ack.error == protocol.ERR_BAD_BATCH:
             logger.error("BUG: a node cannot decode our batch, kept in the dead letter", node=lane.node.id)
             self._refuse_batch(flight.batch, f"{lane.node.id}: {ack.detail}")
@@ -444,6 +440,19 @@ class Delivery:
         ours = epoch <= self._ring.epoch == flight.batch.epoch
         overdue = self._now - flight.batch.opened_s > self._bridge.ack_timeout_s
         return ours and (overdue or lane.state == DOWN)
+
+    def _hold_moving(self, lane: Lane, flight: Flight) -> None:
+        """Let the points of fenced partitions wait for the next ring, and send the others at once. They wait here and
+        in no spool, however long that takes: their node is well, a mark would take all that it owns from readers.
+        """
+        lane.remove(flight)
+        self._closed_bytes -= flight.batch.memory_bytes
+        stays, moves = apart(flight.batch, self._ring.moving, self._ring.partitions)
+        if stays is not None:
+            self._enqueue(lane, stays, flight.drained)
+        if moves is not None:
+            self._closed_bytes += moves.memory_bytes
+            self._misrouted.append(Misrouted(self._now + MOVING_S, moves, lane.node.id, flight.drained, lane.epoch))
 
     # Ring changes.
 
@@ -462,11 +471,14 @@ class Delivery:
             lane = self._lanes.get(node.id)
             if lane is None:
                 self._lanes[node.id] = self._new_lane(node)
-            elif lane.node.ingest_endpoint != node.ingest_endpoint:
+                continue
+            for batch in lane.spool.reclaim():  # gathered by the ring of before, and not released
+                self._enqueue(lane, batch)
+            if lane.node.ingest_endpoint != node.ingest_endpoint:
                 lane.move(node, self._connect(node.ingest_endpoint), self._now)
             else:
                 lane.beat_due_s = self._now  # at which epoch we are is waited for, after a delete
-        self._owned = owned_partitions(ring)
+        self._written = written_partitions(ring)
 
     def _new_lane(self, node: Node) -> Lane:
         link = self._connect(node.ingest_endpoint)
@@ -479,13 +491,14 @@ class Delivery:
         for batch in lane.spool.reclaim():
             self._enqueue(lane, batch)
         for flight in (*lane.live.waiting, *lane.drain.waiting):
-            self._misrouted.append(_Misrouted(0.0, flight.batch, lane.node.id, flight.drained))
+            self._misrouted.append(Misrouted(0.0, flight.batch, lane.node.id, flight.drained, lane.epoch))
 
     def _split_misrouted(self) -> None:
-        """Split refused batches by a newer ring; without one, try again in a while: the node may be behind."""
+        """Split refused batches by today's ring, those that are due; see misrouted.py."""
         held, self._misrouted = self._misrouted, []
         for misrouted in held:
-            if misrouted.batch.epoch < self._ring.epoch or self._now >= misrouted.not_before_s:
+            lane = self._lanes.get(misrouted.node_id)
+            if misrouted.is_due(self._now, self._ring, misrouted.epoch if lane is None else lane.epoch):
                 self._closed_bytes -= misrouted.batch.memory_bytes
                 self._split(misrouted.batch, misrouted.node_id, misrouted.drained)
             else:

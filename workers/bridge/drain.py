@@ -48,7 +48,7 @@ def destinations(batch: Batch, node_id: str, ring: Ring) -> list[list[str]]:
     """For each key of a batch's table, the nodes that its points have to reach by this ring.
 
     node_id: the one that the batch was made for. Where the owners have not changed since, the batch goes to it
-    alone, as every other owner had a batch of its own; else to all owners of today.
+    alone, as every other one had a batch of its own; else to all that take its points today, those that join too.
     """
     since, known = ring.since, dict[int, list[str]]()
     found = []
@@ -56,8 +56,8 @@ def destinations(batch: Batch, node_id: str, ring: Ring) -> list[list[str]]:
         partition = partition_of(key, ring.partitions)
         nodes = known.get(partition)
         if nodes is None:
-            owners = [node.id for node in ring.owners(partition)]
-            own = node_id in owners and since[partition] <= batch.epoch
-            nodes = known[partition] = [node_id] if own else owners
+            writers = [node.id for node in ring.writers(partition)]
+            own = node_id in writers and since[partition] <= batch.epoch
+            nodes = known[partition] = [node_id] if own else writers
         found.append(nodes)
     return found

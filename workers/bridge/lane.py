@@ -142,7 +142,7 @@ class Lane:
     live: batches of this process; drain: batches out of the node's spool. state, since_s: see the module's text;
     trouble: why it is not up, "" if it is. heard_s: when it last answered, or was first looked for. answered:
     sequence of the latest beat that was answered; unanswered: beats sent since it was heard. incarnation: the node's
-    process as last heard, 0 before.
+    process as last heard, 0 before; epoch: of its ring as last heard, 0 before.
     shows_life: whether it was heard since it went down; probe: sequence of the last batch that was sent to see
     whether it is back. stuck: the link took no more batches.
     """
@@ -156,6 +156,7 @@ class Lane:
     state: str = UP
     trouble: str = ""
     incarnation: int = 0
+    epoch: int = 0
     heard_s: float = 0.0
     answered: int = 0
     unanswered: int = 0

@@ -22,17 +22,16 @@ MAX_KEY_BYTES: Final = 4 << 20  # of a batch's table: with long tags, rows alone
 # stay far below bus.MAX_MESSAGE_BYTES
 ROW_BYTES: Final = 20  # u32 index, i64 time, f64 value
 
-Owned = Mapping[str, npt.NDArray[np.bool_]]  # by node id: which partitions it owns, shape (partitions,)
+Written = Mapping[str, npt.NDArray[np.bool_]]  # by node id: whose points it takes, bool by partition
 _Rows = npt.NDArray[np.intp]
 
 
-def owned_partitions(ring: Ring) -> Owned:
-    """Of each node of a ring, which partitions it owns."""
-    owned = {node.id: np.zeros(ring.partitions, np.bool_) for node in ring.nodes}
-    for partition in range(ring.partitions):
-        for node in ring.owners(partition):
-            owned[node.id][partition] = True
-    return owned
+def written_partitions(ring: Ring) -> Written:
+    """Of each node of a ring, which partitions' points it takes: those that it owns or joins."""
+    written = {node.id: np.zeros(ring.partitions, np.bool_) for node in ring.nodes}
+    for node_id, partitions in written.items():
+        partitions[ring.written_partitions(node_id)] = True
+    return written
 
 
 class OpenRows:
@@ -109,7 +108,7 @@ class OpenRows:
             self._key_bytes += len(key)
         return number
 
-    def close(self, epoch: int, ring_hash: str, owned: Owned) -> list[tuple[str, Batch]]:
+    def close(self, epoch: int, ring_hash: str, written: Written) -> list[tuple[str, Batch]]:
         """(node id, batch) of what was added, split by this ring and born at its epoch. Nothing may be added after."""
         points = PointBatch(
             list(self._numbers),
@@ -124,8 +123,8 @@ class OpenRows:
         message_of = np.cumsum(message_of, out=message_of)
         parts = np.zeros(len(self._starts), np.intp)  # of each message: the batches that hold some of it
         batches = []
-        for node_id, owns in owned.items():
-            for rows in self._pieces(points, np.flatnonzero(owns[partitions][points.index])):
+        for node_id, takes in written.items():
+            for rows in self._pieces(points, np.flatnonzero(takes[partitions][points.index])):
                 of_rows = message_of[rows]
                 first = _first_of_each(of_rows)
                 parts[of_rows[first]] += 1

@@ -8,14 +8,21 @@ The rule: the mark behind/<node>/<bridge> is in the ring store before the first 
 is released, and is removed only when nothing is left of the spool: no record, no file, nothing that was set aside.
 What cannot be read is passed over, but is copied to <number>-at-<offset>.damaged first, and keeps the mark.
 
+After a mark is put, nothing is written before the ring in force was seen to be still that of the ring store. Else a
+bridge that missed two rings could put a mark on a former owner, for points that the owners of today lack, without one:
+whoever moves a partition takes it from owners without a mark, and looks for marks after all have the ring of the move.
+A mark that was put before the bridge saw the ring of before is there for him to see; with one that was put later, the
+bridge sees his ring, and what was gathered is split again.
+
 Spools never send, split or look at rings. What is in them is bounded on disk by bridge.spool_bytes, in memory by what
 was gathered since the last flush and by what was taken and is not done. Belongs to the loop's thread.
 """
 
 import errno
+import math
 import os
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import takewhile
 from pathlib import Path
 from typing import Any, BinaryIO, Final, NamedTuple
@@ -359,9 +366,12 @@ class Spools:
         spool_bytes: int,
         file_bytes: int = FILE_BYTES,
         disk: Disk = DISK,
+        confirmed_s: Callable[[], float] = lambda: math.inf,
+        hurry: Callable[[], None] = lambda: None,
     ) -> None:
         """directory: <bridge>/spool, made when it is needed; this process must hold the lock above it. spool_bytes:
-        what all spools may hold together. Raises StorageError.
+        what all spools may hold together. confirmed_s: monotonic, when the ring by which batches are appended was last
+        seen to be the ring store's; hurry: have it looked at. Raises StorageError.
         """
         self.error = ""
         self._directory = directory
@@ -371,7 +381,9 @@ class Spools:
         self._file_bytes = file_bytes
         self._disk = disk
         self._spools: dict[str, Spool] = {}
-        self._marked: set[str] = set()  # nodes with a mark of ours
+        self._confirmed_s = confirmed_s
+        self._hurry = hurry
+        self._marked: dict[str, float] = {}  # nodes with a mark of ours, and since when
         self._stale: set[str] = set()  # nodes whose mark of ours has to go
         self._restored = False
         self._retry_s = 0.0  # monotonic; marks are not touched before
@@ -433,7 +445,8 @@ class Spools:
                 if spool.damaged:
                     spool.look()
         gone = {node for node in self._marked if self._spools[node].is_gone}
-        self._marked -= gone
+        for node in gone:
+            del self._marked[node]
         self._stale |= gone
         if self._stale and now >= self._retry_s:
             self._unmark(now)
@@ -460,6 +473,9 @@ class Spools:
     def _write(self, node: str, spool: Spool, now: float) -> None:
         try:
             self._mark(node)
+            if self._confirmed_s() < self._marked[node]:
+                self._hurry()
+                return
             spool.write()
         except RingStoreError as error:
             spool.fail(str(error), now)
@@ -472,7 +488,7 @@ class Spools:
         """See that a node has its mark. Raises RingStoreError."""
         if node not in self._marked:
             self._store.put_mark(Mark(node, self._bridge_id))
-            self._marked.add(node)
+            self._marked[node] = clock.monotonic_s()
             self._stale.discard(node)
 
     def _unmark(self, now: float) -> None:

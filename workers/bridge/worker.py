@@ -44,6 +44,7 @@ IDLE_S: Final = 0.1  # longest wait of a turn: half of the time between beats to
 BLOCKED_S: Final = 0.002  # a turn's wait while the socket to a node that is up is full; acks end it earlier
 REPLAY_UNTIL: Final = 0.5  # of pending_bytes
 DEVICES_SHOWN: Final = 50
+CONFIRM_S: Final = 1.0  # for the ring store to be looked at once more, at the end
 STOP_S: Final = 3.0  # for acks after the last point was taken in; supervisord waits longer
 STOP_SPOOL_BYTES: Final = 16 << 20  # spooled then: what a slow disk writes in the time that is left
 RESUME_AT: Final = 0.8  # of pending_bytes: reading goes on there
@@ -87,7 +88,10 @@ def _run(settings: config.Settings, stop: process.Stop) -> None:
         limits = settings.bridge.dead_letter_file_bytes, settings.bridge.dead_letter_bytes
         dead_letter = DeadLetter(directory / deadletter.FOLDER, *limits)
         if view is not None:
-            spools = Spools(directory / spool.FOLDER, store, settings.bridge.id, settings.bridge.spool_bytes)
+            spools = Spools(
+                directory / spool.FOLDER, store, settings.bridge.id, settings.bridge.spool_bytes,
+                confirmed_s=lambda: view.confirmed_s, hurry=view.hurry,
+            )  # fmt: skip
             Bridge(settings, view, dead_letter, spools).run(stop)
     finally:
         lock.release()
@@ -334,14 +338,26 @@ class Bridge:
                 break
             if self._poller.poll(BLOCKED_S):
                 self._take_acks(now)
-        self._delivery.spool_rest(STOP_SPOOL_BYTES)
-        self._spools.flush(clock.monotonic_s())
+        self._spool_rest()
         self.link.acknowledge()
         self.link.close()
         self._clock_gate.note()
         self._dead_letter.close()
         self._delivery.close()
         self._bus.close()
+
+    def _spool_rest(self) -> None:
+        """Spool what is not acked; after a mark the ring store has to be looked at first, see spool.py."""
+        self._delivery.spool_rest(STOP_SPOOL_BYTES)
+        self._spools.flush(clock.monotonic_s())
+        deadline = clock.monotonic_s() + CONFIRM_S
+        while self._spools.gathered_bytes and clock.monotonic_s() < deadline:
+            ring = self._view.poll()
+            if ring is not None:
+                self._delivery.adopt(ring)
+            self._spools.flush(clock.monotonic_s())
+            if self._poller.poll(BLOCKED_S):
+                self._take_acks(clock.monotonic_s())
 
     # What others may know.
 

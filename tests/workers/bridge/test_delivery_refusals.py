@@ -5,8 +5,8 @@ import pytest
 
 from common import protocol
 from tests.workers.bridge.delivery_world import KEYS, ONE_OWNER, World, keys_in, owner_of, ring
-from workers.bridge.delivery import RESPLIT_S
 from workers.bridge.lane import RETRY_MIN_S
+from workers.bridge.misrouted import RESPLIT_S
 
 
 def test_a_refused_row_goes_to_the_dead_letter_with_its_message_and_the_others_are_stored() -> None:

@@ -15,7 +15,7 @@ from common.ringbuild import first_ring
 from workers.bridge import openrows
 from workers.bridge.batch import Batch, Message
 from workers.bridge.columns import Columns
-from workers.bridge.openrows import OpenRows, owned_partitions
+from workers.bridge.openrows import OpenRows, written_partitions
 from workers.bridge.payload import Place, Point
 
 PARTITIONS = 4
@@ -104,7 +104,7 @@ def test_long_keys_alone_cut_the_rows_of_one_message_into_several_batches() -> N
 def test_the_partitions_of_each_node_are_those_of_the_ring() -> None:
     members = [Node(f"n{n}", "", f"tcp://127.0.0.1:{5000 + 3 * n}", "z", 1.0, "active") for n in range(3)]
     ring = first_ring("c", members, 16, 2)
-    found = owned_partitions(ring)
+    found = written_partitions(ring)
     for partition in range(16):
         owners = {node.id for node in ring.owners(partition)}
         assert {node for node, owns in found.items() if owns[partition]} == owners
