@@ -29,18 +29,19 @@ def ask(http: str, **request: Any) -> tuple[int, dict[str, Any]]:
 
 def post(url: str, body: bytes) -> tuple[int, dict[str, Any]]:
     """POST some bytes; the status code and the JSON answer."""
-    return _call("POST", url, body)
+    return call("POST", url, body)
 
 
 def get(url: str) -> tuple[int, dict[str, Any]]:
     """GET a JSON document; status code and document."""
-    return _call("GET", url, None)
+    return call("GET", url, None)
 
 
 _connections = threading.local()  # one for each server that a thread has asked: opening costs as much as asking
 
 
-def _call(method: str, url: str, body: bytes | None) -> tuple[int, dict[str, Any]]:
+def call(method: str, url: str, body: bytes | None) -> tuple[int, dict[str, Any]]:
+    """Ask a URL; the status code and the JSON answer."""
     parts = urlsplit(url)
     known = _connections.__dict__.setdefault("known", {})
     connection = known.pop(parts.netloc, None)
