@@ -33,6 +33,7 @@ MIX_ROUNDS: Final = 8  # per owner: after that, co-owners of a node are spread e
 SNAP: Final = 1e-6  # shares this close to a whole number are that number: bisection leaves about 1e-9
 FEW_PER_ZONE: Final = 16  # nodes of a zone tried as links of a chain before all of them are
 RELEASE_PARTS: Final = 8  # a node gives an eighth of what it has too many in one go: about as good as one by one
+FREE_FAILURES: Final = 8  # searches for ways that move nothing, before others are taken: each costs what it looks at
 CHUNK_ROWS: Final = 2048  # rows looked at in one go when a node pulls partitions: bounds the work of small pulls
 
 Ints = NDArray[np.int64]
@@ -285,8 +286,9 @@ def _carried_over(ring: Ring, nodes: Sequence[Node]) -> Table:
 class _Rebalancing:
     """A table on its way to given counts. Slots are (partition, column); an open slot holds NOBODY.
 
-    missing: how many partitions each node has to get, less than 0 where it has to give. zones: of the table's nodes.
-    alone: whether no other owner of the partition is in the same zone. reach: how many zones each partition reaches.
+    missing: how many partitions each node has to get, less than 0 where it has to give. before: the table as it was.
+    zones: of the table's nodes. alone: whether no other owner of the partition is in the same zone. reach: how many
+    zones each partition reaches.
     Kept true from the end of `_release` on: a partition's zones plus its open slots are at least `spread`.
     """
 
@@ -302,6 +304,7 @@ class _Rebalancing:
     def run(self) -> Table:
         """The finished table."""
         self._release()
+        self._take_back()
         self._pull_all()
         while len(needy := self._needy()):
             self._push_through(int(needy[0]))
@@ -347,7 +350,6 @@ class _Rebalancing:
         if self.table.shape[1] > self.demand.replication:
             order = np.argsort(self.table == NOBODY, axis=1, kind="stable")
             self.table = np.take_along_axis(self.table, order, axis=1)[:, : self.demand.replication].copy()
-            self.before = np.take_along_axis(self.before, order, axis=1)[:, : self.demand.replication].copy()
             self._look_at_zones()
 
     def _crowded(self, rows: Ints) -> Flags:
@@ -379,14 +381,29 @@ class _Rebalancing:
 
     # Taking
 
+    def _take_back(self) -> None:
+        """Let nodes that miss partitions have again what was released, directly or by chains: it moves nothing."""
+        rows = self.random.permutation(self.demand.partitions)
+        left = rows[self._has_left(rows).any(axis=1)]
+        failures = 0
+        for node in self._needy().tolist() if len(left) else ():
+            self._pull(node, left[(self.before[left] == node).any(axis=1)])
+            while self.missing[node] > 0 and failures < FREE_FAILURES:
+                to_give = left[self._to_give(left).any(axis=1)]
+                if not self._chains(
+                    _Search(node, left[:CHUNK_ROWS], to_give, FEW_PER_ZONE, free_links=True, free_ends=True)
+                ):
+                    failures += 1
+                    break
+
     def _pull_all(self) -> None:
         """Give every node the partitions that it misses, as far as that goes without chains."""
         rows = self.random.permutation(self.demand.partitions)
         rows = rows[self._to_give(rows).any(axis=1)]
-        for node in self._needy():
+        for node in self._needy().tolist():
             if len(rows):
                 rows = np.roll(rows, -int(self.random.below(len(rows), 1)[0]))
-                self._pull(int(node), rows)
+                self._pull(node, rows)
 
     def _pull(self, node: int, rows: Ints) -> None:
         """Give a node partitions out of `rows`, from open slots and from nodes that have too many."""
@@ -397,14 +414,17 @@ class _Rebalancing:
             chunk = chunk[self._to_give(chunk).any(axis=1)]
             self._take(node, *self._givers(node, chunk, int(self.missing[node])))
 
-    def _givers(self, node: int, rows: Ints, most: int) -> tuple[Ints, Ints]:
+    def _givers(self, node: int, rows: Ints, most: int, free_only: bool = False) -> tuple[Ints, Ints]:
         """Slots of different rows that a node may take from open ones and nodes with too many: rows and columns.
 
         Some of them where there are any; of large numbers of rows not all are looked at.
         """
         for begin in range(0, len(rows), CHUNK_ROWS):
             chunk = rows[begin : begin + CHUNK_ROWS]
-            found, columns = _first_of_each(chunk, self._to_give(chunk) & self._legal(chunk, node))
+            slots = self._to_give(chunk) & self._legal(chunk, node)
+            if free_only:
+                slots &= self._free(chunk, node)
+            found, columns = _first_of_each(chunk, slots)
             if len(found):
                 givers = self.table[found, columns]
                 allowed = np.where(givers == NOBODY, len(found), -self.missing[givers])
@@ -441,18 +461,17 @@ class _Rebalancing:
     def _push_through(self, needy: int) -> None:
         """Bring a node nearer to its count by chains: it replaces another, that one a third, ... up to givers.
 
-        Looked for first among slots that have moved already, as moving them again costs nothing, then in a random
-        part of the table, last in all of it.
+        Looked for first among slots that cost nothing, then in a random part of the table, last in all of it.
         """
         everywhere = self.random.permutation(self.demand.partitions)
-        moved = everywhere[self._has_moved(everywhere).any(axis=1)]
+        moved = everywhere[self._has_left(everywhere).any(axis=1) | self._has_come(everywhere).any(axis=1)]
         to_give = everywhere[self._to_give(everywhere).any(axis=1)]
         few, all_ = FEW_PER_ZONE, len(self.zone)
         for search in (
-            _Search(needy, moved[:CHUNK_ROWS], to_give, few, moved_only=True),
-            _Search(needy, everywhere[:CHUNK_ROWS], to_give, few, moved_only=False),
-            _Search(needy, everywhere, to_give, few, moved_only=False),
-            _Search(needy, everywhere, to_give, all_, moved_only=False),
+            _Search(needy, moved[:CHUNK_ROWS], to_give, few, free_links=True),
+            _Search(needy, everywhere[:CHUNK_ROWS], to_give, few),
+            _Search(needy, everywhere, to_give, few),
+            _Search(needy, everywhere, to_give, all_),
         ):
             if self._chains(search):
                 return
@@ -478,10 +497,10 @@ class _Rebalancing:
         return found
 
     def _replaceable(self, node: int, search: "_Search") -> list[int]:
-        """The nodes that a node might replace, those in slots that have moved first."""
-        legal, moved = self._legal(search.rows, node), self._has_moved(search.rows)
+        """The nodes that a node might replace, those in free slots first."""
+        legal, free = self._legal(search.rows, node), self._free(search.rows, node)
         nodes: list[int] = []
-        for slots in (legal & moved,) if search.moved_only else (legal & moved, legal & ~moved):
+        for slots in (legal & free,) if search.free_links else (legal & free, legal & ~free):
             nodes += np.flatnonzero(np.bincount(self.table[search.rows][slots], minlength=len(self.zone))).tolist()
         return nodes
 
@@ -490,44 +509,59 @@ class _Rebalancing:
 
         Each row is used once, so that no link makes another one illegal.
         """
-        links = [(last, *self._givers(last, search.to_give, int(self.missing[search.needy])))]
+        most = int(self.missing[search.needy])
+        links = [(last, *self._givers(last, search.to_give, most, search.free_ends))]
         node = last
         while node in came_from and len(links[-1][1]):
             replaced, node = node, came_from[node]
             used = np.concatenate([each[1] for each in links])
-            free = search.rows[~np.isin(search.rows, used)]
-            links.append((node, *self._slots_of(replaced, node, free, search.moved_only)))
+            unused = search.rows[~np.isin(search.rows, used)]
+            links.append((node, *self._slots_of(replaced, node, unused, search.free_links)))
         times = min(len(in_rows) for _, in_rows, _ in links)
         for taker, in_rows, columns in links if times else ():
             self._take(taker, in_rows[:times], columns[:times])
         return bool(times)
 
-    def _slots_of(self, replaced: int, node: int, rows: Ints, moved_only: bool) -> tuple[Ints, Ints]:
+    def _slots_of(self, replaced: int, node: int, rows: Ints, free_only: bool) -> tuple[Ints, Ints]:
         """Slots of different rows in which a node might replace another: rows and columns.
 
-        Those that have moved, or others where none has.
+        Free ones, or others where none is free.
         """
         rows = rows[(self.table[rows] == replaced).any(axis=1)]
         rows, columns = _first_of_each(rows, self._legal(rows, node) & (self.table[rows] == replaced))
-        moved = self.table[rows, columns] != self.before[rows, columns]
-        chosen = moved if moved_only or moved.any() else ~moved
+        free = self._free(rows, node)[np.arange(len(rows)), columns]
+        chosen = free if free_only or free.any() else ~free
         return rows[chosen], columns[chosen]
 
-    def _has_moved(self, rows: Ints) -> Flags:
-        moved: Flags = self.table[rows] != self.before[rows]
-        return moved
+    def _free(self, rows: Ints, node: int) -> Flags:
+        """The slots of some rows that a node takes without moving more: it was an owner, or the present one was not."""
+        was_owner = (self.before[rows] == node).any(axis=1)[:, None]
+        free: Flags = was_owner | self._has_come(rows)
+        return free
+
+    def _has_come(self, rows: Ints) -> Flags:
+        """The slots of some rows whose owners were none before, and open ones that were not."""
+        come: Flags = (self.table[rows][:, :, None] != self.before[rows][:, None, :]).all(axis=2)
+        return come
+
+    def _has_left(self, rows: Ints) -> Flags:
+        """The former owners of some rows that are none now."""
+        before = self.before[rows]
+        left: Flags = (before != NOBODY) & (before[:, :, None] != self.table[rows][:, None, :]).all(axis=2)
+        return left
 
 
 class _Search(NamedTuple):
     """Where chains are looked for. rows: of their links; to_give: of their ends. per_zone: how many nodes of a zone to
-    try, as those of one zone mostly can take the same slots. moved_only: whether links are to cost nothing.
+    try, as those of one zone mostly can take the same slots. free_links, free_ends: whether these are to be free slots.
     """
 
     needy: int
     rows: Ints
     to_give: Ints
     per_zone: int
-    moved_only: bool
+    free_links: bool = False
+    free_ends: bool = False
 
 
 def _first_of_each(rows: Ints, slots: Flags) -> tuple[Ints, Ints]:

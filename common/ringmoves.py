@@ -3,9 +3,16 @@
 A change of the ring is said first (`changed`: other nodes, weights, zones, replication, the owners as they were) and
 carried out then, some partitions at a time: `begin` lets nodes join, `finish` makes them owners. What is left to do is
 worked out from the ring alone (`steps`), always in the same way, so nobody has to remember a plan: whoever goes on with
-a change that another began finds the rest of it.
+a change that another began finds the rest of it. While that is carried out, in whatever order and with whatever pauses,
+the rest stays what it was, but for about one step in a hundred.
 
-Each function gives the next epoch of a ring. Pure: no I/O, no state, any thread.
+Each function gives the next epoch of a ring, of which these hold, in any order of calls:
+1. A node becomes an owner only by `finish` of a move whose target it was, and none leaves but by `finish` in favour of
+   such a one, or by `dropped`, which leaves as many owners as the replication.
+2. `since` of a partition is the new epoch whenever its owners or the node that joins them are others than before.
+3. Deletes stay.
+
+Pure: no I/O, no state, any thread.
 """
 
 import dataclasses
@@ -16,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.errors import RingError
-from common.ring import DRAINING, NOBODY, Move, Node, Ring
+from common.ring import ACTIVE, DRAINING, NOBODY, Move, Node, Ring
 from common.ringbuild import by_id, ideal_counts, rebalance
 
 Table = NDArray[np.int32]
@@ -35,31 +42,36 @@ class Step(NamedTuple):
 def changed(ring: Ring, nodes: Sequence[Node], replication: int) -> Ring:
     """The ring with other nodes, weights, zones, states or replication, its owners as they were.
 
-    nodes: all of them; one that owns or joins anything may be draining, but not missing. Raises RingError.
+    nodes: all of them; one that owns anything may be draining, but not missing. Moves to nodes that are to own nothing
+    are cancelled. Raises RingError.
     """
     nodes = by_id(nodes)
-    kept = {node.id for node in nodes}
+    kept, active = {node.id for node in nodes}, {node.id for node in nodes if node.state == ACTIVE}
     for node in ring.nodes:
-        if node.id not in kept and _is_needed(ring, node.id):
-            raise RingError(f"node {node.id} still owns or joins partitions: it has to drain before it can leave")
-    return _next(ring, nodes=nodes, replication=replication, owner_table=_renumbered(ring, nodes))
+        owned = len(ring.owned_partitions(node.id))
+        if owned and node.id not in kept:
+            raise RingError(f"node {node.id} still owns {owned} partitions: it has to drain before it can leave")
+    moves = tuple(each for each in ring.moves if each.target in active)
+    cancelled = ring.moving - {each.partition for each in moves}
+    table = _renumbered(ring, nodes)
+    return _next(ring, cancelled, nodes=nodes, replication=replication, owner_table=table, moves=moves)
 
 
 def steps(ring: Ring) -> list[Step]:
     """What is left to do until each partition has the owners that it should have, ascending by partition.
 
-    Moves under way count as done. Of one partition, owners come before others go.
+    Moves under way count as done: where a partition moves, its steps are those that remain afterwards. Of one
+    partition, owners come before others go.
     """
     active, done = ring.active_nodes, _as_if_moved(ring)
     wanted, present = rebalance(done, active, ring.replication), done.owner_table
-    ids = np.array([node.id for node in ring.nodes], dtype=object)
-    index = {node.id: at for at, node in enumerate(ring.nodes)}
-    target = np.array([index[node.id] for node in active] + [NOBODY], dtype=np.int32)[wanted]
+    ids, index = [node.id for node in ring.nodes], _places(ring)
+    target = np.array([index[node.id] for node in active], dtype=np.int32)[wanted]
     found: list[Step] = []
     for partition in np.flatnonzero(_differ(present, target)).tolist():
         before, after = present[partition].tolist(), target[partition].tolist()
-        coming = [str(ids[at]) for at in after if at not in before and at != NOBODY]
-        going = [str(ids[at]) for at in before if at not in after and at != NOBODY]
+        coming = [ids[at] for at in after if at not in before]
+        going = [ids[at] for at in before if at not in after and at != NOBODY]
         pairs = min(len(coming), len(going))
         found += [Step(partition, source, new) for source, new in zip(going, coming, strict=False)]
         found += [Step(partition, None, new) for new in coming[pairs:]]
@@ -74,87 +86,119 @@ def begin(ring: Ring, wanted: Iterable[Step]) -> Ring:
         if target is None:
             raise RingError(f"partition {partition} only loses {source}: nobody joins it")
         moves.append(Move(partition, source, target))
-    moves.sort()
+    moves.sort(key=lambda each: each.partition)
     return _next(ring, {each.partition for each in moves} - {each.partition for each in ring.moves}, moves=tuple(moves))
 
 
 def finish(ring: Ring, partitions: Collection[int]) -> Ring:
     """Make the targets of moves owners, in place of their sources. Raises RingError for what does not move."""
-    chosen = [_move_of(ring, partition) for partition in sorted(set(partitions))]
-    moves = tuple(each for each in ring.moves if each not in chosen)
-    return _next(ring, set(partitions), moves=moves, owner_table=_moved(ring, chosen))
+    chosen = _moves_of(ring, partitions)
+    moves = tuple(each for each in ring.moves if each.partition not in chosen)
+    return _next(ring, chosen, moves=moves, owner_table=_moved(ring, chosen.values()))
 
 
 def cancel(ring: Ring, partitions: Collection[int]) -> Ring:
     """Let the targets of moves join no more; the owners stay. Raises RingError for a partition that moves not."""
-    chosen = {_move_of(ring, partition).partition for partition in partitions}
-    moves = tuple(each for each in ring.moves if each.partition not in chosen)
-    return _next(ring, chosen, moves=moves)
+    chosen = _moves_of(ring, partitions)
+    return _next(ring, chosen, moves=tuple(each for each in ring.moves if each.partition not in chosen))
 
 
 def dropped(ring: Ring, wanted: Iterable[Step]) -> Ring:
-    """Let owners go that nobody replaces: steps without a target. Raises RingError where none would be left."""
-    rows = [[at for at in row if at != NOBODY] for row in ring.owner_table.tolist()]
-    touched = set()
+    """Let owners go that nobody replaces: steps without a target.
+
+    Raises RingError where a partition moves, or would have fewer owners than the replication.
+    """
+    rows, index = ring.owner_table.copy(), _places(ring)
+    touched = []
     for partition, source, target in wanted:
-        if source is None or target is not None or ring.move(partition) is not None:
+        if source is None or target is not None or partition in ring.moving:
             raise RingError(f"partition {partition} cannot just lose {source}: it moves, or {target} is to come")
-        rows[partition].remove(ring.nodes.index(ring.node(source)))
-        touched.add(partition)
-    return _next(ring, touched, owner_table=_filled(rows))
+        leaving = (rows[partition] == index.get(source, len(index))).nonzero()[0]
+        if not len(leaving):
+            raise RingError(f"partition {partition} cannot lose {source}, which does not own it")
+        rows[partition, leaving] = NOBODY
+        touched.append(partition)
+    for partition in touched:
+        left = int((rows[partition] != NOBODY).sum())
+        if left < ring.replication:
+            raise RingError(f"partition {partition} would have {left} owners, want {ring.replication} or more")
+    return _next(ring, touched, owner_table=_packed(rows))
 
 
 def settled(ring: Ring) -> Ring | None:
-    """The ring without the draining nodes that own and join nothing any more; None when there are none."""
-    gone = {node.id for node in ring.nodes if node.state == DRAINING and not _is_needed(ring, node.id)}
+    """The ring without the draining nodes that own nothing any more; None when there are none."""
+    gone = {node.id for node in ring.nodes if node.state == DRAINING and not len(ring.owned_partitions(node.id))}
     if not gone:
         return None
     return changed(ring, [node for node in ring.nodes if node.id not in gone], ring.replication)
 
 
+def shares(ring: Ring) -> NDArray[np.float64]:
+    """How many partitions each node of the ring should own, as fractions: 0 for those that are draining."""
+    found = np.zeros(len(ring.nodes))
+    active = np.array([node.state == ACTIVE for node in ring.nodes])
+    found[active] = ideal_counts(ring.active_nodes, ring.partitions, ring.replication)
+    return found
+
+
 def least_moves(ring: Ring) -> int:
-    """How many partitions have to go to some node at the very least, whatever the way: what nodes lack of their share.
+    """How many (partition, node) have to become owners at the very least: what no way to the target can save.
 
-    A lower bound: zones may force more.
+    The larger of two bounds: what nodes lack of their share, or own beyond it, as far as the share is bound to be
+    rounded; and what partitions lack in owners, or in zones that these are in.
     """
-    active = ring.active_nodes
-    shares, done = ideal_counts(active, ring.partitions, ring.replication), _as_if_moved(ring)
-    have = np.array([len(done.owned_partitions(node.id)) for node in active])
-    lacking = np.maximum(np.floor(shares + _SLACK) - have, 0).sum()
-    left = ring.partitions * ring.replication - np.minimum(have, np.ceil(shares - _SLACK)).sum()
-    return int(max(lacking, left))
+    done = _as_if_moved(ring)
+    share = shares(ring)
+    have = np.array([len(done.owned_partitions(node.id)) for node in ring.nodes])
+    lacking = np.maximum(np.floor(share + _SLACK) - have, 0).sum()
+    not_kept = ring.partitions * ring.replication - np.minimum(have, np.ceil(share - _SLACK)).sum()
+    return int(max(lacking, not_kept, _lacking_in_rows(done)))
 
 
-def _move_of(ring: Ring, partition: int) -> Move:
-    move = ring.move(partition)
-    if move is None:
-        raise RingError(f"partition {partition} does not move at epoch {ring.epoch}")
-    return move
+def _lacking_in_rows(ring: Ring) -> int:
+    """How many owners partitions lack: of all that stay, or of those in different zones."""
+    stays = np.array([node.state == ACTIVE for node in ring.nodes] + [False])[ring.owner_table]
+    names, zone = np.unique([node.zone for node in ring.nodes], return_inverse=True)
+    zones = np.sort(np.where(stays, zone[ring.owner_table], len(names)), axis=1)
+    first = np.diff(zones, axis=1, prepend=-1) > 0
+    reached = (first & (zones < len(names))).sum(axis=1)
+    spread = min(ring.replication, len({node.zone for node in ring.active_nodes}))
+    lacking = np.maximum(ring.replication - stays.sum(axis=1), spread - reached)
+    return int(np.maximum(lacking, 0).sum())
 
 
-def _is_needed(ring: Ring, node_id: str) -> bool:
-    return bool(len(ring.written_partitions(node_id)))
+def _moves_of(ring: Ring, partitions: Collection[int]) -> dict[int, Move]:
+    found = {}
+    for partition in partitions:
+        move = ring.move(partition)
+        if move is None:
+            raise RingError(f"partition {partition} does not move at epoch {ring.epoch}")
+        found[partition] = move
+    return found
 
 
 def _as_if_moved(ring: Ring) -> Ring:
     """The ring with all its moves finished."""
-    return finish(ring, [each.partition for each in ring.moves]) if ring.moves else ring
+    return finish(ring, ring.moving) if ring.moves else ring
+
+
+def _places(ring: Ring) -> dict[str, int]:
+    return {node.id: at for at, node in enumerate(ring.nodes)}
 
 
 def _moved(ring: Ring, moves: Iterable[Move]) -> Table:
-    rows = [[at for at in row if at != NOBODY] for row in ring.owner_table.tolist()]
-    index = {node.id: at for at, node in enumerate(ring.nodes)}
+    rows, index = np.pad(ring.owner_table, ((0, 0), (0, 1)), constant_values=NOBODY), _places(ring)
     for partition, source, target in moves:
-        if source is None:
-            rows[partition].append(index[target])
-        else:
-            rows[partition][rows[partition].index(index[source])] = index[target]
-    return _filled(rows)
+        leaving = NOBODY if source is None else index[source]
+        rows[partition, (rows[partition] == leaving).argmax()] = index[target]
+    return _packed(rows)
 
 
-def _filled(rows: Sequence[Sequence[int]]) -> Table:
-    width = max(map(len, rows))
-    return np.array([[*row, *[NOBODY] * (width - len(row))] for row in rows], dtype=np.int32)
+def _packed(rows: Table) -> Table:
+    """Rows without gaps between owners, and as narrow as they can be."""
+    order = np.argsort(rows == NOBODY, axis=1, kind="stable")
+    width = int((rows != NOBODY).sum(axis=1).max())
+    return np.ascontiguousarray(np.take_along_axis(rows, order, axis=1)[:, :width])
 
 
 def _renumbered(ring: Ring, nodes: Sequence[Node]) -> Table:
