@@ -11,6 +11,7 @@ from common import bus, process, protocol
 from common.match import Match
 from common.protocol import ErrorReply, Header, Message, TagsRequest
 from common.ring import Node as RingNode
+from common.ring import Ring
 from common.ringbuild import first_ring
 from tests.support import free_port, wait_until
 from tests.workers.storage.support import EVERYWHERE, PARTITIONS, batch_of, key, open_store, rows_of
@@ -114,6 +115,15 @@ def test_every_question_of_the_table_is_answered(world: World) -> None:
         message = world.answer()
         assert (message.kind, message.header.re, message.header.re_incarnation) == (protocol.REPLY, asked, 7), message
         assert protocol.decode_body(message.body, reply).partitions == EVERYWHERE
+
+
+def test_a_node_tells_the_ring_that_it_goes_by_also_to_who_does_not_know_its_cluster(world: World) -> None:
+    world.start()
+    for cluster, destination in (("c1", "ing1"), (protocol.ANY, protocol.ANY)):
+        header = Header(1, cluster, destination, "ringctl", 7, 99, 0, "")
+        assert world.client.send(protocol.pack(protocol.RING, header, {}))
+        told = protocol.decode_body(world.answer().body, protocol.RingReply)
+        assert Ring.loads(told.document).hash == RING.hash
 
 
 def test_short_work_is_done_in_the_server_thread_and_long_work_in_a_reader(world: World) -> None:
