@@ -118,7 +118,7 @@ class Layout:
 
     def sweep(self) -> None:
         """Remove what a crash left half written."""
-        folders = [self.directory / name for name in (SEGMENTS, DELETES, DAMAGED)]
+        folders = [self.directory, *(self.directory / name for name in (SEGMENTS, DELETES, DAMAGED))]
         leftovers = [path for folder in folders for path in folder.glob("*" + files.TEMPORARY)]
         if leftovers:
             logger.info("removing files left half written", count=len(leftovers))
