@@ -222,7 +222,8 @@ class Store(Reading):
 
         storage.max_series does not count here. Raises ProtocolError, StorageError.
         """
-        return self._taking.take_in(replies, sift)
+        with self.watching_damage():
+            return self._taking.take_in(replies, sift)
 
     def drop(self, partitions: npt.NDArray[np.bool_]) -> None:
         """Forget partitions that were given away: those of their rows that lie in the segments that there are now.

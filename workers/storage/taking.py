@@ -20,9 +20,10 @@ Points beside others of the same time are joined by whoever reads, as everywhere
 
 import threading
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
-from common import log
+from common import files, log
 from common.codec import Policy
 from common.errors import ProtocolError, StorageError
 from common.protocol import FetchReply
@@ -35,6 +36,7 @@ from workers.storage.page_cache import PageCache
 from workers.storage.sealing import Sealing
 from workers.storage.segment import Header, Segment
 from workers.storage.segment_writer import SegmentWriter
+from workers.storage.stored_blocks import Raw
 from workers.storage.view import CurrentView
 
 logger = log.get("storage.taking")
@@ -82,14 +84,15 @@ class Taking:
         self._floor = floor
         self._on_taken = on_taken
         self._lock = threading.Lock()
+        self._leftovers: list[Path] = []  # that a failed disk kept it from removing
 
     def take_in(self, replies: Sequence[FetchReply], sift: Callable[[Arrived], Arrived] | None = None) -> Taken:
         """Take in the points of replies; many at once make fewer and larger segments.
 
         sift: what of those that have arrived to take, None: all.
         Raises ProtocolError for what is no such reply, or of a delete number that is not in force here;
-        StorageError when the disk fails, DiskFloorError when it is nearly full. Then a part may be here; it may be
-        tried again.
+        StorageError when the disk fails, DiskFloorError when it is nearly full. Then nothing of it is seen, of several
+        stores nothing of one; it may be tried again.
         """
         by_source: dict[tuple[int, bytes], list[FetchReply]] = {}
         for reply in replies:
@@ -113,46 +116,70 @@ class Taking:
     ) -> Taken:
         found = arrived.of_replies(replies, self._catalog.hashes_of)
         found = found if sift is None else sift(found)
+        numbers: list[int] = []
         try:
+            self._clean()
             self._check_room(found.size)
-            taken = self._take_blocks(header, found).plus(self._take_rows(header, found))
-        except OSError as error:
-            raise StorageError(f"points of another store in {self._layout.directory}: {error.strerror}") from error
-        if taken.segments:
-            self._on_taken()
-            logger.info("taken in", origin=header.origin.hex(), **taken._asdict())
+            if found.raw is not None:
+                numbers.append(self._numbers.take())
+                self._write_blocks(self._layout.segment_path(numbers[-1]), header, found, found.raw)
+            if len(found.times):
+                numbers.append(self._numbers.take())
+                self._write_rows(self._layout.segment_path(numbers[-1]), header, found)
+            opened = [self._open(number) for number in numbers]
+        except BaseException as error:
+            self._discard(numbers)
+            if isinstance(error, OSError):
+                raise StorageError(f"points of another store in {self._layout.directory}: {error.strerror}") from error
+            raise
+        return self._show(header, found, opened)
+
+    def _show(self, header: Header, found: Arrived, opened: Sequence[Segment]) -> Taken:
+        """Let the view name segments that are durable."""
+        if not opened:
+            return Taken()
+        self._current.put_segments((), opened)
+        self._on_taken()
+        points, blocks = sum(each.points for each in opened), len(found.owners)
+        whole = opened[0].points if blocks else 0
+        taken = Taken(
+            tuple(each.number for each in opened), points, blocks, points - whole, sum(each.bytes for each in opened)
+        )
+        logger.info("taken in", origin=header.origin.hex(), **taken._asdict())
         return taken
 
-    def _take_blocks(self, header: Header, found: Arrived) -> Taken:
-        if found.raw is None:
-            return Taken()
-        number = self._numbers.take()
-        writer = SegmentWriter(self._layout.segment_path(number), header, self._policy, self._layout.disk)
+    def _write_blocks(self, path: Path, header: Header, found: Arrived, raw: Raw) -> None:
+        writer = SegmentWriter(path, header, self._policy, self._layout.disk)
         try:
-            writer.put_blocks(found.keys, found.owners, *found.raw)
+            writer.put_blocks(found.keys, found.owners, *raw)
             writer.finish()
         finally:
             writer.abort()
-        opened = self._show(number)
-        return Taken((number,), opened.points, opened.blocks, 0, opened.bytes)
 
-    def _take_rows(self, header: Header, found: Arrived) -> Taken:
-        if not len(found.times):
-            return Taken()
-        number = self._numbers.take()
+    def _write_rows(self, path: Path, header: Header, found: Arrived) -> None:
         grouped, keys = found.grouped()
         frontiers = self._sealing.frontiers_of(keys)
-        path = self._layout.segment_path(number)
         seal.write_segment(path, header, grouped, keys, frontiers, self._policy, self._layout.disk)
-        opened = self._show(number)
-        return Taken((number,), opened.points, 0, opened.points, opened.bytes)
 
-    def _show(self, number: int) -> Segment:
-        """Let the view name a segment that is durable."""
+    def _open(self, number: int) -> Segment:
         opened = open_segment(self._layout.segment_path(number), number, self._cache, self._catalog)
         self._sealing.note(opened)
-        self._current.put_segments((), [opened])
         return opened
+
+    def _discard(self, numbers: Sequence[int]) -> None:
+        """Remove segments that the view does not name. One that cannot be removed now, and is there at the next start,
+        counts then, which does no harm."""
+        paths = [self._layout.segment_path(number) for number in numbers]
+        self._leftovers += paths + [path.with_name(path.name + files.TEMPORARY) for path in paths]
+        try:
+            self._clean()
+        except OSError as error:
+            logger.warning("segments not removed yet", files=len(self._leftovers), error=str(error))
+
+    def _clean(self) -> None:
+        if self._leftovers:
+            files.remove_files(self._leftovers, self._layout.disk)
+            self._leftovers = []
 
     def _check_room(self, size: int) -> None:
         free = limits.free_bytes(self._layout.directory)

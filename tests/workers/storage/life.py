@@ -4,17 +4,24 @@ Every act has its effect on the oracle. A life that ends after so many acked act
 them, or behind a part of the next act that may be there as a whole: a prefix of the batches of one group, a delete.
 """
 
+import functools
+import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
+
 from common import clock, files, series
+from common.protocol import FetchPartitionRequest, FetchReply
 from common.selector import Selector
 from tests import naive
+from tests.disks import QuickDisk
 from tests.workers.storage import answers
-from tests.workers.storage.support import Row, batch_of, key, open_store
+from tests.workers.storage.support import EVERYWHERE, PARTITIONS, Row, batch_of, key, open_store
 from workers.storage import compaction_plan
+from workers.storage.exchange import Exchange
 from workers.storage.store import DeleteRecord, Store
 
 A, B, C = key("a"), key("a", room="1"), key("b:/", x="")
@@ -145,6 +152,43 @@ class Delete(Act):
         return [oracle, deleted]
 
 
+@functools.cache
+def replies_of(blocks: tuple[Row, ...], others: tuple[Row, ...]) -> list[FetchReply]:
+    """What another store hands out, some of it in blocks, the rest as rows."""
+    with tempfile.TemporaryDirectory() as directory:
+        store = open_store(Path(directory) / "other", QuickDisk(), retention_days=0)
+        try:
+            store.append([batch_of(blocks)])
+            store.seal()
+            store.append([batch_of(others)])
+            exchange = Exchange(store, lambda: EVERYWHERE)
+            return [exchange.fetch_partition(FetchPartitionRequest(0, at, 1 << 20)) for at in range(PARTITIONS)]
+        finally:
+            store.close()
+
+
+@dataclass
+class TakeIn(Act):
+    """Points of another store at a delete number: first what comes in blocks, then what comes as rows."""
+
+    number: int
+    blocks: Sequence[Row]
+    others: Sequence[Row]
+
+    def do(self, life: Life) -> None:
+        replies = replies_of(tuple(self.blocks), tuple(self.others))
+        taken = life.running.take_in([msgspec.structs.replace(each, delete_number=self.number) for each in replies])
+        assert len(taken.segments) == 2
+
+    def states(self, oracle: naive.PointSet) -> list[naive.PointSet]:
+        found = [oracle]
+        for rows in (self.blocks, self.others):
+            found.append(found[-1].copy())
+            for row in rows:
+                found[-1].add(*row, self.number)
+        return found
+
+
 @dataclass
 class Wait(Act):
     """Days go by."""
@@ -178,6 +222,7 @@ SCRIPT: list[Act] = [
     Delete(1, Selector("a"), 4, 9),
     Append([rows(A, 3, 3, -20.0), rows(B, 8, 4, 30.0)], born=0),
     Append([rows(A, 5, 3, -50.0)], born=1),
+    TakeIn(1, [*rows(A, 2, 12, 6.0), *rows(C, LATER_MS, 4, 1.0)], [*rows(A, 12, 4, -9.0), *rows(B, 2, 3, 40.0)]),
     Open(),
     Append([rows(B, 3, 4, 9.0), rows(A, LATER_MS, 10, 0.0)], born=1),
     Delete(3, Selector("a", "temperature", {"room": "1"}), 0, 2),
