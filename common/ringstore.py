@@ -1,9 +1,9 @@
 """Where the ring document is kept, and how workers follow it.
 
 Owns the rules by which one ring follows another: an invalid or older ring never replaces a good one, equal epoch
-with another hash is refused with an alarm, and so is one that has lost a delete. Stores save by comparing the epoch,
-so two writers cannot both win. Workers only load and poll; saving is for ringctl, and for deletes. Marks are another
-matter: each is written and removed by the worker that it names, and says nothing about the ring.
+with another hash is refused with an alarm, and so is one that has lost a delete or a move. Stores save by comparing
+the epoch, so two writers cannot both win. Workers only load and poll; saving is for ringctl, and for deletes. Marks are
+another matter: each is written and removed by the worker that it names, and says nothing about the ring.
 
 Beside ring and marks a store keeps the last rings (history, for people), the store id that each node claimed (so that
 a node sees that its directory is another one than before), and a note of who drives moves (for people, too: what
@@ -23,15 +23,18 @@ from collections.abc import Callable, Hashable, Iterator
 from pathlib import Path
 from typing import Final, NamedTuple, Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
 from common import clock, config, log, metrics
 from common.errors import ConfigError, RingConflictError, RingError, RingStoreError
 from common.files import DISK, TEMPORARY, Disk, make_directory, remove_files, replace_file
-from common.ring import Ring
+from common.ring import MAX_REPLICATION, NOBODY, Ring
 
 LOCK_WAIT_S: Final = 5.0  # a save takes milliseconds; who holds the lock longer is stopped or stuck
 LOCK_RETRY_S: Final = 0.02
 HISTORY: Final = 50  # rings kept: weeks of changes by hand, a few large moves
-REFUSALS: Final = ("invalid", "missing", "older", "conflict", "foreign", "deletes", "unreadable")
+REFUSALS: Final = ("invalid", "missing", "older", "conflict", "foreign", "deletes", "moves", "unreadable")
 
 STORE_WANTED: Final = "file:PATH, or etcd://HOST:PORT[,HOST:PORT...]/PREFIX"
 
@@ -368,7 +371,7 @@ def check_follows(ring: Ring, stored: Ring | None, expected_epoch: int, where: s
         )
     if ring.epoch != expected_epoch + 1:
         raise RingError(f"epoch {ring.epoch} cannot follow {expected_epoch}, want {expected_epoch + 1}")
-    fault = (_foreign(ring, stored) or _lost_deletes(ring, stored)) if stored else None
+    fault = (_foreign(ring, stored) or _lost_deletes(ring, stored) or _lost_moves(ring, stored)) if stored else None
     if fault:
         raise RingError(f"{where}: {fault}")
 
@@ -397,6 +400,38 @@ def _lost_deletes(ring: Ring, known: Ring) -> str | None:
     return None
 
 
+def _lost_moves(ring: Ring, known: Ring) -> str | None:
+    """Why a ring cannot follow a known one of its cluster, as it does not know how partitions moved, or None.
+
+    Where owners or the joining node are others, `since` must be later than the known ring; where they are not, it is
+    the same, or later, too. A store that was put back, and went on from there, has lost moves: its owners lack what
+    was acknowledged by later ones, and would pass for current.
+    """
+    if ring.epoch == known.epoch:
+        return None
+    differ = (_writers(ring, known) != _writers(known, ring)).any(axis=1) | (ring.since < known.since)
+    untold = np.flatnonzero(differ & (ring.since <= known.epoch))
+    if not len(untold):
+        return None
+    partition, owners = int(untold[0]), ", ".join(node.id for node in known.writers(int(untold[0])))
+    return (
+        f"ring of epoch {ring.epoch} with owners of partition {partition} since epoch {ring.since[partition]}, "
+        f"but epoch {known.epoch} had {owners} since {known.since[partition]}"
+    )
+
+
+def _writers(ring: Ring, other: Ring) -> NDArray[np.int64]:
+    """Per partition who owns it, in ascending order, and who joins it: int64, nodes numbered alike for both rings."""
+    ids = sorted({node.id for each in (ring, other) for node in each.nodes})
+    number = {node_id: at for at, node_id in enumerate(ids)}
+    table = np.array([*(number[node.id] for node in ring.nodes), NOBODY])[ring.owner_table]
+    writers = np.full((ring.partitions, MAX_REPLICATION + 1), NOBODY)
+    writers[:, 1 : 1 + ring.width] = np.sort(table, axis=1)[:, ::-1]
+    for move in ring.moves:
+        writers[move.partition, 0] = number[move.target]
+    return writers
+
+
 def fault_of(found: Ring, now: Ring) -> tuple[str, str] | None:
     """Why what a store holds may not follow the ring in force: reason (REFUSALS) and detail; None when it may."""
     foreign = _foreign(found, now)
@@ -406,8 +441,10 @@ def fault_of(found: Ring, now: Ring) -> tuple[str, str] | None:
         return "older", f"ring of epoch {found.epoch}, in force is {now.epoch}"
     if found.epoch == now.epoch and found.hash != now.hash:
         return "conflict", f"epoch {found.epoch} with hash {found.hash}, in force is {now.hash}"
-    lost = _lost_deletes(found, now)
-    return ("deletes", lost) if lost else None
+    for reason, lost in ("deletes", _lost_deletes(found, now)), ("moves", _lost_moves(found, now)):
+        if lost:
+            return reason, lost
+    return None
 
 
 class RingView:

@@ -13,7 +13,8 @@ from common import clock, config, metrics, ringstore
 from common.errors import ConfigError, RingConflictError, RingError, RingStoreError
 from common.ring import Node
 from common.ringbuild import first_ring, with_delete
-from common.ringstore import FileStore, Mark, RingView, open_store, wait_for_ring
+from common.ringmoves import Step, begin, changed, finish
+from common.ringstore import FileStore, Mark, RingView, fault_of, open_store, wait_for_ring
 from common.selector import Selector
 from tests.disks import FailingDisk, Platter, RecordingDisk
 
@@ -82,6 +83,38 @@ def test_a_ring_that_is_no_later_state_of_the_cluster_is_refused(store, ring, te
     store.save(FIRST, 0)
     with pytest.raises(RingError, match=text):
         store.save(at_epoch(2, ring), 1)
+
+
+def moved(ring, partition, target):
+    """The ring two epochs later, with another owner for a partition."""
+    source = ring.owners(partition)[0].id
+    return finish(begin(ring, [Step(partition, source, target)]), [partition])
+
+
+def test_a_ring_that_has_lost_a_move_is_refused(store):
+    owner = FIRST.owners(5)[0].id
+    first, other = (node.id for node in FIRST.nodes if node.id != owner)
+    joining = begin(FIRST, [Step(5, owner, first)])
+    for ring in (FIRST, joining):
+        store.save(ring, ring.epoch - 1)
+    with pytest.raises(RingError, match=rf"since epoch 1, but epoch 2 had {owner}, {first} since 2"):
+        store.save(at_epoch(3), 2)
+    with pytest.raises(RingError, match="owners of partition 5 since epoch 2, but epoch 2 had"):
+        store.save(at_epoch(3, begin(FIRST, [Step(5, owner, other)])), 2)
+    with pytest.raises(RingError, match="owners of partition 5 since epoch 2"):
+        store.save(dataclasses.replace(finish(joining, [5]), since=joining.since.copy()), 2)
+    store.save(finish(joining, [5]), 2)
+
+
+def test_a_ring_may_follow_whose_nodes_have_other_places_or_whose_owners_are_as_long_ago(store):
+    store.save(FIRST, 0)
+    before = Node("a", "", "tcp://127.0.0.1:900", "a", 1.0, "active")
+    more = changed(FIRST, [before, *FIRST.nodes], 1)
+    store.save(more, 1)
+    owner, other = more.owners(5)[0].id, next(node.id for node in more.nodes if node != more.owners(5)[0])
+    back = moved(moved(more, 5, other), 5, owner)
+    assert back.owners(5) == more.owners(5) and fault_of(back, more) is None and fault_of(more, more) is None
+    assert fault_of(at_epoch(back.epoch + 1, more), back)[0] == "moves"
 
 
 def deleted(ring, device):
