@@ -46,7 +46,7 @@ from workers.storage.orders import Wake
 from workers.storage.peers import Peers
 from workers.storage.work import Handler, RefusedError, at_once
 
-TICK_S: Final = 0.25  # between looks at connections, deadlines and what is due
+TICK_S: Final = 0.1  # between looks at connections, deadlines and what is due
 CONNECT_S: Final = 3.0  # for a connection to come up; a node that restarts is back by then
 RESEND_S: Final = 0.05  # between tries to send, meanwhile
 RETRY_S: Final = 0.2  # before the second attempt, doubled up to
@@ -112,6 +112,7 @@ class Run:
         self.free_s = 0.0  # when what was pulled is no more than the rate allows
         self.attempts = 0
         self.progress = -1
+        self.failures: Counter[str] = Counter()  # of legs, by peer
 
 
 class Repair:
@@ -139,6 +140,7 @@ class Repair:
         self._peers: Peers[Run] = Peers(sockets, node, self._poller)
         self._runs: dict[int, Run] = {}
         self._next_tick_s = 0.0
+        self._next_refill_s = 0.0
         self._next_round_s = clock.monotonic_s() + self._interval_s()
 
     # Any thread
@@ -245,7 +247,7 @@ class Repair:
             self._next_tick_s = now_s + TICK_S
             for run, why in self._peers.lost():
                 self._put_off(run, why)
-            self._refill()
+            self._refill(now_s)
             self._begin_round(now_s)
         waiting = self._jobs.open()
         for job in waiting:
@@ -256,28 +258,35 @@ class Repair:
             if not job.has_ended and job.number not in self._runs and in_work < AT_ONCE[job.kind]:
                 self._runs[job.number] = Run(job, self._hits())
 
-    def _refill(self) -> None:
-        """Begin to refill a node that is behind, unless that is under way."""
+    def _refill(self, now_s: float) -> None:
+        """Begin to refill a node that is behind, unless that is under way or was just given up."""
         lacking = np.flatnonzero(self._node.view.behind & self._node.view.written).tolist()
-        if lacking and not any(job.kind == jobs.REFILL for job in self._jobs.open()):
+        if lacking and now_s >= self._next_refill_s and not self._is_open(jobs.REFILL):
+            self._next_refill_s = now_s + RETRY_MAX_S
             self._begun(jobs.REFILL, lacking, None)
 
     def _begin_round(self, now_s: float) -> None:
-        """Compare with the co-owners when it is time to, unless nothing would come of it."""
+        """Compare with the co-owners when it is time to, unless that is under way, or the node lacks something that
+        is on its way already, by refill or from a spool.
+        """
         if now_s < self._next_round_s:
             return
         self._next_round_s = now_s + self._interval_s()
         owned = np.flatnonzero(self._node.view.owned).tolist()
-        if owned and not self._is_behind() and not any(job.kind == jobs.ROUND for job in self._jobs.open()):
+        try:
+            is_behind = bool(self._node.view.behind.any()) or self._node.node_id in self._marked()
+        except _TryAgainError as error:
+            logger.warning("no round of repair this time", reason=str(error))
+            return
+        if owned and not is_behind and not self._is_open(jobs.ROUND):
             self._begun(jobs.ROUND, owned, None)
+
+    def _is_open(self, kind: str) -> bool:
+        return any(job.kind == kind for job in self._jobs.open())
 
     def _interval_s(self) -> float:
         """Until the next round: nodes that were started together do not all compare at once."""
         return float(self._settings.repair_interval_s * random.uniform(0.75, 1.0))
-
-    def _is_behind(self) -> bool:
-        """Whether this node lacks something that is on its way already, by refill or from a spool."""
-        return bool(self._node.view.behind.any()) or self._node.node_id in self._marked()
 
     # One job
 
@@ -297,9 +306,9 @@ class Repair:
         """Begin an attempt at a leg, or find that all is done."""
         job = run.job
         if job.at == len(job.legs):
-            job.legs = [*job.legs, *self._next_legs(job)]
+            job.legs = [*job.legs, *self._next_legs(run)]
             if job.at == len(job.legs):
-                self._end(job, jobs.DONE, job.note)
+                self._end(job, jobs.FAILED if run.failures and job.kind in ATTEMPTS else jobs.DONE, job.note)
                 return
         leg = job.legs[job.at]
         run.peer = self._peer(job, leg)
@@ -321,13 +330,14 @@ class Repair:
         logger.debug("leg begun", job=job.number, peer=leg.peer, partitions=len(leg.partitions))
         self._advance(run, None)
 
-    def _next_legs(self, job: Job) -> list[Leg]:
+    def _next_legs(self, run: Run) -> list[Leg]:
         """Who is to be asked for what, when a job has come to the end of what it knew; none when it is done.
 
         Raises _TryAgainError while nobody can be asked.
         """
+        job = run.job
         if job.kind == jobs.REFILL:
-            return self._legs_of_refill()
+            return self._legs_of_refill(run)
         if job.legs:
             return []
         if job.kind == jobs.PULL:
@@ -338,13 +348,13 @@ class Repair:
             job.note = f"not compared with {', '.join(behind)}: behind"
         return [Leg(peer, partitions) for peer, partitions in shared.items() if peer not in marked]
 
-    def _legs_of_refill(self) -> list[Leg]:
-        """For each partition of which this node is behind, the first co-owner that is current."""
+    def _legs_of_refill(self, run: Run) -> list[Leg]:
+        """For each partition of which this node is behind a co-owner that is current, with the fewest failures."""
         lacking = np.flatnonzero(self._node.view.behind & self._node.view.written).tolist()
         if not lacking:
             return []
         marked, left, legs = self._marked(), set(lacking), []
-        for peer, partitions in self._shared(lacking).items():
+        for peer, partitions in sorted(self._shared(lacking).items(), key=lambda each: run.failures[each[0]]):
             mine = [each for each in partitions if each in left and peer not in marked]
             left.difference_update(mine)
             if mine:
@@ -495,12 +505,19 @@ class Repair:
         self._leave(run)
         self.counts["failures"] += 1
         run.attempts += 1
+        leg = job.legs[job.at] if job.at < len(job.legs) else None
         if job.kind == jobs.REFILL:  # others may be those to ask by then
+            run.failures.update([leg.peer] if leg is not None else [])
             job.legs = [Leg(each.peer, _done(each.tally), each.tally) for each in job.legs if each.tally.done]
             job.at = len(job.legs)
         if run.attempts >= ATTEMPTS.get(job.kind, run.attempts + 1):
-            self._end(job, jobs.FAILED, why)
-            return
+            if leg is None:
+                self._end(job, jobs.FAILED, why)
+                return
+            run.failures[leg.peer] += 1  # the others are compared with all the same
+            run.attempts = 0
+            job.at += 1
+            job.note = why
         job.state, job.error = jobs.WAITING, why
         run.due_s = clock.monotonic_s() + min(RETRY_S * 2 ** min(run.attempts - 1, 10), RETRY_MAX_S)
         if logger.limited(f"put off {job.kind}", 10.0):

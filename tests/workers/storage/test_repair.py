@@ -15,6 +15,7 @@ from tests import naive
 from tests.support import wait_until
 from tests.workers.storage.replicas import Replica, ring_of
 from tests.workers.storage.support import PARTITIONS, Row, assert_answers, batch_of, key, rows_of
+from workers.storage import repair
 from workers.storage.converge import LEAF_ROWS
 from workers.storage.store import DeleteRecord
 
@@ -261,3 +262,56 @@ def test_what_cannot_be_pulled_is_refused(make: Make) -> None:
         message = replica.ask(protocol.PULL, protocol.PullRequest(protocol.bitmap(partitions, PARTITIONS), peer))
         assert message.kind == protocol.ERROR
         assert protocol.decode_body(message.body, protocol.ErrorReply).error == code
+
+
+def test_a_repair_goes_on_with_other_co_owners_when_one_is_away_and_says_that_it_failed(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(repair, "CONNECT_S", 0.3)
+    monkeypatch.setitem(repair.ATTEMPTS, "repair", 2)
+    ring = ring_of(3, 3)
+    one, third = make(ring, "n1"), make(ring, "n3")
+    put(third, rows_of(A, range(10)))
+    job = one.repaired()
+    assert (job.state, job.points, job.equal) == ("failed", 10, PARTITIONS)
+    assert "no connection to n2" in job.error
+
+
+def test_a_refill_takes_another_co_owner_when_one_is_away(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(repair, "CONNECT_S", 0.3)
+    ring = ring_of(3, 3)
+    second, third = make(ring, "n2"), make(ring, "n3")
+    put(third, rows_of(A, range(10)))
+    second.behind.hit("its disk was lost", None)
+    wait_until(lambda: not second.behind.partitions.any(), 10.0, "not behind")
+    assert second.digests() == third.digests()
+
+
+def test_a_node_damaged_while_it_is_refilled_is_compared_again(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    ring = ring_of(2, 2)
+    one, other = make(ring, "n1"), make(ring, "n2")
+    put(one, rows_of(A, range(10)))
+    taken = other.repair._here.take
+    hits = iter(["a file was damaged"])
+
+    def take(reply: protocol.FetchReply) -> tuple[int, int]:
+        for reason in hits:
+            other.behind.hit(reason, partitions_of(A))
+        return taken(reply)
+
+    monkeypatch.setattr(other.repair._here, "take", take)
+    other.behind.hit("its disk was lost", None)
+    wait_until(lambda: not other.behind.partitions.any(), 10.0, "not behind")
+    assert other.digests() == one.digests()
+    assert other.repair.counts["failures"] == 1
+
+
+def test_a_fault_of_ours_ends_the_job_and_not_the_node(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    ring = ring_of(2, 2)
+    one, other = make(ring, "n1"), make(ring, "n2")
+    put(one, rows_of(A, range(10)))
+    monkeypatch.setattr(other.repair._here, "take", lambda reply: 1 // 0)
+    job = other.ended(other.pull("n1"))
+    assert (job.state, job.error) == ("failed", "BUG: ZeroDivisionError: integer division or modulo by zero")
+    monkeypatch.undo()
+    assert other.ended(other.pull("n1")).state == "done"
