@@ -20,7 +20,7 @@ from rich.table import Table
 from common import bus, config, series
 from common.errors import ConfigError, MinitrueError, RingStoreError
 from common.ring import NOBODY, Ring
-from common.ringbuild import ideal_counts
+from common.ringmoves import shares
 from common.ringstore import RingStore, open_store
 from tools import ringctl_bridges, ringctl_nodes, ringctl_status, ringctl_store
 from tools.output import DASHES, EXIT_CODES, Output, duration_text, new_table, size_text
@@ -250,14 +250,14 @@ def _ring_facts(ring: Ring, store: RingStore) -> dict[str, Any]:
 
 def _balance(ring: Ring) -> list[dict[str, Any]]:
     """How many partitions each node owns, owns first, and should own by weight."""
-    shares = ideal_counts(ring.nodes, ring.partitions, ring.replication)
+    wanted = shares(ring)
     first = np.bincount(ring.owner_table[:, 0], minlength=len(ring.nodes))
     return [
         {
             **msgspec.structs.asdict(node),
             "partitions": len(ring.owned_partitions(node.id)),
             "first_owner": int(first[at]),
-            "share": round(float(shares[at]), 3),
+            "share": round(float(wanted[at]), 3),
         }
         for at, node in enumerate(ring.nodes)
     ]
@@ -268,7 +268,7 @@ def _node_table(ring: Ring) -> Table:
     for row in _balance(ring):
         cells = (row["weight"], row["partitions"], row["share"], row["first_owner"])
         table.add_row(row["id"], row["endpoint"], row["zone"], *(f"{cell:g}" for cell in cells))
-    missing = int((ring.owner_table == NOBODY).any(axis=1).sum())
+    missing = int(((ring.owner_table != NOBODY).sum(axis=1) < ring.replication).sum())
     if missing:
         table.caption = f"{missing} partitions have fewer than {ring.replication} owners"
     return table
