@@ -26,7 +26,7 @@ from workers.bridge.batch import Batch, Message, split
 from workers.bridge.columns import Columns
 from workers.bridge.drain import DRAIN_BYTES, Drain, destinations
 from workers.bridge.lane import CATCHING_UP, DOWN, UP, Flight, Lane, Link, Queue
-from workers.bridge.misrouted import MOVING_S, RESPLIT_S, ROUTED_AGAIN, Misrouted, apart
+from workers.bridge.misrouted import AGAIN_S, Misrouted
 from workers.bridge.openrows import OpenRows, written_partitions
 from workers.bridge.payload import Point
 from workers.bridge.spool import Spools
@@ -420,10 +420,10 @@ class Delivery:
             logger.warning("batch refused", node=lane.node.id, error=ack.error, detail=ack.detail)
         if ack.error == protocol.ERR_MOVING:
             self._hurry()
-            self._hold_moving(lane, flight)
-        elif ack.error in ROUTED_AGAIN and not self._is_behind(lane, flight, epoch):
+        again_s = AGAIN_S.get(ack.error)
+        if again_s is not None and (ack.error == protocol.ERR_MOVING or not self._is_behind(lane, flight, epoch)):
             lane.remove(flight)
-            until_s = self._now + RESPLIT_S
+            until_s = self._now + again_s
             self._misrouted.append(Misrouted(until_s, flight.batch, lane.node.id, flight.drained, lane.epoch))
         elif ack.error == protocol.ERR_BAD_BATCH:
             logger.error("BUG: a node cannot decode our batch, kept in the dead letter", node=lane.node.id)
@@ -435,24 +435,12 @@ class Delivery:
 
     def _is_behind(self, lane: Lane, flight: Flight, epoch: int) -> bool:
         """Whether a node disowns what our ring gives it because its own is older, and has been doing so for too long.
-        By a ring newer than ours it is right, and we must not rely on its spool.
+        By a ring newer than ours it is right, and we must not rely on its spool. Nor is that needed for one that has
+        put a fence, which passes: a mark would take all that the node owns from readers.
         """
         ours = epoch <= self._ring.epoch == flight.batch.epoch
         overdue = self._now - flight.batch.opened_s > self._bridge.ack_timeout_s
         return ours and (overdue or lane.state == DOWN)
-
-    def _hold_moving(self, lane: Lane, flight: Flight) -> None:
-        """Let the points of fenced partitions wait for the next ring, and send the others at once. They wait here and
-        in no spool, however long that takes: their node is well, a mark would take all that it owns from readers.
-        """
-        lane.remove(flight)
-        self._closed_bytes -= flight.batch.memory_bytes
-        stays, moves = apart(flight.batch, self._ring.moving, self._ring.partitions)
-        if stays is not None:
-            self._enqueue(lane, stays, flight.drained)
-        if moves is not None:
-            self._closed_bytes += moves.memory_bytes
-            self._misrouted.append(Misrouted(self._now + MOVING_S, moves, lane.node.id, flight.drained, lane.epoch))
 
     # Ring changes.
 

@@ -39,6 +39,8 @@ from workers.bridge.spoolrecord import KIND, Record
 
 FILE_BYTES: Final = 16 << 20  # then another file begins: room comes back by the file, and a crash repeats one at most
 RETRY_S: Final = 1.0  # after a failure of disk or ring store; neither mends faster
+COMPARE_S: Final = 5.0  # between looks at whether the ring store still has our marks
+SEEN_S: Final = 2.0  # a mark that was put so long ago is seen by who looks at the ring store
 READ_TRIES: Final = 5  # a second apart, before what the disk cannot read counts as damaged
 DAMAGED: Final = ".damaged"
 FOLDER: Final = "spool"  # in the bridge's directory
@@ -387,7 +389,7 @@ class Spools:
         self._stale: set[str] = set()  # nodes whose mark of ours has to go
         self._restored = False
         self._retry_s = 0.0  # monotonic; marks are not touched before
-        self._look_s = 0.0
+        self._look_s = self._compare_s = 0.0
         try:
             for path in sorted(directory.glob("*/")):
                 self.of(path.name)
@@ -450,6 +452,9 @@ class Spools:
         self._stale |= gone
         if self._stale and now >= self._retry_s:
             self._unmark(now)
+        if self._restored and now >= self._compare_s:
+            self._compare_s = now + COMPARE_S
+            self._compare(now)
 
     def status(self) -> dict[str, dict[str, Any]]:
         """What a person wants to know of each node's spool."""
@@ -498,6 +503,23 @@ class Spools:
                 self._stale.discard(node)
         except RingStoreError as error:
             self._marks_failed(error, now)
+
+    def _compare(self, now: float) -> None:
+        """Put marks again that a ring store has lost, as one does that was put back to an earlier state; let those go
+        that came back with it. What a mark says is believed again only a while after such a thing: see ringfollow.py.
+        """
+        if now < self._retry_s:
+            return
+        try:
+            ours = {mark.node for mark in self._store.marks() if mark.by == self._bridge_id}
+            for node in [node for node, put_s in self._marked.items() if node not in ours and now - put_s > SEEN_S]:
+                logger.warning("a mark of ours is gone from the ring store, put again", node=node)
+                del self._marked[node]
+                self._mark(node)
+        except RingStoreError as error:
+            self._marks_failed(error, now)
+            return
+        self._stale |= ours - self._marked.keys()
 
     def _restore(self, now: float) -> bool:
         """At the start each spool that holds anything gets its mark before anything is released; marks of ours without

@@ -2,6 +2,7 @@
 
 import errno
 import itertools
+import math
 import shutil
 import tempfile
 import weakref
@@ -116,6 +117,7 @@ class World:
         self.refused_whole: list[tuple[bytes, str]] = []
         self.latencies: list[float] = []
         self.hurried = 0
+        self.confirmed_s = math.inf  # when the bridge saw last that it goes by the ring store's ring
         self.directory = Path(tempfile.mkdtemp(prefix="delivery-"))
         weakref.finalize(self, shutil.rmtree, self.directory, ignore_errors=True)
         self.disk = Moods()
@@ -127,8 +129,9 @@ class World:
     def begin(self, ring: Ring) -> None:
         """A bridge's process starts on what the one before left on the disk."""
         self.spools = Spools(
-            self.directory / "spool", self.store, self._settings.bridge.id, self._spool_bytes, disk=self.disk
-        )
+            self.directory / "spool", self.store, self._settings.bridge.id, self._spool_bytes, disk=self.disk,
+            confirmed_s=lambda: self.confirmed_s, hurry=self._hurry,
+        )  # fmt: skip
         self.delivery = Delivery(
             self._settings,
             ME,

@@ -10,7 +10,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from common import protocol
+from common import clock, protocol
 from common.points import PointBatch
 from common.ring import Ring
 from common.ringstore import Mark
@@ -83,6 +83,7 @@ class AnyOrder(RuleBasedStateMachine):
         self.stored: dict[str, set[At]] = {node: set() for node in NODES}
         self.unanswered: list[tuple[str, protocol.Message]] = []
         self.old_acks: list[tuple[str, protocol.Message]] = []
+        self.fenced: dict[str, set[int]] = {node: set() for node in NODES}
         self.time_ns = 0
 
     # The nodes.
@@ -97,9 +98,9 @@ class AnyOrder(RuleBasedStateMachine):
         partitions = [partition_of(key, PARTITIONS) for key in PointBatch.decode(batch.body).keys]
         if any(batch.header.epoch < known.since[partition] for partition in partitions):
             return protocol.ERR_STALE_EPOCH
-        if any(node not in {owner.id for owner in known.owners(partition)} for partition in partitions):
+        if any(node not in {writer.id for writer in known.writers(partition)} for partition in partitions):
             return protocol.ERR_NOT_MINE
-        return ""
+        return protocol.ERR_MOVING if self.fenced[node].intersection(partitions) else ""
 
     def store(self, node: str, batch: protocol.Message) -> None:
         if batch.header.to_incarnation not in (0, self.world.owners[node].incarnation):
@@ -124,13 +125,20 @@ class AnyOrder(RuleBasedStateMachine):
             self.born[point] = self.bridge_known, self.rings[self.bridge_known].epoch
         self.sent.append(Sent(self.world.publish(*series, time_ns=self.time_ns), points))
 
-    @rule(seconds=st.sampled_from([0.0, 0.1, 1.0, 6.0]), alive=st.sets(st.sampled_from(NODES)))
-    def pass_time(self, seconds: float, alive: set[str]) -> None:
-        """alive: these answer their beats meanwhile."""
+    @rule(
+        seconds=st.sampled_from([0.0, 0.1, 1.0, 6.0]),
+        alive=st.sets(st.sampled_from(NODES)),
+        looks=st.sampled_from([True, True, False]),
+    )
+    def pass_time(self, seconds: float, alive: set[str], looks: bool) -> None:
+        """alive: these answer their beats meanwhile. looks: the bridge looks at the ring store where it is asked to."""
+        before = self.world.hurried
         for _ in range(max(1, int(seconds))):
             self.world.tick(min(1.0, seconds))
             for node in sorted(alive & set(self.world.owners)):
                 self.world.beat(node)
+            if looks and self.world.hurried > before:
+                self.learn_ring("bridge")
         self.collect()
 
     @rule()
@@ -181,6 +189,7 @@ class AnyOrder(RuleBasedStateMachine):
         self.sent = [sent for sent in self.sent if not sent.message.waiting]
         self.unanswered, self.old_acks = [], []
         self.bridge_known = len(self.rings) - 1
+        self.world.confirmed_s = clock.monotonic_s()
         self.world.begin(self.rings[-1])
         for points in again:
             self.publish(sorted({KEYS.index(key) for key, _ in points}))
@@ -194,9 +203,14 @@ class AnyOrder(RuleBasedStateMachine):
 
     @rule(who=st.sampled_from(["bridge", *NODES]))
     def learn_ring(self, who: str) -> None:
+        latest = self.rings[-1]
         if who != "bridge":
+            changed = set((latest.since > self.rings[self.known[who]].epoch).nonzero()[0].tolist())
+            self.fenced[who] -= changed
             self.known[who] = len(self.rings) - 1
-        elif self.bridge_known < len(self.rings) - 1:
+            return
+        self.world.confirmed_s = clock.monotonic_s()
+        if self.bridge_known < len(self.rings) - 1:
             self.bridge_known = len(self.rings) - 1
             for node in set(self.world.owners) - {node.id for node in self.rings[-1].nodes}:
                 del self.world.owners[node]
@@ -233,10 +247,12 @@ class AnyOrder(RuleBasedStateMachine):
         world = self.world
         world.disk.broken = world.store.away = False
         self.known = dict.fromkeys(NODES, len(self.rings) - 1)
+        self.fenced = {node: set() for node in NODES}
         self.learn_ring("bridge")
         for _ in range(80):
             world.tick(0.5)
             world.beat()
+            self.learn_ring("bridge")
             self.collect()
             self.answer_all()
             self.released_means_stored()

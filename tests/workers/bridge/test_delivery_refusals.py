@@ -6,7 +6,7 @@ import pytest
 from common import protocol
 from tests.workers.bridge.delivery_world import KEYS, ONE_OWNER, World, keys_in, owner_of, ring
 from workers.bridge.lane import RETRY_MIN_S
-from workers.bridge.misrouted import RESPLIT_S
+from workers.bridge.misrouted import AGAIN_S
 
 
 def test_a_refused_row_goes_to_the_dead_letter_with_its_message_and_the_others_are_stored() -> None:
@@ -123,9 +123,9 @@ def test_a_node_that_is_behind_the_ring_is_asked_again_after_a_while() -> None:
     message = world.publish(0)
     world.tick()
     world.ack("n0", world.batches("n0")[0], rows=0, error=protocol.ERR_NOT_MINE)
-    world.tick(RESPLIT_S / 2)
+    world.tick(AGAIN_S[protocol.ERR_NOT_MINE] / 2)
     assert not world.batches("n0")
-    world.tick(RESPLIT_S)
+    world.tick(AGAIN_S[protocol.ERR_NOT_MINE])
     world.ack_all()
     assert message.waiting == 0
 
