@@ -25,7 +25,9 @@ _LOW_63: Final = np.int64(0x7FFF_FFFF_FFFF_FFFF)
 
 
 class Lacking(NamedTuple):
-    """points: to be taken in; they may have a few besides that are here. rows: how many are not."""
+    """points: to be taken in; they may have a few besides that are here. rows: how many are not; one that came in a
+    block and as a row counts twice.
+    """
 
     points: Arrived
     rows: int

@@ -331,7 +331,7 @@ def test_what_cannot_be_asked_is_refused(pairs: Any) -> None:
         exchange.fetch(FetchRequest(0, [one], 0))
     with pytest.raises(ProtocolError, match="item 2 of 1 ranges"):
         exchange.fetch(FetchRequest(0, [one], 1000, 2))
-    with pytest.raises(ProtocolError, match="not msgpack|canonical|want an even array"):
+    with pytest.raises(ProtocolError, match="want an even array of at least two strings"):
         exchange.fetch(FetchRequest(0, [Range(b"\x91\xa1a", 0, 5)], 1000))
     with pytest.raises(RefusedError, match="partition 16"):
         exchange.fetch_partition(FetchPartitionRequest(0, 16, 1000))
