@@ -7,7 +7,6 @@ import json
 import os
 import shutil
 import subprocess
-import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -34,7 +33,7 @@ SETTINGS: Final = QUICK | {
     "query.timeout_s": 3.0,
     "storage.head_rows": 2000,
     "storage.repair_settle_s": 1.0,
-    "storage.repair_interval_s": 2.0,
+    "storage.repair_interval_s": 30.0,
     "mqtt.keepalive_s": 5,
     "mqtt.reconnect_max_s": 0.5,
 }
@@ -42,6 +41,8 @@ SETTINGS: Final = QUICK | {
 
 class RingCluster(Cluster):
     """Nodes, bridges and a query worker, with a ring that tools/ringctl changes."""
+
+    program = ROOT / "tools" / "ringctl"
 
     def __init__(self, children: Children, home: Path, settings: Mapping[str, Any] | None = None, **more: Any) -> None:
         super().__init__(children, home, settings=SETTINGS | dict(settings or {}), query=True, **more)
@@ -56,7 +57,7 @@ class RingCluster(Cluster):
         """Start it; its output is JSON."""
         environment = os.environ | self.environment
         return self.children.start(
-            ROOT / "tools" / "ringctl", *arguments, "--json", env=environment, stdout=subprocess.PIPE,
+            self.program, *arguments, "--json", env=environment, stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
         )  # fmt: skip
 
@@ -252,23 +253,63 @@ def ask_delete(url: str, series: tuple[str, str], start_ns: int, end_ns: int) ->
         return 0, {}
 
 
-class Watch(threading.Thread):
-    """Calls once what is to happen when the ring store shows something, such as the first moves. Ends with `stop`."""
+def is_pulling(cluster: RingCluster) -> bool:
+    """Whether a node gets points of a partition that it joins."""
+    return any(
+        job["kind"] == "pull" and job["state"] in ("waiting", "running")
+        for name in cluster.nodes
+        for job in cluster.node_status(name).get("repair", {}).get("jobs", [])
+    )
 
-    def __init__(self, cluster: RingCluster, when: Any, then: Any) -> None:
-        super().__init__(name="watch", daemon=True)
-        self.has_happened = threading.Event()
-        self._cluster, self._when, self._then = cluster, when, then
-        self._is_over = threading.Event()
-        self.start()
 
-    def run(self) -> None:
-        while not self._is_over.wait(0.005):
-            if self._when(self._cluster):
-                self._then()
-                self.has_happened.set()
-                return
+def is_fenced(cluster: RingCluster) -> bool:
+    """Whether a node refuses partitions that are about to leave it."""
+    return any(cluster.node_status(name).get("partitions_fenced", 0) for name in cluster.nodes)
 
-    def stop(self) -> None:
-        self._is_over.set()
-        self.join(30)
+
+def owners_of(ring: Ring) -> list[list[str]]:
+    """The owners of each partition."""
+    return [[node.id for node in ring.owners(partition)] for partition in range(ring.partitions)]
+
+
+class Going:
+    """A change of the ring under way: a ringctl that runs."""
+
+    def __init__(self, cluster: RingCluster, *words: str) -> None:
+        self._cluster = cluster
+        self._before = owners_of(cluster.ring)
+        self.process = cluster.begin_ringctl(*words)
+
+    def is_at(self, step: str) -> bool:
+        """Whether a moment of the change is now: of STEPS."""
+        if step == "targets have joined":
+            return bool(self._cluster.ring.moves)
+        if step == "targets pull":
+            return is_pulling(self._cluster)
+        if step == "sources are fenced":
+            return is_fenced(self._cluster)
+        assert step == "some are done"
+        ring = self._cluster.ring
+        return owners_of(ring) != self._before and bool(ring.moves or steps(ring))
+
+    def wait_for(self, step: str) -> bool:
+        """Wait for a moment of it; whether it was seen before the change ended."""
+        ended = wait_until(lambda: (self.is_at(step) and "seen") or self.process.poll() is not None, 30.0, step)
+        return ended == "seen"
+
+    def kill(self) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.communicate()
+
+    def end(self, timeout_s: float = CHANGED_WITHIN_S) -> tuple[int, str]:
+        """Wait for its end: exit code, and what it said."""
+        out, error = self.process.communicate(timeout=timeout_s)
+        return int(self.process.returncode), out + error
+
+    def end_well(self) -> None:
+        code, said = self.end()
+        assert code == 0, f"{self.process.args}: {code}, {said}; logs in {self._cluster.logs}"
+
+
+STEPS: Final = ("targets have joined", "targets pull", "sources are fenced", "some are done")

@@ -8,6 +8,7 @@ import pytest
 
 from tests.cluster import Cluster
 from tests.flow import Flow
+from tests.ringed import RingCluster
 from tests.support import Children, require_part
 
 
@@ -19,6 +20,22 @@ def make_cluster(children: Children, tmp_path: Path) -> Iterator[Callable[..., C
 
     def make(**options: Any) -> Cluster:
         made.append(Cluster(children, tmp_path / f"c{len(made)}", **options))
+        return made[-1]
+
+    yield make
+    for cluster in made:
+        cluster.close()
+
+
+@pytest.fixture
+def make_ring(children: Children, tmp_path: Path) -> Iterator[Callable[..., RingCluster]]:
+    """Makes clusters that run, whose ring the test changes; closed when it is over."""
+    require_part("mosquitto")
+    made: list[RingCluster] = []
+
+    def make(**options: Any) -> RingCluster:
+        made.append(RingCluster(children, tmp_path / f"c{len(made)}", **options))
+        made[-1].start()
         return made[-1]
 
     yield make

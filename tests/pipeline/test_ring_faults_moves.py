@@ -1,0 +1,205 @@
+"""The ring changes while points flow and are asked for: nothing is lost, no answer is wrong, whoever dies at any step.
+
+Every answer is judged while it goes on, see tests/oracle.py; at the end of `traffic` each series is exactly what it has
+to be, and the replicas of every partition are equal.
+"""
+
+import itertools
+import os
+import signal
+from collections.abc import Callable
+
+import pytest
+
+from tests.cluster import Worker
+from tests.ringed import STEPS, Going, RingCluster, owners_of, traffic
+from tests.support import wait_until
+
+Make = Callable[..., RingCluster]
+SLOW = ("--wave", "8", "--rate", "2000000")
+VICTIMS = ("source", "target", "bridge", "query", "ringctl")
+ALL = list(itertools.product(VICTIMS, STEPS))
+# Each victim and each step once or twice; all of them in `make chaos`.
+CHOSEN = ALL if os.environ.get("MINITRUE_CHAOS_S") else [ALL[at] for at in (0, 2, 5, 6, 9, 14, 16, 17, 18, 19)]
+
+
+def test_nodes_added_and_removed_under_load_move_the_least_and_no_answer_fails(make_ring: Make) -> None:
+    cluster = make_ring(nodes=3, replication=2)
+    with traffic(cluster) as flowing:
+        before = cluster.ring
+        cluster.new_node("ing4")
+        cluster.ringctl(*cluster.adding("ing4"))
+        check_least_moved(cluster, before_owners=owners_of(before), least=64 * 2 // 4)
+        flowing.run_for(30)
+        before = cluster.ring
+        cluster.ringctl("remove", "ing1", "--yes")
+        check_least_moved(cluster, before_owners=owners_of(before), least=len(before.owned_partitions("ing1")))
+        cluster.nodes["ing1"].stop()
+        flowing.run_for(30)
+        flowing.checker.assert_all_answered()
+        assert not cluster.marks()
+
+
+def check_least_moved(cluster: RingCluster, before_owners: list[list[str]], least: int) -> None:
+    cluster.check_still()
+    came = [set(now) - set(then) for then, now in zip(before_owners, owners_of(cluster.ring), strict=True)]
+    assert sum(map(len, came)) <= least + 1, f"{sum(map(len, came))} partitions came to a node, {least} had to"
+
+
+def test_whatever_is_killed_at_whatever_step_of_a_move_the_ring_gets_there_and_no_answer_is_wrong(
+    make_ring: Make,
+) -> None:
+    cluster = make_ring(nodes=3, replication=2)
+    seen = set()
+    with traffic(cluster, rate=60) as flowing:
+        cluster.new_node("ing4")
+        for victim, step in CHOSEN:
+            if kill_at(cluster, victim, step):
+                seen.add((victim, step))
+            cluster.check_still()
+            flowing.run_for(5)
+        flowing.checker.check()
+    missed = set(CHOSEN) - seen
+    assert len(missed) <= len(CHOSEN) // 3, f"moves were over before {missed}"
+
+
+def kill_at(cluster: RingCluster, victim: str, step: str) -> bool:
+    """Add or remove ing4, and kill somebody on the way; whether that moment was met. The ring is still afterwards."""
+    comes = not cluster.ring.has("ing4")
+    words = cluster.adding("ing4") if comes else ["remove", "ing4", "--yes"]
+    change = Going(cluster, *words, *SLOW)
+    is_met = change.wait_for(step)
+    if victim == "ringctl":
+        change.kill()
+        if not (cluster.ring.has("ing4") or comes) or (comes and not cluster.ring.has("ing4")):
+            return False  # killed before it had begun, or after it was done
+        cluster.ringctl("resume", "--yes")
+        return is_met
+    worker = victim_of(cluster, victim, comes)
+    worker.kill()
+    worker.start()
+    change.end_well()
+    return is_met
+
+
+def victim_of(cluster: RingCluster, victim: str, comes: bool) -> Worker:
+    if victim == "bridge":
+        return cluster.bridge
+    if victim == "query":
+        assert cluster.query is not None
+        return cluster.query
+    return cluster.nodes["ing4" if (victim == "target") == comes else "ing1"]
+
+
+def test_source_and_target_that_cannot_reach_each_other_stop_the_move_and_nothing_else(make_ring: Make) -> None:
+    cluster = make_ring(nodes=2, replication=1)
+    with traffic(cluster) as flowing:
+        target = cluster.new_node("ing3")
+        for name in ("ing1", "ing2"):
+            cluster.nodes[name].requests.cut_from(lambda: target.process and target.process.pid)
+        change = Going(cluster, *cluster.adding("ing3"))
+        assert change.wait_for("targets have joined")
+        flowing.run_for(40)
+        assert cluster.ring.moves
+        assert not len(cluster.ring.owned_partitions("ing3"))
+        flowing.checker.assert_all_answered()
+        for name in ("ing1", "ing2"):
+            cluster.nodes[name].requests.heal()
+        change.end_well()
+        cluster.check_still()
+        assert len(cluster.ring.owned_partitions("ing3"))
+
+
+def test_target_without_room_on_its_disk_stops_the_move_until_there_is_some(make_ring: Make) -> None:
+    cluster = make_ring(nodes=2, replication=1)
+    with traffic(cluster) as flowing:
+        target = cluster.new_node("ing3")
+        target.stop()
+        target.configure({"storage.disk_floor_bytes": 1 << 62})
+        target.start()
+        wait_until(lambda: cluster.node_status("ing3"), 30, "ing3 to answer")
+        change = Going(cluster, *cluster.adding("ing3"))
+        assert change.wait_for("targets have joined")
+        flowing.run_for(40)
+        assert not len(cluster.ring.owned_partitions("ing3"))
+        target.configure({"storage.disk_floor_bytes": 0})
+        target.stop()
+        target.start()
+        change.end_well()
+        cluster.check_still()
+
+
+def test_move_cancelled_and_begun_again_gets_there(make_ring: Make) -> None:
+    cluster = make_ring(nodes=2, replication=1)
+    with traffic(cluster) as flowing:
+        cluster.new_node("ing3")
+        for _ in range(2):
+            change = Going(cluster, *(cluster.adding("ing3") if not cluster.ring.has("ing3") else ["resume", "--yes"]))
+            change.wait_for("targets pull")
+            change.kill()
+            cluster.ringctl("cancel", "--yes")
+            assert not cluster.ring.moves
+            flowing.run_for(10)
+        cluster.ringctl("resume", "--yes")
+        cluster.check_still()
+        flowing.run_for(10)
+        flowing.checker.assert_all_answered()
+
+
+def test_two_ringctls_at_once_do_one_after_the_other_what_both_were_told(make_ring: Make) -> None:
+    cluster = make_ring(nodes=3, replication=2)
+    with traffic(cluster) as flowing:
+        cluster.new_node("ing4")
+        cluster.new_node("ing5")
+        both = [Going(cluster, *cluster.adding(name)) for name in ("ing4", "ing5")]
+        codes = [each.end()[0] for each in both]
+        assert 0 in codes  # one of them may have been told that the other has taken over
+        for name in ("ing4", "ing5"):
+            if not cluster.ring.has(name):
+                cluster.ringctl(*cluster.adding(name))
+        cluster.ringctl("resume", "--yes")
+        cluster.check_still()
+        assert cluster.members == [f"ing{number}" for number in range(1, 6)]
+        flowing.checker.assert_all_answered()
+
+
+def test_replication_goes_from_one_to_three_and_back_to_two_and_no_answer_fails(make_ring: Make) -> None:
+    cluster = make_ring(nodes=3, replication=1)
+    with traffic(cluster) as flowing:
+        for replication in (2, 3, 2):
+            cluster.ringctl("replication", str(replication), "--yes")
+            cluster.check_still()
+            assert all(len(owners) == replication for owners in owners_of(cluster.ring))
+            flowing.run_for(15)
+        flowing.checker.assert_all_answered()
+
+
+def test_node_replaced_hands_everything_to_the_new_one_and_to_nobody_else(make_ring: Make) -> None:
+    cluster = make_ring(nodes=3, replication=2)
+    with traffic(cluster) as flowing:
+        before = owners_of(cluster.ring)
+        cluster.new_node("ing4")
+        words = cluster.adding("ing4")
+        cluster.ringctl("replace", "ing2", *words[1:])
+        cluster.check_still()
+        assert owners_of(cluster.ring) == [["ing4" if name == "ing2" else name for name in row] for row in before]
+        flowing.run_for(15)
+        flowing.checker.assert_all_answered()
+
+
+@pytest.mark.parametrize("stale", ["bridge", "query"])
+def test_worker_that_slept_through_two_changes_sends_and_tells_nothing_wrong(make_ring: Make, stale: str) -> None:
+    cluster = make_ring(nodes=3, replication=1)
+    with traffic(cluster) as flowing:
+        worker = cluster.bridge if stale == "bridge" else cluster.query
+        assert worker is not None
+        cluster.new_node("ing4")
+        worker.freeze()
+        cluster.ringctl(*cluster.adding("ing4"))
+        cluster.ringctl("remove", "ing1", "--yes")
+        cluster.nodes["ing1"].signal(signal.SIGCONT)
+        worker.thaw()
+        flowing.run_for(20)
+        cluster.check_still()
+
+
