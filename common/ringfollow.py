@@ -5,8 +5,10 @@ of a second up to a second, so that what it knows is that old at most while the 
 while what it holds is older than what was seen before, ring and marks of before go on, and reading raises.
 
 A store that was put back to an earlier state holds the marks of that state: a node that is behind may have none. So
-marks count only beside a ring that is no earlier one. `ringctl restore` puts marks first and the ring then, and the
-thread reads both at one moment: there is none at which the new ring is seen with old marks.
+marks count only beside a ring that is no earlier one. `ringctl restore` puts the marks that it knows of first and the
+ring then, and the thread reads both at one moment: there is none at which the new ring is seen with old marks. A mark
+that a bridge put meanwhile, and of which no node could tell ringctl, is put again by its bridge within seconds of the
+new ring; until SETTLED_S after it those known before count as well.
 
 Writes go through to the store. The loop waits for those of marks, at most about a second, and not at all while the
 thread knows that the store does not answer.
@@ -23,6 +25,7 @@ from common.ringstore import Mark, Past, RingStore
 
 FIRST_WAIT_S: Final = 5.0  # for the first look, at most: its calls have time limits of their own
 AFTER_FAILURE_S: Final = 1.0  # between looks that fail, at least: a wrong password is hard work for etcd
+SETTLED_S: Final = 15.0  # after which bridges have put their marks again: they look every 5 s
 TRIES: Final = 5  # until ring and marks are of one moment
 
 
@@ -74,6 +77,8 @@ class FollowedStore:
         self._seen = _NEVER
         self._epoch = 0  # the highest seen, of cluster _cluster
         self._cluster = ""
+        self._before: frozenset[Mark] = frozenset()  # the last marks that could be believed
+        self._settled_s = float("-inf")  # until when they count
         self._listeners: list[Callable[[], None]] = []
         self._wake = threading.Event()
         self._looked = threading.Event()
@@ -193,10 +198,21 @@ class FollowedStore:
                 ring, fault = (before.ring, before.fault) if found.stamp == before.stamp else self._load()
                 if fault or (ring.epoch if ring else 0) == found.epoch:
                     doubt = self._doubt(ring, fault)
-                    return Seen(begun_s, found.stamp, ring, fault, found.marks, doubt, "")
+                    marks = self._believed(found.marks, doubt, begun_s)
+                    return Seen(begun_s, found.stamp, ring, fault, marks, doubt, "")
         except (RingStoreError, RingError) as error:
             return before._replace(error=str(error))
         return before._replace(error=f"{self.url}: the ring changed {TRIES} times while it was read")
+
+    def _believed(self, found: frozenset[Mark], doubt: str, now_s: float) -> frozenset[Mark]:
+        """The marks of a look, and while some may be missing those of before."""
+        if doubt:
+            self._settled_s = now_s + SETTLED_S
+            return found
+        if now_s < self._settled_s:
+            return found | self._before
+        self._before = found
+        return found
 
     def _load(self) -> tuple[Ring | None, str]:
         """The ring, or why there is none that can be used. Raises RingStoreError."""
