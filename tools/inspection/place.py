@@ -18,7 +18,7 @@ SEGMENT, WAL, DELETE, DAMAGED, NOTE, LEFTOVER, OTHER = (
 )  # fmt: skip
 
 _DIGITS: Final = re.compile(r"-(\d{16})")
-_AT_TOP: Final = frozenset({layout.NODE, layout.LOCK})
+_AT_TOP: Final = frozenset({layout.NODE, layout.LOCK, layout.BEHIND, layout.DROPPED})
 
 
 class Entry(NamedTuple):
@@ -59,7 +59,7 @@ class Place:
         self.layout = Layout(directory, bytes.fromhex(self.node.store_id), _NoLock())
 
     def entries(self) -> list[Entry]:
-        """Every file but NODE and LOCK, by folder and name."""
+        """Every file but those at the top, by folder and name."""
         return [self.entry(path) for path in sorted(self._files())]
 
     def of_kind(self, kind: str) -> list[Entry]:

@@ -4,6 +4,7 @@
 damaged parts of WAL files are copied there, and a torn tail is cut off: that is what the next start would do.
 """
 
+import functools
 from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
@@ -14,7 +15,7 @@ from tools.inspection.place import DELETE, SEGMENT, WAL, Entry, Finding, Place
 from tools.inspection.rows import series_fields
 from tools.inspection.segments import open_segment
 from tools.inspection.verify import Verdict, ranges_of
-from workers.storage import segment, segment_v1
+from workers.storage import behind, segment, segment_v1
 from workers.storage.layout import DamagedError, Layout
 from workers.storage.recovery import Recovery
 
@@ -55,7 +56,8 @@ def plan(place: Place, verdict: Verdict) -> list[Loss]:
 
 
 def carry_out(place: Place, layout: Layout, losses: Sequence[Loss]) -> None:
-    """Do it. layout: of the open directory. Raises OSError."""
+    """Do it. layout: of the open directory. A node that begins there afterwards is behind. Raises OSError."""
+    layout.watchers.append(functools.partial(behind.note_loss, layout))
     for loss in losses:
         if loss.action == MOVED and loss.kind != WAL:
             path = place.directory / loss.file

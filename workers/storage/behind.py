@@ -120,9 +120,8 @@ class Behind:
 
     def hit_by(self, note: dict[str, Any]) -> None:
         """The same for something damaged that is about to be set aside; see Layout.watchers."""
-        if str(note["file"]).endswith(layout.DELETE_SUFFIX):
-            return  # no points are lost with a delete record, and the ring brings it back
-        self.hit(f"{note['file']}: {note['reason']}", note.get("partitions"))
+        if _costs_points(note):
+            self.hit(f"{note['file']}: {note['reason']}", note.get("partitions"))
 
     def clear(self, partitions: Iterable[int], hits: int | None = None) -> list[int]:
         """Answer again for some partitions: they were repaired from a current co-owner, or their loss was accepted.
@@ -188,22 +187,15 @@ class Behind:
         path, lacking = self._place.directory / layout.BEHIND, self.partitions
         if lacking.any():
             numbers = None if lacking.all() else np.flatnonzero(lacking).tolist()
-            said = _File(FORMAT, self.since_ns, self.reasons, numbers)
-            files.replace_file(path, [msgspec.json.encode(said) + b"\n"], disk=self._place.disk)
+            _write(self._place, _File(FORMAT, self.since_ns, self.reasons, numbers))
         else:
             files.remove_files([path], self._place.disk)
         self._saved = lacking
 
     def _load(self) -> None:
-        path = self._place.directory / layout.BEHIND
-        try:
-            read = msgspec.json.decode(path.read_bytes(), type=_File)
-        except FileNotFoundError:
+        read = _read(self._place)
+        if read is None:
             return
-        except (msgspec.MsgspecError, UnicodeDecodeError) as error:  # that it is there is what counts
-            read = _File(FORMAT, clock.wall_ns(), [f"{layout.BEHIND} cannot be read: {error}"])
-        if read.format > FORMAT:
-            raise StorageError(f"{path} has format version {read.format}, this program reads up to {FORMAT}")
         lacking = np.zeros(len(self.partitions), np.bool_)
         named = read.partitions
         known = named is not None and all(0 <= each < len(lacking) for each in named)
@@ -216,6 +208,40 @@ class Behind:
     def _frozen(partitions: Partitions) -> Partitions:
         partitions.setflags(write=False)
         return partitions
+
+
+def note_loss(place: Layout, note: dict[str, Any]) -> None:
+    """Let the next start of a node that is stopped find itself behind, for what is about to be set aside here.
+
+    Raises StorageError for a file of a newer format, OSError.
+    """
+    if _costs_points(note):
+        known = _read(place) or _File(FORMAT, clock.wall_ns())
+        reasons = [*known.reasons, f"{note['file']}: {note['reason']}"][-MAX_REASONS:]
+        _write(place, _File(FORMAT, known.since_ns, reasons))
+
+
+def _costs_points(note: dict[str, Any]) -> bool:
+    """Whether points are lost with a file. None are with a delete record, and the ring brings it back."""
+    return not str(note["file"]).endswith(layout.DELETE_SUFFIX)
+
+
+def _read(place: Layout) -> _File | None:
+    path = place.directory / layout.BEHIND
+    try:
+        read = msgspec.json.decode(path.read_bytes(), type=_File)
+    except FileNotFoundError:
+        return None
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:  # that it is there is what counts
+        read = _File(FORMAT, clock.wall_ns(), [f"{layout.BEHIND} cannot be read: {error}"])
+    if read.format > FORMAT:
+        raise StorageError(f"{path} has format version {read.format}, this program reads up to {FORMAT}")
+    return read
+
+
+def _write(place: Layout, said: _File) -> None:
+    data = msgspec.json.encode(said) + b"\n"
+    files.replace_file(place.directory / layout.BEHIND, [data], disk=place.disk)
 
 
 def _nothing() -> None:

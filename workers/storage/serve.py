@@ -264,7 +264,9 @@ class Server:
 
     def _cancel(self, header: Header) -> None:
         """Nobody waits for a request any more: what waits of it is dropped, what runs stops at its next piece."""
-        cancel = self._cancels.pop((header.sender, header.re_incarnation, header.re), None)
+        name = header.sender, header.re_incarnation, header.re
+        self._parked = [each for each in self._parked if each.ask.name != name]
+        cancel = self._cancels.pop(name, None)
         if cancel is not None:
             self.counts.cancelled += 1
             cancel.set()

@@ -10,7 +10,7 @@ from common.errors import RingStoreError, StorageError
 from common.ringstore import FileStore, Mark
 from tests.disks import QuickDisk, Step, SteppingDisk
 from workers.storage import layout
-from workers.storage.behind import Behind
+from workers.storage.behind import Behind, note_loss
 from workers.storage.layout import Layout
 
 PARTITIONS = 8
@@ -276,6 +276,14 @@ def test_a_file_that_cannot_be_read_says_that_everything_may_be_lacking(place: L
     for data in (b"?", b'{"format":1,"partitions":[99]}', b"\xff"):
         (place.directory / layout.BEHIND).write_bytes(data)
         assert Behind(place, "ing1", PARTITIONS, rings).partitions.all()
+
+
+def test_what_is_set_aside_while_the_node_is_stopped_is_known_at_its_start(place: Layout, rings: Rings) -> None:
+    begun(place, rings).hit("because", [1])
+    note_loss(place, {"file": "seg-1.mts", "reason": "short"})
+    note_loss(place, {"file": "del-1.mtd", "reason": "short"})
+    found = begun(place, rings)
+    assert found.partitions.all() and found.reasons == ["because", "seg-1.mts: short"]
 
 
 def test_a_file_of_a_newer_format_is_refused(place: Layout, rings: Rings) -> None:
