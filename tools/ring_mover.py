@@ -1,0 +1,474 @@
+"""Carries a ring to its target: lets nodes join, has them pull, fences who leaves, and makes the new owners.
+
+Its only state is the ring. Everything is looked up anew at each step: what is to be done (ringmoves.steps), which moves
+are under way, who answers, who bears a mark. So whoever runs a Mover goes on where another one ended, however it ended.
+A step that fails changes nothing that the next one does not look up again.
+
+One wave of partitions, each save being one epoch:
+
+    begin    the targets join: from now on they get all points of their partitions, and count for PUBACK
+    adopt    every owner and target answers at that epoch
+    pull     each target gets the partition from a current owner, from the one that leaves if it is current
+    fence    the ones that leave refuse points and questions of it
+    pull     once more, behind the fence: little, and then nothing is left that the target has not
+    finish   the targets are owners, unless a mark names them, and the ones that left are not
+
+What holds where this is cut short, and where others interfere:
+
+- Killed anywhere: fences lapse, moves stay in the ring, targets keep what they have pulled and go on to take points.
+  The next Mover pulls again, which costs comparing digests.
+- Another epoch was saved meanwhile (a delete, another ringctl): the save fails by comparison of epochs, the ring is
+  loaded again, and a partition is finished only if its move is the same one and its `since`, too: had the move been
+  cancelled and begun again, its target had not got every point between.
+- A fence lapsed before the finish (a slow pull, a slow ring store): its partitions wait for the next round. Fences are
+  renewed while the last pull runs. The save begins with at least half of a fence's time left. Should it take longer
+  than that, the old owner may answer again at the old epoch, for as long as it takes it to see the new one.
+- A mark appeared at an owner after the look with which the wave began: a bridge may have relied on its spool under the
+  ring of before. What was pulled from another owner may lack such a point, so that partition is pulled anew.
+- Two Movers at once: the later one's note in the ring store ends the earlier one at its next step. Until then both may
+  do the same work; each save is compared, and a pull takes the place of the other's.
+
+Thread: that of the caller; `ask` may use threads of its own.
+"""
+
+import os
+import secrets
+import socket
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, Protocol
+
+from common import clock, log, protocol
+from common.errors import MinitrueError, RingConflictError, RingStoreError
+from common.protocol import FenceReply, JobState
+from common.ring import Move, Ring
+from common.ringmoves import Step, begin, dropped, finish, settled, steps
+from common.ringstore import RingStore
+from common.timestamps import NS_PER_S
+from tools.output import time_text
+from tools.ring_outlook import Outlook, sorted_out, spread
+
+WAVE: Final = 64  # partitions at once: their points go to one owner more, and are refused for the time of a fence
+WAIT_S: Final = 0.5  # between looks while nothing can be done
+ADOPT_S: Final = 0.02  # between looks while nodes take over a ring, which takes them about that long
+POLL_S: Final = 0.1  # between looks at jobs
+STALL_S: Final = 15.0  # a pull that has an error and brings nothing for so long is left to itself
+DARK_S: Final = 5.0  # a target that tells nothing of its pull for so long is left to itself
+DROPS: Final = 1024  # owners that go at once where nobody comes: a moment of refusing, nothing is copied
+SAVES: Final = 5  # tries to save a ring that others change at the same time
+NOTE_S: Final = 10.0  # between renewals of the note of who drives
+
+logger = log.get("ringctl")
+
+
+class MoverError(MinitrueError):
+    """Moves that cannot be carried on by this process."""
+
+
+class Asks(Protocol):
+    """What is asked of nodes, see ring_ask.py. Every method may raise MinitrueError."""
+
+    def statuses(self, ring: Ring, nodes: Sequence[str]) -> Mapping[str, dict[str, Any] | MinitrueError]: ...
+
+    def pull(self, ring: Ring, node: str, partitions: Sequence[int], peer: str) -> JobState: ...
+
+    def job(self, ring: Ring, node: str, number: int) -> JobState | None: ...
+
+    def fence(self, ring: Ring, node: str, partitions: Sequence[int]) -> FenceReply: ...
+
+
+@dataclass
+class Progress:
+    """How far it is. total: changes of an owner there were to make; done: those made. points, blocks, bytes: pulled so
+    far. phase: what is being done; waits: why something does not get on.
+    """
+
+    total: int = 0
+    done: int = 0
+    points: int = 0
+    blocks: int = 0
+    bytes: int = 0
+    epoch: int = 0
+    phase: str = ""
+    waits: list[str] = field(default_factory=list)
+    begun_s: float = field(default_factory=clock.monotonic_s)
+
+    @property
+    def seconds(self) -> float:
+        return clock.monotonic_s() - self.begun_s
+
+    @property
+    def left_s(self) -> float | None:
+        """Seconds that the rest takes if it goes on like this; None while that is not known."""
+        return self.seconds / self.done * (self.total - self.done) if self.done else None
+
+
+class Mover:
+    """See the module's text. told: called after each step, and while pulls run."""
+
+    def __init__(
+        self,
+        store: RingStore,
+        ask: Asks,
+        told: Callable[[Progress], None] = lambda _: None,
+        wave: int = WAVE,
+        pause: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self.progress = Progress()
+        self._store = store
+        self._ask = ask
+        self._told = told
+        self._wave = wave
+        self._pause = pause
+        self._token = secrets.token_hex(4)
+        self._noted_s = float("-inf")
+
+    def run(self, give_up_s: float = float("inf")) -> Progress:
+        """Go on until the ring is at its target. give_up_s: without anything getting on.
+
+        Raises MoverError when given up or when another ringctl took over, RingError for a ring that is not valid,
+        RingStoreError where the ring store cannot be reached at the beginning.
+        """
+        self._note()
+        moved_s = clock.monotonic_s()
+        try:
+            while (went := self._stepped()) is not None:
+                if went:
+                    moved_s = clock.monotonic_s()
+                elif clock.monotonic_s() - moved_s > give_up_s:
+                    raise MoverError(f"given up after {give_up_s:g} s: {'; '.join(self.progress.waits)}")
+                else:
+                    self._pause(WAIT_S)
+        finally:
+            self._forget_note()
+        return self.progress
+
+    def _stepped(self) -> bool | None:
+        """The same as `step`; a ring store that cannot be reached for a while is waited for."""
+        try:
+            return self.step()
+        except RingStoreError as error:
+            self._say("waiting", [str(error)])
+            return False
+
+    def step(self) -> bool | None:
+        """Do what can be done next: whether something was; None when nothing is left to do."""
+        outlook = self.look()
+        ring, left = outlook.ring, steps(outlook.ring)
+        self._count(ring, left)
+        self._keep_note()
+        if outlook.returned:
+            return self._unmark(outlook)
+        ready, reasons = sorted_out(ring.moves, outlook.hindrance)
+        went = bool(ready) and self._carry(outlook, [each for each in ready if isinstance(each, Move)])
+        went = went or self._begin(outlook, left, reasons) or self._drop(outlook, left, reasons)
+        went = went or self._settle(ring)
+        if not went and not left and not ring.moves:
+            return None
+        self._say("waiting" if not went else self.progress.phase, [] if went else reasons)
+        return went
+
+    def look(self) -> Outlook:
+        """Ring and marks as stored, and who answers. Raises MoverError where there is no ring."""
+        ring = self._store.load()
+        if ring is None:
+            raise MoverError(f"no ring in {self._store.url}")
+        marks = self._store.marks()
+        epochs, silent = {}, {}
+        for node, answer in self._ask.statuses(ring, [each.id for each in ring.nodes]).items():
+            if isinstance(answer, MinitrueError):
+                silent[node] = str(answer)
+            else:
+                epochs[node] = int(answer.get("epoch", 0))
+        return Outlook(ring, marks, epochs, silent)
+
+    # One wave
+
+    def _begin(self, outlook: Outlook, left: Sequence[Step], reasons: list[str]) -> bool:
+        """Let more nodes join, as many as a wave has room for."""
+        ring = outlook.ring
+        room = self._wave - len(ring.moves)
+        coming = [step for step in left if step.target is not None and step.partition not in ring.moving]
+        if room <= 0 or not coming:
+            return False
+        free, why = sorted_out(coming, outlook.hindrance)
+        chosen = spread([each for each in free if isinstance(each, Step)], room)
+        reasons += [each for each in why if each not in reasons]
+        if not chosen:
+            return False
+        self._say(f"{len(chosen)} partitions begin to move")
+        if not self._save(begin(ring, chosen)):
+            return True
+        return self._adopted()
+
+    def _adopted(self) -> bool:
+        """Let nodes take over the ring that was just saved; those that take long are waited for by the next step."""
+        for _ in range(int(WAIT_S / ADOPT_S)):
+            outlook = self.look()
+            if not any(map(outlook.hindrance, outlook.ring.moves)):
+                break
+            self._pause(ADOPT_S)
+        return True
+
+    def _carry(self, outlook: Outlook, moves: Sequence[Move]) -> bool:
+        """Bring some moves to their end: whether any got there."""
+        self._say(f"{len(moves)} partitions are copied")
+        proven = self._pulled(outlook, moves, None)
+        copied = [each for each in moves if each.partition in proven or outlook.is_given_up(each.partition)]
+        leaving = [each for each in copied if each.source is not None and not outlook.is_lost(each.source)]
+        fences = Fences(self._store, self._ask)
+        self._say(f"{len(leaving)} partitions are fenced")
+        fences.put(outlook.ring, leaving)
+        behind = [each for each in leaving if fences.holds(each)]
+        checked = self._pulled(outlook, behind, fences) if behind else set()
+        done = [each for each in copied if each not in leaving or each.partition in checked]
+        return self._finish(outlook, done, fences)
+
+    def _finish(self, outlook: Outlook, moves: Sequence[Move], fences: "Fences") -> bool:
+        """Make targets owners: whether any became one."""
+        for _ in range(SAVES):
+            ring = self._loaded()
+            marked = {mark.node for mark in self._store.marks()}
+            fences.renew()
+            chosen = [each for each in moves if self._may_end(outlook, ring, each, marked, fences)]
+            if not chosen:
+                return False
+            self._say(f"{len(chosen)} partitions change hands")
+            if self._save(finish(ring, [each.partition for each in chosen])):
+                return True
+        return False
+
+    @staticmethod
+    def _may_end(outlook: Outlook, ring: Ring, move: Move, marked: set[str], fences: "Fences") -> bool:
+        """Whether what was proven of a move holds for this ring and these marks."""
+        partition, source, target = move
+        same = ring.move(partition) == move and ring.since[partition] == outlook.ring.since[partition]
+        if not same or target in marked:
+            return False
+        if any(node.id in marked - outlook.marked for node in ring.owners(partition)):
+            return False
+        if source is None:
+            return True
+        return source in marked if outlook.is_lost(source) else fences.holds(move)
+
+    def _pulled(self, outlook: Outlook, moves: Sequence[Move], fences: "Fences | None") -> set[int]:
+        """Have targets pull: the partitions of which they have everything that their peer had when that began.
+
+        Behind a fence nothing comes to the peer any more, and then it must be proven that they have everything.
+        """
+        groups: defaultdict[tuple[str, str], list[int]] = defaultdict(list)
+        for partition, source, target in moves:
+            peer = outlook.peer(partition, source)
+            if peer is not None:
+                groups[target, peer].append(partition)
+        fenced = {each.partition for each in moves if fences is not None and outlook.peer(*each[:2]) == each.source}
+        return Pulls(self, outlook.ring, groups).run(self._ask, fences, fenced)
+
+    def _drop(self, outlook: Outlook, left: Sequence[Step], reasons: list[str]) -> bool:
+        """Let owners go that nobody replaces: whether any went."""
+        coming = {step.partition for step in left if step.target is not None}
+        going = [step for step in left if step.target is None and step.partition not in coming]
+        free, why = sorted_out([each for each in going if each.partition not in outlook.ring.moving], outlook.hindrance)
+        reasons += [each for each in why if each not in reasons]
+        chosen: dict[int, Step] = {}
+        for step in free[:DROPS]:
+            if isinstance(step, Step):
+                chosen.setdefault(step.partition, step)
+        if not chosen:
+            return False
+        fences = Fences(self._store, self._ask)
+        fences.put(outlook.ring, [step for step in chosen.values() if not outlook.is_lost(str(step.source))])
+        done = [step for step in chosen.values() if outlook.is_lost(str(step.source)) or fences.holds(step)]
+        self._say(f"{len(done)} partitions lose an owner")
+        return bool(done) and self._save(dropped(outlook.ring, done))
+
+    def _settle(self, ring: Ring) -> bool:
+        """Let drained nodes leave the ring."""
+        after = settled(ring)
+        if after is None:
+            return False
+        gone = sorted({node.id for node in ring.nodes} - {node.id for node in after.nodes})
+        self._say(f"{', '.join(gone)} leaves the ring")
+        return self._save(after)
+
+    # The ring store
+
+    def _loaded(self) -> Ring:
+        ring = self._store.load()
+        if ring is None:
+            raise MoverError(f"no ring in {self._store.url} any more")
+        return ring
+
+    def _save(self, ring: Ring) -> bool:
+        """Save the next epoch: whether it is certain that it was. Otherwise the next step sees what there is."""
+        try:
+            self._store.save(ring, ring.epoch - 1)
+        except RingConflictError:
+            return False
+        except RingStoreError as error:
+            self._say("saving", [str(error)])
+            return False
+        self.progress.epoch = ring.epoch
+        return True
+
+    def _unmark(self, outlook: Outlook) -> bool:
+        """Take back that nodes are lost: they answer, or are out of the ring."""
+        for mark in outlook.returned:
+            self._store.remove_mark(mark)
+        return True
+
+    def _note(self) -> None:
+        now = time_text(clock.wall_ns() // NS_PER_S * NS_PER_S)
+        text = f"ringctl on {socket.gethostname()}, process {os.getpid()}, last heard {now}, {self._token}"
+        self._store.note_driver(text)
+        self._noted_s = clock.monotonic_s()
+
+    def _keep_note(self) -> None:
+        """Renew the note now and then. Raises MoverError where somebody else has taken over."""
+        note = self._store.driver()
+        if note and not note.endswith(self._token):
+            raise MoverError(f"another ringctl took over: {note}")
+        if not note or clock.monotonic_s() - self._noted_s > NOTE_S:
+            self._note()
+
+    def _forget_note(self) -> None:
+        try:
+            if self._store.driver().endswith(self._token):
+                self._store.note_driver("")
+        except RingStoreError as error:
+            logger.warning("note of who drives moves stays", detail=str(error))
+
+    # What is told
+
+    def _count(self, ring: Ring, left: Sequence[Step]) -> None:
+        remaining = len(left) + len(ring.moves)
+        self.progress.total = max(self.progress.total, self.progress.done + remaining)
+        self.progress.done = self.progress.total - remaining
+        self.progress.epoch = ring.epoch
+
+    def _say(self, phase: str, waits: Iterable[str] = ()) -> None:
+        self.progress.phase, self.progress.waits = phase, list(waits)
+        self._told(self.progress)
+
+    def tell(self) -> None:
+        """Tell how far it is."""
+        self._told(self.progress)
+
+    def pause(self, seconds: float) -> None:
+        """Wait."""
+        self._pause(seconds)
+
+
+class Pulls:
+    """The pulls of one wave, each of one target from one peer, at the same time."""
+
+    def __init__(self, mover: Mover, ring: Ring, groups: Mapping[tuple[str, str], list[int]]) -> None:
+        self._mover = mover
+        self._ring = ring
+        self._groups = groups
+        self._open: dict[str, list[_Pull]] = {}
+
+    def run(self, ask: Asks, fences: "Fences | None", fenced: set[int]) -> set[int]:
+        """Begin them, wait for them: the partitions that are through. fenced: of which everything must be proven."""
+        proven: set[int] = set()
+        pulls = [pull for pair, partitions in self._groups.items() if (pull := self._begun(ask, *pair, partitions))]
+        while pulls:
+            for pull in list(pulls):
+                state = self._look(ask, pull)
+                if state is None or state.state in ("failed", "cancelled"):
+                    pulls.remove(pull)
+                elif state.state == "done":
+                    pulls.remove(pull)
+                    proven |= set(pull.partitions) - (set(protocol.members(state.unproven)) & fenced)
+            self._mover.tell()
+            if pulls:
+                self._mover.pause(POLL_S)
+            if fences is not None:
+                fences.renew()
+        return proven
+
+    def _begun(self, ask: Asks, target: str, peer: str, partitions: list[int]) -> "_Pull | None":
+        try:
+            return _Pull(target, partitions, ask.pull(self._ring, target, partitions, peer))
+        except MinitrueError as error:
+            self._mover.progress.waits = [str(error)]
+            return None
+
+    def _look(self, ask: Asks, pull: "_Pull") -> JobState | None:
+        """How it gets on; None when nothing more is to be expected of it."""
+        now, progress = clock.monotonic_s(), self._mover.progress
+        try:
+            state = ask.job(self._ring, pull.target, pull.state.job)
+        except MinitrueError as error:
+            progress.waits = [str(error)]
+            return pull.state if now - pull.heard_s < DARK_S else None
+        if state is None:
+            return None  # the node has begun anew
+        progress.points += state.points - pull.state.points
+        progress.blocks += state.blocks - pull.state.blocks
+        progress.bytes += state.bytes - pull.state.bytes
+        progress.waits = [f"{pull.target}: {state.error}"] if state.error else []
+        if (state.done, state.bytes) != (pull.state.done, pull.state.bytes) or not state.error:
+            pull.went_s = now
+        pull.state, pull.heard_s = state, now
+        return state if now - pull.went_s < STALL_S else None
+
+
+@dataclass
+class _Pull:
+    target: str
+    partitions: list[int]
+    state: JobState
+    heard_s: float = field(default_factory=clock.monotonic_s)
+    went_s: float = field(default_factory=clock.monotonic_s)
+
+
+class Fences:
+    """Fences that were put, and until when they hold. The times are those of before each question: they hold longer."""
+
+    def __init__(self, store: RingStore, ask: Asks) -> None:
+        self._store = store
+        self._ask = ask
+        self._ring: Ring | None = None
+        self._held: dict[str, set[int]] = {}
+        self._until_s: dict[str, float] = {}
+        self._seconds: dict[str, float] = {}
+
+    def put(self, ring: Ring, moves: Iterable[Move | Step]) -> None:
+        """Fence the sources."""
+        self._ring = ring
+        wanted: defaultdict[str, set[int]] = defaultdict(set)
+        for partition, source, _ in moves:
+            wanted[str(source)].add(partition)
+        for node, partitions in wanted.items():
+            self._fence(node, partitions)
+
+    def holds(self, move: Move | Step) -> bool:
+        """Whether the source of a move is fenced, and will be for a while."""
+        node = str(move.source)
+        left_s = self._until_s.get(node, 0.0) - clock.monotonic_s()
+        return move.partition in self._held.get(node, ()) and left_s > self._seconds[node] / 2
+
+    def renew(self) -> None:
+        """Renew those of which a third of the time is over. One that was over before its answer came holds no more."""
+        for node, partitions in self._held.items():
+            left_s = self._until_s[node] - clock.monotonic_s()
+            if partitions and left_s < self._seconds[node] * 2 / 3:
+                self._fence(node, partitions, renewed=True)
+
+    def _fence(self, node: str, partitions: set[int], renewed: bool = False) -> None:
+        asked_s = clock.monotonic_s()
+        try:
+            assert self._ring is not None
+            reply = self._ask.fence(self._ring, node, sorted(partitions))
+        except MinitrueError as error:
+            logger.info("not fenced", node=node, reason=str(error))
+            self._ring = self._store.load() or self._ring  # the node may have a newer one by now
+            return
+        if renewed and clock.monotonic_s() > self._until_s[node]:
+            self._held[node] = set()
+            return
+        self._held[node] = partitions & set(protocol.members(reply.partitions))
+        self._until_s[node], self._seconds[node] = asked_s + reply.seconds, reply.seconds

@@ -1,0 +1,168 @@
+"""Programs of supervisord on this machine: the file for one more storage node, and supervisorctl.
+
+Owns the files of conf.d beside supervisord.conf, one for each node that ringctl added. Never changes a file that it did
+not write.
+"""
+
+import configparser
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+from urllib.parse import urlsplit
+
+from common import config
+from common.errors import MinitrueError
+from common.files import make_directory, remove_files, replace_file
+from common.ring import PORTS, Ring
+
+ROOT: Final = Path(__file__).resolve().parent.parent
+FOLDER: Final = "conf.d"
+FIRST_PORT: Final = 5710  # as in conf/ring.toml
+PORT_STEP: Final = 10
+WITHIN_S: Final = 60.0  # supervisorctl stop waits for the program, 30 s at most
+
+
+class SupervisorError(MinitrueError):
+    """supervisord that cannot be asked, or does not do what it was asked."""
+
+
+class Supervisor:
+    """supervisord by its configuration file."""
+
+    def __init__(self, file: Path) -> None:
+        """Raises SupervisorError where there is no such file."""
+        self.file = file.resolve()
+        if not self.file.is_file():
+            raise SupervisorError(f"no {self.file}: name supervisord's file with --supervisor")
+        self.folder = self.file.parent / FOLDER
+
+    def check_included(self) -> None:
+        """Whether files in conf.d are read. Raises SupervisorError."""
+        parser = configparser.RawConfigParser(inline_comment_prefixes=(";",), strict=False)
+        parser.read(self.file, encoding="utf-8")
+        if f"{FOLDER}/*.conf" not in parser.get("include", "files", fallback=""):
+            raise SupervisorError(
+                f"{self.file} does not read {FOLDER}/*.conf: add the lines [include] and files = {FOLDER}/*.conf"
+            )
+
+    def path(self, node: str) -> Path:
+        """The file of an added node."""
+        return self.folder / f"{node}.conf"
+
+    def add(self, node: str) -> None:
+        """Write the program of a node and start it. The same again changes nothing. Raises SupervisorError."""
+        self.check_included()
+        logs = ROOT / "data" / "log" if self.file.parent == ROOT else self.file.parent / "data" / "log"
+        make_directory(logs)
+        make_directory(self.folder)
+        replace_file(self.path(node), [program(node, logs).encode()])
+        self.control("reread")
+        self.control("update", node)
+        if "RUNNING" not in (state := self.state(node)) and "STARTING" not in state:
+            self.control("start", node)
+
+    def end(self, node: str) -> bool:
+        """Stop the program of a node, and forget it where `add` wrote it. Whether it is forgotten."""
+        ours = self.path(node).exists()
+        name = node if ours else self._name(node)
+        if name:
+            self.control("stop", name)
+        if ours:
+            remove_files([self.path(node)])
+            self.control("reread")
+            self.control("update", node)
+        return ours
+
+    def state(self, node: str) -> str:
+        """What supervisorctl says of a program, "" where there is none."""
+        return next((line for line in self._lines() if line.split()[0].split(":")[-1] == node), "")
+
+    def _name(self, node: str) -> str:
+        """The full name of a node's program, with its group."""
+        line = self.state(node)
+        return line.split()[0] if line else ""
+
+    def _lines(self) -> list[str]:
+        lines = self.control("status").splitlines()
+        return [line for line in lines if len(line.split()) > 1 and line.split()[1].isupper()]
+
+    def control(self, *words: str) -> str:
+        """What supervisorctl answers. Raises SupervisorError where supervisord does not answer, or refuses."""
+        beside = Path(sys.executable).with_name("supervisorctl")
+        program = str(beside) if beside.exists() else shutil.which("supervisorctl")
+        if program is None:
+            raise SupervisorError("no supervisorctl on this machine: make env")
+        command = [program, "-c", str(self.file), *words]
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, timeout=WITHIN_S, check=False)
+        except (OSError, subprocess.TimeoutExpired) as error:
+            raise SupervisorError(f"supervisorctl {' '.join(words)}: {error}") from error
+        said = (done.stdout + done.stderr).strip()
+        if "refused connection" in said or "no such file" in said or (done.returncode not in (0, 3) or "ERROR" in said):
+            raise SupervisorError(f"supervisorctl -c {self.file} {' '.join(words)}: {said.splitlines()[0]}")
+        return done.stdout
+
+
+def program(node: str, logs: Path) -> str:
+    """The section of a storage node, as supervisord.conf has those that come with the project."""
+    environment = os.environ.get("MINITRUE_CONFIG", "")
+    lines = [
+        f"; Written by ringctl add {node}; ringctl remove {node} takes it away.",
+        f"[program:{node}]",
+        f'command="{_escaped(sys.executable)}" -m workers.storage --node-id {node}',
+        f"directory={_escaped(ROOT)}",
+        *([f'environment=MINITRUE_CONFIG="{_escaped(environment)}"'] if environment else []),
+        "priority=20",
+        "startsecs=5",
+        "startretries=5",
+        "autorestart=unexpected",
+        "exitcodes=78",
+        "stopwaitsecs=30",
+        "killasgroup=true",
+        f"stdout_logfile={_escaped(logs / f'{node}.log')}",
+        "stdout_logfile_maxbytes=10MB",
+        "stdout_logfile_backups=5",
+        "redirect_stderr=true",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def free_endpoint(ring: Ring) -> str:
+    """Three free ports of the loopback interface, behind those of the ring's nodes here. Raises SupervisorError."""
+    taken = {port for node in ring.nodes if is_here(node.endpoint) for port in _ports(node.endpoint)}
+    begin = max([FIRST_PORT - PORT_STEP, *(port - PORTS + 1 for port in taken)]) + PORT_STEP
+    for first in (*range(begin, 65536 - PORTS, PORT_STEP), *range(1024, begin, PORT_STEP)):
+        wanted = range(first, first + PORTS)
+        if taken.isdisjoint(wanted) and _are_free(wanted):
+            return f"tcp://127.0.0.1:{first}"
+    raise SupervisorError(f"no {PORTS} consecutive free ports: name some with --endpoint")
+
+
+def is_here(endpoint: str) -> bool:
+    """Whether an endpoint is on this machine's loopback interface."""
+    return config.is_loopback(urlsplit(endpoint).hostname or "")
+
+
+def _ports(endpoint: str) -> range:
+    first = urlsplit(endpoint).port or 0
+    return range(first, first + PORTS)
+
+
+def _are_free(ports: Sequence[int]) -> bool:
+    for port in ports:
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # connections that linger do no harm
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                return False
+    return True
+
+
+def _escaped(path: Path | str) -> str:
+    return str(path).replace("%", "%%")  # supervisord expands %(name)s
