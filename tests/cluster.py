@@ -26,9 +26,10 @@ from common import bus, config, protocol
 from common.errors import MinitrueError
 from common.ring import Node, Ring
 from common.ringbuild import first_ring
-from common.ringstore import FileStore, Mark
+from common.ringstore import FileStore, Mark, RingStore
 from common.series import partition_of, series_key
 from tests.brokers import BrokerProcess
+from tests.etcds import Etcd
 from tests.proxy import Proxy
 from tests.support import Children, free_port, free_port_range, wait_until
 from tests.tap import Talk
@@ -71,6 +72,10 @@ class Worker:
     def configure(self, settings: Mapping[str, Any]) -> None:
         """Other settings from its next start on."""
         self._environment |= environment(settings)
+
+    def skew(self, seconds: float) -> None:
+        """A wall clock that is so far ahead, from its next start on."""
+        self._command = ["tests.skewed", str(seconds), *self._command]
 
     def signal(self, number: int) -> None:
         assert self.process is not None and self.process.poll() is None, self._cluster.blame(self.name)
@@ -182,8 +187,9 @@ class Cluster:
         broker: str = "mosquitto",
         settings: Mapping[str, Any] | None = None,
         query: bool = False,
+        etcd: Etcd | None = None,
     ) -> None:
-        """Makes files and proxies, and starts nothing."""
+        """Makes files and proxies, and starts nothing. etcd: holds the ring; else a file."""
         self.children = children
         self.home = home
         self.data = home / "data"
@@ -192,11 +198,12 @@ class Cluster:
         self.environment = environment(self.settings) | {"MINITRUE_CONFIG": str(home / "minitrue.toml")}
         for directory in (self.logs, self.data / "broker"):
             directory.mkdir(parents=True, exist_ok=True)
-        (home / "minitrue.toml").write_text('paths.data = "data"\ncluster.ring_store = "file:data/ring.json"\n')
+        ring_store = etcd.url if etcd else "file:data/ring.json"
+        (home / "minitrue.toml").write_text(f'paths.data = "data"\ncluster.ring_store = "{ring_store}"\n')
         self.broker = BrokerProcess(children, broker, self.data, start=False, MINITRUE__LOG__LEVEL="warning")
         self.publishers = Proxy(self.broker.port)
         self.nodes = {name: StorageNode(self, name, {}) for name in names("ing", nodes)}
-        self.store = FileStore(self.data / "ring.json")
+        self.store: RingStore = etcd.store() if etcd else FileStore(self.data / "ring.json")
         self.store.save(self._first_ring(replication), 0)
         shared = {"mqtt.share_group": "chaos"} if bridges > 1 else {}
         self.bridges = {name: BridgeWorker(self, name, shared) for name in names("bridge", bridges)}
@@ -429,12 +436,14 @@ class Cluster:
     def block_marks(self) -> None:
         """No mark can be written from now on: a file stands where their folder is to be."""
         assert not self.marks()
+        assert isinstance(self.store, FileStore)
         folder = self.store.path.with_name(self.store.path.name + ".marks")
         if folder.exists():
             folder.rmdir()
         folder.write_text("in the way")
 
     def unblock_marks(self) -> None:
+        assert isinstance(self.store, FileStore)
         self.store.path.with_name(self.store.path.name + ".marks").unlink()
 
 

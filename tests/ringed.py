@@ -80,9 +80,11 @@ class RingCluster(Cluster):
 
     # Nodes
 
-    def new_node(self, name: str) -> StorageNode:
-        """A node that runs and is not in the ring."""
+    def new_node(self, name: str, skew_s: float = 0.0) -> StorageNode:
+        """A node that runs and is not in the ring. skew_s: how far its wall clock is ahead."""
         node = self.nodes[name] = StorageNode(self, name, {})
+        if skew_s:
+            node.skew(skew_s)
         node.start()
         wait_until(lambda: self.node_status(name), 30, f"{name} to answer")
         return node
