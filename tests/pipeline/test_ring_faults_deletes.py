@@ -1,4 +1,4 @@
-"""Deletes while points move, are repaired or wait in a spool: what is deleted never comes back, what came later stays."""
+"""Deletes while points move, are repaired or wait in a spool: deleted points never come back, what came later stays."""
 
 from collections.abc import Callable
 

@@ -1,4 +1,4 @@
-"""The ring in etcd, which is away, slow, emptied and put back: workers go on with the ring that they have and say so."""
+"""The ring in etcd, which is away, slow, emptied, put back: workers go on with the ring that they have and say so."""
 
 import json
 import urllib.error
