@@ -35,6 +35,7 @@ GAPS: Final = b"gaps"  # GapsRequest -> GapsReply: silences
 DIGESTS: Final = b"digests"  # DigestsRequest -> DigestsReply: between stores, what partitions hold
 SERIES_DIGESTS: Final = b"series-digests"  # SeriesDigestsRequest -> SeriesDigestsReply: the same by series
 RANGE_DIGESTS: Final = b"range-digests"  # RangeDigestsRequest -> RangeDigestsReply: the same by range of a series
+VERIFY: Final = b"verify"  # VerifyRequest -> VerifyReply: what matches of partitions or series, as counts and digests
 FETCH: Final = b"fetch"  # FetchRequest -> FetchReply: points of ranges, blocks as they are stored
 FETCH_PARTITION: Final = b"fetch-partition"  # FetchPartitionRequest -> FetchReply: points of a whole partition
 CANCEL: Final = b"cancel"  # no body, no reply: nobody waits for the answer to `re` any more
@@ -54,7 +55,7 @@ ERROR: Final = b"error"  # ErrorReply
 KINDS: Final = frozenset(
     (
         BATCH, ACK, BEAT, BEAT_ACK, AGGREGATE, AGGREGATES, CATALOG, GROUPS, SERIES, DESCRIBE, TAGS, SAMPLES, GAPS,
-        DIGESTS, SERIES_DIGESTS, RANGE_DIGESTS, FETCH, FETCH_PARTITION,
+        DIGESTS, SERIES_DIGESTS, RANGE_DIGESTS, FETCH, FETCH_PARTITION, VERIFY,
         CANCEL, PULL, REPAIR, JOBS, CANCEL_JOB, FENCE, ACCEPT_LOSS, LIVE,
         STATUS, METRICS, RING, REPLY, ERROR,
     )
@@ -283,7 +284,7 @@ class GroupsRequest(msgspec.Struct, frozen=True):
 
     start_ns, end_ns: inclusive, None is open. stretches: ascending, disjoint, within the range; empty: one bucket, the
     whole range, its start is start_ns (0 where open). group_by: of "device_id", "metric_name", "tags.NAME", or the
-    single "series"; empty: all series together. wants: of common.figures.WANTS.
+    single "series"; empty: all series together. wants: of common.figures.WANTS. without: keys of series to leave out.
     """
 
     partitions: bytes
@@ -294,6 +295,7 @@ class GroupsRequest(msgspec.Struct, frozen=True):
     group_by: list[str]
     wants: list[str]
     limits: Limits
+    without: list[bytes] = []
 
 
 class GroupsReply(msgspec.Struct, frozen=True):
@@ -314,6 +316,35 @@ class GroupsReply(msgspec.Struct, frozen=True):
     cost: Cost
     catalog: int = 0
     places: list[int] | None = None
+
+
+class VerifyRequest(msgspec.Struct, frozen=True):
+    """What the partitions named hold of the series that match, with start_ns <= time <= end_ns, None is open.
+
+    delete_number: the asker's, as in all comparisons. by_series: of each series by itself, limits.series at most.
+    """
+
+    partitions: bytes
+    match: Match
+    start_ns: int | None
+    end_ns: int | None
+    delete_number: int
+    by_series: bool
+    limits: Limits
+
+
+class VerifyReply(msgspec.Struct, frozen=True):
+    """counts (i64), digests (u64), little-endian: one for each partition in the bitmap `partitions`, ascending; by
+    series one for each of `keys`, those that have points in the range. cutoff_ns: as of DigestsReply.
+    """
+
+    partitions: bytes
+    delete_number: int
+    cutoff_ns: int
+    keys: list[bytes]
+    counts: bytes
+    digests: bytes
+    cost: Cost
 
 
 class DescribeRequest(msgspec.Struct, frozen=True):

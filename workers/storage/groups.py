@@ -114,6 +114,8 @@ class _Asked:
         self._partitions = partitions
         self._stamp = store.catalog_stamp
         self._grouped = grouped = store.grouped(request.match, partitions, request.group_by, check)
+        if request.without:
+            self._grouped = grouped = grouped.without(store.ids_of(request.without))
         check_series(len(grouped.ids), request.limits)
         spans = buckets.spans(request.stretches, request.start_ns, request.end_ns, store.first_kept(request.start_ns))
         series = Selection(grouped.ids, grouped.hashes, store.key_of)

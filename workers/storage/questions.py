@@ -8,7 +8,7 @@ from collections.abc import Callable
 from functools import partial
 
 from common import protocol
-from workers.storage import groups
+from workers.storage import groups, verifying
 from workers.storage.describing import Describing
 from workers.storage.sampling import Sampling
 from workers.storage.store import Store
@@ -25,6 +25,7 @@ def handlers(store: Store, cover: Callable[[bytes], bytes]) -> dict[bytes, Handl
         protocol.GROUPS: Handler(
             protocol.GroupsRequest, lambda asked: groups.begin(store, asked, cover(asked.partitions))
         ),
+        protocol.VERIFY: pooled(protocol.VerifyRequest, cover, partial(verifying.verify, store)),
         protocol.TAGS: pooled(protocol.TagsRequest, cover, partial(groups.tags, store)),
         protocol.SAMPLES: Handler(
             protocol.SamplesRequest, lambda asked: sampling.begin(asked, cover(asked.partitions))

@@ -93,6 +93,11 @@ class Reading:
         """The key of a series."""
         return self._catalog.key(local_id)
 
+    def ids_of(self, keys: Sequence[bytes]) -> npt.NDArray[np.int64]:
+        """The ids of those keys that are known."""
+        found = [self._catalog.find(key) for key in keys]
+        return np.array([each for each in found if each is not None], np.int64)
+
     def count_tags(self, series: Selection) -> dict[str, dict[str, int]]:
         """By the name of a tag and its value, how many of some series have it."""
         return self._selections.count_tags(series)

@@ -35,6 +35,12 @@ class Grouped(NamedTuple):
     sizes: Integers
     labels: npt.NDArray[np.int32]
 
+    def without(self, ids: Integers) -> "Grouped":
+        """The same groups without some series; one may have none left."""
+        keep = ~np.isin(self.ids, ids)
+        sizes = np.bincount(self.groups[keep], minlength=len(self.sizes))
+        return self._replace(ids=self.ids[keep], hashes=self.hashes[keep], groups=self.groups[keep], sizes=sizes)
+
 
 class Selections:
     """Of the series in a catalog."""
