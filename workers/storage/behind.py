@@ -152,8 +152,13 @@ class Behind:
             if not np.array_equal(self.partitions, self._saved):
                 self._save()
             lacking, known = bool(self.partitions.any()), self._is_marked
-        if known is not lacking:
+        if lacking or known is not False:  # a mark that the ring store lost is put again
             self._mark_as(lacking)
+
+    def claim_again(self) -> None:
+        """Claim the store id where the ring store lost it. Raises RingStoreError."""
+        if self._mark.node not in self._rings.store_ids():
+            self._rings.claim(self._mark.node, self._place.store_id.hex())
 
     def status(self) -> dict[str, Any] | None:
         """For people; None while the node lacks nothing."""
@@ -167,10 +172,11 @@ class Behind:
             }  # fmt: skip
 
     def _mark_as(self, lacking: bool) -> None:
-        """Put or remove the mark. Called by one thread at a time."""
-        if lacking:
+        """See that the mark is there, or is not. Called by one thread at a time."""
+        found = self._mark in self._rings.marks()
+        if lacking and not found:
             self._rings.put_mark(self._mark)
-        elif self._mark in self._rings.marks():
+        elif found and not lacking:
             self._rings.remove_mark(self._mark)
         with self._lock:
             # Hit meanwhile, the mark may just have been removed: looked at again at the next `settle`.

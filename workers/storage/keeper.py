@@ -29,6 +29,7 @@ LOOK_S: Final = 1.0
 ASKING_S: Final = 0.1  # between looks while owners are asked
 ROUND_S: Final = 90.0  # after which owners that have not answered are not waited for
 RETRY_S: Final = 60.0  # between two rounds of asking
+CLAIM_S: Final = 60.0  # between looks whether the ring store still knows the store id
 
 logger = log.get("storage.keeper")
 
@@ -110,6 +111,7 @@ class Keeper:
         self._left_s = np.full(node.view.ring.partitions, np.nan)  # monotonic: since when neither owned nor joined
         self._round: Round | None = None
         self._next_round_s = 0.0
+        self._next_claim_s = clock.monotonic_s() + CLAIM_S  # claimed at the start
         self._waiting = 0
         self._trouble = ""
 
@@ -146,6 +148,9 @@ class Keeper:
     def _settle(self) -> None:
         try:
             self._behind.settle(self._node.view.written)
+            if clock.monotonic_s() >= self._next_claim_s:
+                self._next_claim_s = clock.monotonic_s() + CLAIM_S
+                self._behind.claim_again()
         except (RingStoreError, OSError) as error:
             if logger.limited("settle", 30.0):
                 logger.warning("what this node lacks is not on record yet", reason=str(error))

@@ -246,6 +246,17 @@ def test_while_the_ring_store_is_away_reads_are_refused_and_the_mark_follows(pla
     assert rings.marks() == frozenset()
 
 
+def test_what_the_ring_store_lost_is_put_there_again(place: Layout, rings: Rings) -> None:
+    found = begun(place, rings)
+    found.hit("because", [1])
+    found.settle(ALL)
+    rings.remove_mark(MARK)
+    (rings.path.with_name("ring.json.stores") / "ing1").unlink()
+    found.settle(ALL)
+    found.claim_again()
+    assert rings.marks() == {MARK} and rings.store_ids() == {"ing1": place.store_id.hex()}
+
+
 def test_hit_while_the_mark_is_being_removed_it_is_marked_again(place: Layout, rings: Rings) -> None:
     found = begun(place, rings)
     found.hit("because", [1])

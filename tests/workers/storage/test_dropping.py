@@ -83,20 +83,20 @@ def test_a_segment_of_which_nothing_stays_goes(tmp_path: Path) -> None:
 
 
 def test_what_comes_after_a_drop_stays(store: Store) -> None:
+    store._maintainer.stop()  # compaction is done by the test
     gone = partition_of(store, "d0")
-    with store._maintainer.exclusive():
-        store.drop(among(gone))
-        fill(store, 10)
-        assert store.stored_partitions()[gone]
+    store.drop(among(gone))
+    fill(store, 10)
+    assert store.stored_partitions()[gone]
     store.compact()
     assert counts(store, gone) == ({5}, {10})
 
 
 def test_a_partition_that_comes_back_before_compaction_is_kept(store: Store) -> None:
+    store._maintainer.stop()  # compaction is done by the test
     gone = partition_of(store, "d0")
-    with store._maintainer.exclusive():
-        store.drop(among(gone))
-        store.keep(among(gone))
+    store.drop(among(gone))
+    store.keep(among(gone))
     store.compact()
     assert counts(store, gone) == ({5}, {5})
     assert not (store._layout.directory / layout.DROPPED).exists()
@@ -111,6 +111,7 @@ def test_one_that_is_back_is_not_dropped_by_who_has_not_heard(store: Store) -> N
 
 
 def test_a_compaction_under_way_gives_up_when_a_partition_comes_back(store: Store) -> None:
+    store._maintainer.stop()  # compaction is done by the test
     gone = partition_of(store, "d0")
     paused, go, order = threading.Event(), threading.Event(), []
     maintenance = store._maintenance
@@ -124,9 +125,8 @@ def test_a_compaction_under_way_gives_up_when_a_partition_comes_back(store: Stor
             maintenance.step(pause, everything=True)
         order.append("compaction ended")
 
-    with store._maintainer.exclusive():
-        store.drop(among(gone))
-        fill(store, 10)
+    store.drop(among(gone))
+    fill(store, 10)
     thread = threading.Thread(target=compact)
     thread.start()
     assert paused.wait(10.0)
@@ -150,10 +150,9 @@ def test_what_is_dropped_is_known_after_a_restart(tmp_path: Path) -> None:
     store = open_store(tmp_path / "data", QuickDisk())
     store.keep(NOTHING)
     fill(store)
+    store._maintainer.stop()  # as if killed before it is done
     gone = partition_of(store, "d0")
-    with store._maintainer.exclusive():
-        store.drop(among(gone))
-        store._maintainer._stopping = True  # as if killed before it is done
+    store.drop(among(gone))
     store.close()
     store = open_store(tmp_path / "data", QuickDisk())
     store.compact()
@@ -190,14 +189,14 @@ def test_while_what_comes_back_cannot_be_saved_its_ring_is_not_adopted(tmp_path:
     store = open_store(tmp_path / "data", QuickDisk())
     store.keep(NOTHING)
     fill(store)
-    with store._maintainer.exclusive():
-        store.drop(~NOTHING)
-        path = tmp_path / "data" / layout.DROPPED
-        path.unlink()
-        (path / "x").mkdir(parents=True)  # can neither be replaced nor removed
-        for _ in range(2):
-            with pytest.raises(StorageError, match="DROPPED in"):
-                store.keep(among(3))
+    store._maintainer.stop()
+    store.drop(~NOTHING)
+    path = tmp_path / "data" / layout.DROPPED
+    path.unlink()
+    (path / "x").mkdir(parents=True)  # can neither be replaced nor removed
+    for _ in range(2):
+        with pytest.raises(StorageError, match="DROPPED in"):
+            store.keep(among(3))
     store.close()
 
 
