@@ -117,7 +117,7 @@ def _in_order(parts: Sequence[tuple[Integers, Raw]]) -> tuple[Raw | None, Intege
     """Blocks by series and time, the key of each, and those that overlap as rows."""
     if not parts:
         return None, np.empty(0, np.int64), []
-    owners, raw = np.concatenate([each for each, _ in parts]), _laid_out([raw for _, raw in parts])
+    owners, raw = np.concatenate([each for each, _ in parts]), joined([raw for _, raw in parts])
     order = np.lexsort((raw.blocks.t_min, owners))
     alone = np.ones(len(order), np.uint8)
     aggregate_kernels.mark_alone(owners[order], raw.blocks.t_min[order], raw.blocks.t_max[order], alone)
@@ -127,17 +127,6 @@ def _in_order(parts: Sequence[tuple[Integers, Raw]]) -> tuple[Raw | None, Intege
     if not len(whole):
         return None, owners[whole], rows
     return (raw if (np.diff(whole) == 1).all() and len(whole) == len(order) else raw.at(whole)), owners[whole], rows
-
-
-def _laid_out(parts: Sequence[Raw]) -> Raw:
-    """Several parts as one, the offsets those in all of the data."""
-    ends = np.cumsum([len(part.data) for part in parts])
-    begins = (ends - [len(part.data) for part in parts]).tolist()
-    shifted = [
-        part._replace(blocks=part.blocks._replace(offsets=part.blocks.offsets + begin))
-        for part, begin in zip(parts, begins, strict=True)
-    ]
-    return joined(shifted)
 
 
 def decoded(raw: Raw, at: int) -> Rows:

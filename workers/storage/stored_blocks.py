@@ -19,14 +19,14 @@ from workers.storage.windows import Windows
 
 
 class Raw(NamedTuple):
-    """Blocks as they are stored: their summaries, their windows, their bytes, one behind the other."""
+    """Blocks as they are stored: their summaries, their windows, their bytes, one behind the other in their order."""
 
     blocks: Blocks
     windows: Windows
     data: bytes
 
     def at(self, which: Integers) -> "Raw":
-        """Some of the blocks, in the order given; offsets must be those in data, and are so again."""
+        """Some of the blocks, in the order given; offsets are those in data, here and there."""
         columns: list[Any] = [column[..., which] for column in self.blocks]
         blocks = Blocks(*columns)
         sizes, view = blocks.times_bytes + blocks.values_bytes, memoryview(self.data)
@@ -56,22 +56,24 @@ def sizes_of(view: View, table: Table, which: Integers) -> Integers:
 
 def raw_of(view: View, table: Table, which: Integers) -> Raw:
     """Some blocks of a table, at least one, in the order given. Their CRCs are checked. Raises DamagedError."""
-    segments, numbers = table.segments[which], table.blocks[which]
-    apart = np.flatnonzero((np.diff(segments) != 0) | (np.diff(numbers) != 1)) + 1
-    found: list[Raw] = []
-    for begin, end in itertools.pairwise([0, *apart.tolist(), len(which)]):
-        segment = view.stored.segments[int(segments[begin])]
-        first, stop = int(numbers[begin]), int(numbers[end - 1]) + 1
-        found.append(Raw(segment.index(first, stop), segment.windows(first, stop), segment.raw_run(first, stop)))
-    return joined(found)
+    parts: list[Raw] = []
+    places: list[Integers] = []
+    for segment, numbers, mine in _by_segment(view, table, which):
+        cuts = np.flatnonzero(np.diff(numbers) != 1) + 1
+        for begin, end in itertools.pairwise([0, *cuts.tolist(), len(numbers)]):
+            first, stop = int(numbers[begin]), int(numbers[end - 1]) + 1
+            parts.append(Raw(segment.index(first, stop), segment.windows(first, stop), segment.raw_run(first, stop)))
+            places.append(mine[begin:end])
+    raw, order = joined(parts), np.argsort(np.concatenate(places))
+    return raw if (np.diff(order) == 1).all() else raw.at(order)
 
 
 def joined(parts: Sequence[Raw]) -> Raw:
-    """The blocks of several parts, at least one, one behind the other."""
-    if len(parts) == 1:
-        return parts[0]
+    """The blocks of several parts, at least one, one behind the other; offsets are those in data."""
+    blocks = pages.joined([part.blocks for part in parts])
+    sizes = blocks.times_bytes + blocks.values_bytes
     return Raw(
-        pages.joined([part.blocks for part in parts]),
+        blocks._replace(offsets=sizes.cumsum() - sizes),
         windows.joined([part.windows for part in parts]),
         b"".join([part.data for part in parts]),
     )
