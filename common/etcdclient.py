@@ -30,7 +30,7 @@ SILENCE_S: Final = 5.0  # after which a watch is made anew: a cut network says n
 SHORTEST_S: Final = 0.05  # that a member gets to answer, however little time is left
 _AWAY: Final = (exceptions.ConnectionFailedError, exceptions.ConnectionTimeoutError, exceptions.InternalServerError)
 _ERRORS: Final = (exceptions.Etcd3Exception, OSError, ValueError)  # OSError: all of requests; ValueError: no JSON
-_SYSTEM_ERROR: Final = re.compile(r"\[Errno -?\d+\] ([^'\")]+)")
+_SYSTEM_ERROR: Final = re.compile(r"(?:\[Errno -?\d+\] |Error\(\d+, ')([^'\")]+)")
 _TLS_ERROR: Final = re.compile(r"\[SSL[^]]*\] ([^'\"(]+)")
 _TOKEN_GONE: Final = ("invalid auth token", "auth store is old")
 
