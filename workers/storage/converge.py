@@ -60,23 +60,35 @@ class Ask(NamedTuple):
 
 
 class Fetch(NamedTuple):
-    """A question to the peer, whose rows this node takes in as far as it lacks them. The step's result: Fetched."""
+    """A question to the peer, whose rows this node takes in as far as it lacks them, now or later. Result: Fetched."""
 
     kind: bytes
     body: Any
 
 
+class Flush(NamedTuple):
+    """Take in whatever was fetched and is not taken in yet. The step's result: Taken."""
+
+
+class Taken(NamedTuple):
+    """What was lacking of replies: rows, also those in blocks; blocks taken as they are; in which partitions."""
+
+    rows: int = 0
+    blocks: int = 0
+    partitions: frozenset[int] = frozenset()
+
+
 class Fetched(NamedTuple):
-    """The reply, its bytes, and what of it was lacking: rows, also those in blocks; blocks taken as they are."""
+    """A reply, its bytes, and what was taken in meanwhile, of this one or of those before."""
 
     reply: protocol.FetchReply
-    rows: int
-    blocks: int
     bytes: int
+    taken: Taken
 
 
 Digested = protocol.DigestsReply | protocol.SeriesDigestsReply | protocol.RangeDigestsReply
-Steps = Generator[Ask | Fetch, Any, T]
+Step = Ask | Fetch | Flush
+Steps = Generator[Step, Any, T]
 
 
 @dataclass
@@ -179,6 +191,7 @@ class Converge:
         self._fetch_bytes = fetch_bytes
         self._start_ns: int | None = None  # of what both keep
         self._end_ns: int | None = end_ns
+        self._lacking: set[int] = set()  # partitions of which something was lacking in this pass
 
     def run(self) -> Steps[None]:
         """Compare and fetch until nothing lacks, or for PASSES times."""
@@ -195,20 +208,30 @@ class Converge:
 
     def _pass(self, partitions: Sequence[int]) -> Steps[list[int]]:
         """Compare partitions and fetch what differs: those of which something was lacking."""
-        if self._keys is not None:
-            return (yield from self._pass_of_keys(partitions, self._keys))
+        self._lacking = set()
+        if self._keys is None:
+            same, differ = yield from self._compare_partitions(partitions)
+        else:
+            same, differ = yield from self._compare_keys(partitions, self._keys)
+        self._note((yield Flush()))
+        self.tally.equal.update(same)
+        lacking = sorted(self._lacking & differ)
+        self.tally.proven.update(set(partitions) - same - set(lacking))
+        return lacking
+
+    def _compare_partitions(self, partitions: Sequence[int]) -> Steps[tuple[set[int], set[int]]]:
+        """Which partitions are the same, and in which the peer has something else; that is fetched."""
         theirs, ours = yield from self._digests(partitions)
         differ = theirs.differ(ours)
-        lacking = []
-        for at, partition in enumerate(partitions):
-            if not differ[at]:
-                same = theirs.counts[at] == ours.counts[at]
-                (self.tally.equal if same else self.tally.proven).add(partition)
-            elif (yield from self._partition(partition, int(theirs.counts[at]), int(ours.counts[at]))):
-                lacking.append(partition)
+        found: list[Found] = []
+        for at in np.flatnonzero(differ).tolist():
+            if ours.counts[at] * SPARSE <= theirs.counts[at]:
+                yield from self._whole(partitions[at])
             else:
-                self.tally.proven.add(partition)
-        return lacking
+                found = yield from self._series(partitions[at], found)
+        yield from self._get(found)
+        same = {partitions[at] for at in np.flatnonzero(~differ & (theirs.counts == ours.counts)).tolist()}
+        return same, {partitions[at] for at in np.flatnonzero(differ).tolist()}
 
     def _digests(self, partitions: Sequence[int]) -> Steps[tuple[Digests, Digests]]:
         """Of partitions, from the later of both cutoffs on."""
@@ -227,68 +250,63 @@ class Converge:
                 return Digests.of(theirs, len(partitions)), Digests.of(ours, len(partitions))
             self._start_ns = cutoff
 
-    def _partition(self, partition: int, theirs: int, ours: int) -> Steps[int]:
-        """Get what lacks of a partition that differs: how many rows that were."""
-        if ours * SPARSE <= theirs:
-            return (yield from self._whole(partition))
-        lacked, after = 0, b""
+    def _series(self, partition: int, found: list[Found]) -> Steps[list[Found]]:
+        """The series of a partition that differ, beside those found before; of so many some are looked at at once."""
+        after = b""
         while True:
             body = protocol.SeriesDigestsRequest(
                 self._delete_number, partition, after, SERIES, self._start_ns, self._end_ns
             )
-            theirs_page, our_page = yield Ask(protocol.SERIES_DIGESTS, body)
-            differing, end = _page(Known.of(theirs_page), Known.of(our_page))
-            lacked += yield from self._get([self._within(each) for each in differing])
+            theirs, ours = yield Ask(protocol.SERIES_DIGESTS, body)
+            differing, end = _page(Known.of(theirs), Known.of(ours))
+            found = found + [self._within(each) for each in differing]
+            if len(found) >= RANGES:
+                yield from self._get(found)
+                found = []
             if end is None:
-                return lacked
+                return found
             after = end
 
-    def _whole(self, partition: int) -> Steps[int]:
-        """Get a partition from its begin to its end."""
-        lacked, key, from_ns = 0, b"", None
+    def _whole(self, partition: int) -> Steps[None]:
+        """Fetch a partition from its begin to its end."""
+        key, from_ns = b"", None
         while True:
             body = protocol.FetchPartitionRequest(
                 self._delete_number, partition, self._fetch_bytes, key, from_ns, self._start_ns, self._end_ns
             )
-            fetched = yield from self._fetch(Fetch(protocol.FETCH_PARTITION, body))
-            lacked += fetched.rows
-            if not fetched.reply.more:
-                return lacked
-            key, from_ns = fetched.reply.next_key, fetched.reply.next_ns
+            reply = yield from self._fetch(Fetch(protocol.FETCH_PARTITION, body))
+            if not reply.more:
+                return
+            key, from_ns = reply.next_key, reply.next_ns
 
     # Stretches of series
 
-    def _pass_of_keys(self, partitions: Sequence[int], keys: Sequence[bytes]) -> Steps[list[int]]:
-        """Compare some series alone: the partitions of those of which something was lacking."""
-        lacking = []
-        for partition in partitions:
-            ranges = [
-                Range(key, *self._bounds(MIN_NS, MAX_NS))
-                for key in keys
-                if series.partition_of(key, self._count) == partition
-            ]
-            lacked, same = 0, True
-            for begin in range(0, len(ranges), RANGES):
-                found, equal = yield from self._compare(ranges[begin : begin + RANGES])
-                same &= equal
-                lacked += yield from self._get(found)
-            if lacked:
-                lacking.append(partition)
-            else:
-                (self.tally.equal if same else self.tally.proven).add(partition)
-        return lacking
+    def _compare_keys(self, partitions: Sequence[int], keys: Sequence[bytes]) -> Steps[tuple[set[int], set[int]]]:
+        """As _compare_partitions, of some series alone."""
+        wanted, other = set(partitions), set[int]()
+        ranges = [Range(key, *self._bounds(MIN_NS, MAX_NS)) for key in keys if self._partition_of(key) in wanted]
+        differ: set[int] = set()
+        for begin in range(0, len(ranges), RANGES):
+            part = ranges[begin : begin + RANGES]
+            found, same = yield from self._compare(part)
+            differ.update(self._partition_of(each.range.key) for each in found)
+            other.update(self._partition_of(part[at].key) for at in np.flatnonzero(~same).tolist())
+            yield from self._get(found)
+        return wanted - other, differ
 
-    def _get(self, found: Sequence[Found]) -> Steps[int]:
-        """Look more closely at stretches that differ, and get what lacks: how many rows that were.
+    def _partition_of(self, key: bytes) -> int:
+        return series.partition_of(key, self._count)
+
+    def _get(self, found: Sequence[Found]) -> Steps[None]:
+        """Look more closely at stretches that differ, and fetch what they come down to.
 
         The last ones first, so that few wait at any time.
         """
-        lacked = 0
         open_ = [each for each in found if not each.is_leaf]
         leaves = [each.range for each in found if each.is_leaf]
         while open_ or leaves:
             while len(leaves) >= RANGES or (leaves and not open_):
-                lacked += yield from self._take(_joined(leaves[:RANGES]))
+                yield from self._take(_joined(leaves[:RANGES]))
                 del leaves[:RANGES]
             parts = [part for each in open_[-RANGES // PARTS :] for part in _cut(each.range)]
             del open_[-RANGES // PARTS :]
@@ -296,37 +314,37 @@ class Converge:
                 differing, _ = yield from self._compare(parts)
                 leaves += [each.range for each in differing if each.is_leaf]
                 open_ += [each for each in differing if not each.is_leaf]
-        return lacked
 
-    def _compare(self, ranges: Sequence[Range]) -> Steps[tuple[list[Found], bool]]:
-        """The stretches in which the peer has points and this node not the same; whether all are the same."""
-        if not ranges:
-            return [], True
+    def _compare(self, ranges: Sequence[Range]) -> Steps[tuple[list[Found], npt.NDArray[np.bool_]]]:
+        """The stretches in which the peer has points and this node not the same; by stretch, whether it is the same."""
         replies = yield Ask(protocol.RANGE_DIGESTS, protocol.RangeDigestsRequest(self._delete_number, list(ranges)))
         theirs, ours = (Digests.of(reply, len(ranges)) for reply in replies)
+        differ = theirs.differ(ours)
         found = [
-            Found(ranges[at], int(theirs.counts[at]), int(ours.counts[at]))
-            for at in np.flatnonzero(theirs.differ(ours)).tolist()
+            Found(ranges[at], int(theirs.counts[at]), int(ours.counts[at])) for at in np.flatnonzero(differ).tolist()
         ]
-        return found, not found and bool((theirs.counts == ours.counts).all())
+        return found, ~differ & (theirs.counts == ours.counts)
 
-    def _take(self, ranges: Sequence[Range]) -> Steps[int]:
-        """Fetch stretches: how many rows of them this node lacked."""
-        lacked, item, from_ns = 0, 0, None
+    def _take(self, ranges: Sequence[Range]) -> Steps[None]:
+        """Fetch stretches."""
+        item, from_ns = 0, None
         while True:
             body = protocol.FetchRequest(self._delete_number, list(ranges), self._fetch_bytes, item, from_ns)
-            fetched = yield from self._fetch(Fetch(protocol.FETCH, body))
-            lacked += fetched.rows
-            if not fetched.reply.more:
-                return lacked
-            item, from_ns = fetched.reply.next_item, fetched.reply.next_ns
+            reply = yield from self._fetch(Fetch(protocol.FETCH, body))
+            if not reply.more:
+                return
+            item, from_ns = reply.next_item, reply.next_ns
 
-    def _fetch(self, step: Fetch) -> Steps[Fetched]:
+    def _fetch(self, step: Fetch) -> Steps[protocol.FetchReply]:
         fetched: Fetched = yield step
-        self.tally.points += fetched.rows
-        self.tally.blocks += fetched.blocks
         self.tally.bytes += fetched.bytes
-        return fetched
+        self._note(fetched.taken)
+        return fetched.reply
+
+    def _note(self, taken: Taken) -> None:
+        self.tally.points += taken.rows
+        self.tally.blocks += taken.blocks
+        self._lacking.update(taken.partitions)
 
     def _within(self, found: Found) -> Found:
         start, end = self._bounds(found.range.start_ns, found.range.end_ns)

@@ -3,13 +3,16 @@
 Owns nothing. Belongs to the repair thread.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
+
+import numpy as np
 
 from common import protocol
 from common.protocol import FetchReply
 from workers.storage import lacking
 from workers.storage.arrived import Arrived
+from workers.storage.converge import Taken
 from workers.storage.exchange import Exchange
 from workers.storage.store import Store
 
@@ -36,19 +39,21 @@ class Here:
         """What this node holds. Raises RefusedError at another delete number, StorageError for damage."""
         return self._answers[kind](body)
 
-    def take(self, reply: FetchReply) -> tuple[int, int]:
-        """Take in what lacks here of a reply: how many rows that was, and how many blocks came as they are.
+    def take(self, replies: Sequence[FetchReply]) -> Taken:
+        """Take in what lacks here of replies; many at once make fewer and larger segments.
 
         Raises ProtocolError, StorageError.
         """
-        lacked = 0
+        lacked, hashes = 0, [np.empty(0, np.uint64)]
 
         def sift(found: Arrived) -> Arrived:
             nonlocal lacked
             store = self._store
             points, rows = lacking.of_arrived(store.view, store.by_hash, found, store.cutoff, store.pool)
             lacked += rows
+            hashes.append(points.hashes[np.union1d(points.owners, points.row_owners)])
             return points
 
-        taken = self._store.take_in([reply], sift)
-        return lacked, taken.blocks
+        blocks = self._store.take_in(replies, sift).blocks
+        partitions = self._store.partitions_of_hashes(np.concatenate(hashes)).tolist()
+        return Taken(lacked, blocks, frozenset(partitions))

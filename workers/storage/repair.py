@@ -39,7 +39,7 @@ from common.ringstore import Mark
 from common.series import partition_of
 from workers.storage import jobs
 from workers.storage.behind import Behind
-from workers.storage.converge import Ask, Converge, Fetch, Fetched, Steps, Tally
+from workers.storage.converge import Ask, Converge, Fetch, Fetched, Flush, Steps, Taken, Tally
 from workers.storage.jobs import Job, Jobs, Leg
 from workers.storage.node import Node, partitions_of
 from workers.storage.orders import Wake
@@ -84,8 +84,8 @@ class Here(Protocol):
     def answer(self, kind: bytes, body: Any) -> Any:
         """The reply to a question about what this node holds, whatever it answers to others."""
 
-    def take(self, reply: FetchReply) -> tuple[int, int]:
-        """Take in what this node lacks of a reply: how many rows that was, and how many blocks came as they are."""
+    def take(self, replies: Sequence[FetchReply]) -> Taken:
+        """Take in what this node lacks of replies."""
 
 
 class _TryAgainError(MinitrueError):
@@ -104,6 +104,8 @@ class Run:
         self.hits = hits  # of what the node lacks, when this began
         self.peer: RingNode | None = None
         self.steps: Steps[None] | None = None
+        self.fetched: list[FetchReply] = []  # not taken in yet
+        self.fetched_bytes = 0
         self.step: Ask | Fetch | None = None  # to be sent when it is due, or in flight
         self.is_sent = False
         self.ours: Any = None  # this node's own answer to an Ask in flight
@@ -325,7 +327,7 @@ class Repair:
             end_ns=None if whole else settled_ns,
             settled_ns=settled_ns if job.kind == jobs.REFILL else None,
             keys=job.keys,
-            fetch_bytes=min(FETCH_BYTES, job.rate_bytes or FETCH_BYTES),
+            fetch_bytes=self._fetch_bytes(job),
         ).run()
         logger.debug("leg begun", job=job.number, peer=leg.peer, partitions=len(leg.partitions))
         self._advance(run, None)
@@ -407,10 +409,13 @@ class Repair:
         assert run.steps is not None
         leg = run.job.legs[run.job.at]
         try:
-            run.step = run.steps.send(result)
+            step = run.steps.send(result)
+            while isinstance(step, Flush):
+                step = run.steps.send(self._take(run))
         except StopIteration:
             self._end_leg(run, leg)
         else:
+            run.step = step
             run.due_s = run.free_s if isinstance(run.step, Fetch) else 0.0
             run.connect_by_s = max(clock.monotonic_s(), run.due_s) + CONNECT_S
         if run.job.kind == jobs.REFILL:
@@ -476,16 +481,29 @@ class Repair:
             self._advance(run, self._fetched(run, reply, len(message.body)))
 
     def _fetched(self, run: Run, reply: FetchReply, size: int) -> Fetched:
-        """Take in what was fetched, and see what the rate allows next."""
+        """Keep what was fetched until it is worth to be taken in, and see what the rate allows next."""
         if reply.delete_number != self._here.delete_number:
             raise _TryAgainError(
                 f"delete {self._here.delete_number} came into force, rows are of {reply.delete_number}"
             )
-        rows, blocks = self._here.take(reply)
+        run.fetched.append(reply)
+        run.fetched_bytes += size
+        taken = self._take(run) if run.fetched_bytes >= self._fetch_bytes(run.job) else Taken()
+        self.counts["bytes"] += size
         if run.job.rate_bytes:
             run.free_s = max(run.free_s, clock.monotonic_s()) + size / run.job.rate_bytes
-        self.counts.update(points=rows, blocks=blocks, bytes=size)
-        return Fetched(reply, rows, blocks, size)
+        return Fetched(reply, size, taken)
+
+    def _take(self, run: Run) -> Taken:
+        """Take in what was fetched."""
+        taken = self._here.take(run.fetched) if run.fetched else Taken()
+        run.fetched, run.fetched_bytes = [], 0
+        self.counts.update(points=taken.rows, blocks=taken.blocks)
+        return taken
+
+    def _fetch_bytes(self, job: Job) -> int:
+        """How much a job fetches at once, and takes in at once: of a slow one what comes in a second."""
+        return min(FETCH_BYTES, job.rate_bytes or FETCH_BYTES)
 
     def _fail(self, run: Run, error: Exception) -> None:
         """What to do about an error of a job; one job never ends the node."""
@@ -529,6 +547,7 @@ class Repair:
             run.steps.close()
         self._peers.forget(run)
         run.steps = run.step = run.ours = None
+        run.fetched, run.fetched_bytes = [], 0
         run.is_sent = False
 
     def _end(self, job: Job, state: str, why: str = "") -> None:

@@ -101,9 +101,8 @@ class Replica:
 
     def ended(self, number: int, timeout_s: float = 20.0) -> JobState:
         """A job when it has ended."""
-        return wait_until(
-            lambda: (job := self.job(number)).state in ("done", "failed", "cancelled") and job, timeout_s, "job ended"
-        )
+        wait_until(lambda: self.job(number).state in ("done", "failed", "cancelled"), timeout_s, "job ended")
+        return self.job(number)
 
     def pull(self, peer: str, partitions: Sequence[int] = range(PARTITIONS), rate: int | None = None) -> int:
         """Begin a pull: the number of the job."""

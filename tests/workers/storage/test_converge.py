@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from common import protocol, series
 from common.protocol import Range
 from workers.storage import converge
-from workers.storage.converge import Ask, Converge, ConvergeError, Fetched, Tally
+from workers.storage.converge import Ask, Converge, ConvergeError, Fetch, Fetched, Flush, Taken, Tally
 
 PARTITIONS = 4
 KEYS = sorted((series.series_key(f"d{number}", "m") for number in range(8)), key=series.series_hash)
@@ -46,6 +46,13 @@ class Memory:
         lacking = [(place, bits) for place, bits in rows if place not in self.rows or self.rows[place] < bits]
         self.rows |= dict(lacking)
         return len(lacking)
+
+    def take(self, rows: Iterable[tuple[Place, Bits]]) -> Taken:
+        """What was lacking of rows, which are here now."""
+        before = dict(self.rows)
+        count = self.join(rows)
+        changed = {place for place, bits in self.rows.items() if before.get(place) != bits}
+        return Taken(count, 0, frozenset(series.partition_of(key, PARTITIONS) for key, _ in changed))
 
     def answer(self, body: Any) -> Any:
         self.asked.append(body)
@@ -144,6 +151,7 @@ def drive(job: Converge, theirs: Memory, ours: Memory, before_step: Callable[[in
     steps = job.run()
     result: Any = None
     number = 0
+    fetched: list[tuple[Place, Bits]] = []
     while True:
         try:
             step = steps.send(result)
@@ -154,9 +162,14 @@ def drive(job: Converge, theirs: Memory, ours: Memory, before_step: Callable[[in
         assert number < 100_000, "goes on for ever"
         if isinstance(step, Ask):
             result = theirs.answer(step.body), ours.answer(step.body)
-        else:
+            continue
+        if isinstance(step, Fetch):
             reply, rows = theirs.answer(step.body)
-            result = Fetched(reply, ours.join(rows), 0, len(rows))
+            fetched += rows
+        taken = Taken()
+        if isinstance(step, Flush) or len(fetched) > 5:
+            taken, fetched = ours.take(fetched), []
+        result = Fetched(reply, len(rows), taken) if isinstance(step, Fetch) else taken
 
 
 def converged(theirs: Memory, ours: Memory, **options: Any) -> Tally:
@@ -313,7 +326,7 @@ def test_a_peer_that_does_not_answer_for_all_is_an_error() -> None:
     there = Memory({})
     steps = Converge(range(PARTITIONS), PARTITIONS, 0, Tally()).run()
     step = next(steps)
-    reply = there.answer(step.body)
+    reply = there.answer(step.body)  # type: ignore[union-attr]
     less = protocol.DigestsReply(protocol.bitmap([0, 1, 3], PARTITIONS), 0, 0, bytes(24), bytes(24), COST)
     with pytest.raises(ConvergeError, match="no answer for 1 partitions, such as 2"):
         steps.send((less, reply))
@@ -322,7 +335,7 @@ def test_a_peer_that_does_not_answer_for_all_is_an_error() -> None:
 def test_digests_cut_short_are_an_error() -> None:
     there = Memory({})
     steps = Converge(range(PARTITIONS), PARTITIONS, 0, Tally()).run()
-    reply = there.answer(next(steps).body)
+    reply = there.answer(next(steps).body)  # type: ignore[union-attr]
     short = protocol.DigestsReply(reply.partitions, 0, reply.cutoff_ns, bytes(24), bytes(32), COST)
     with pytest.raises(ConvergeError, match="24 and 32 bytes of digests, want 32"):
         steps.send((short, reply))

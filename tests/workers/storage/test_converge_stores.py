@@ -8,7 +8,7 @@ import numpy as np
 from common import protocol, series
 from common.points import PointBatch
 from tests.workers.storage.support import EVERYWHERE, PARTITIONS, key, open_store
-from workers.storage.converge import Ask, Converge, Fetched, Tally
+from workers.storage.converge import Ask, Converge, Fetched, Flush, Taken, Tally
 from workers.storage.exchange import Exchange
 from workers.storage.here import Here
 from workers.storage.store import LoggedBatch, Store
@@ -39,19 +39,23 @@ def converged(theirs: Store, ours: Store) -> tuple[Tally, Costs]:
     }  # fmt: skip
     steps = Converge(range(PARTITIONS), PARTITIONS, 0, tally).run()
     result: Any = None
+    fetched: list[protocol.FetchReply] = []
     while True:
         try:
             step = steps.send(result)
         except StopIteration:
             return tally, costs
+        if isinstance(step, Flush):
+            result, fetched = here.take(fetched), []
+            continue
         reply = answers[step.kind](step.body)
         costs.add(reply.cost)
         if isinstance(step, Ask):
             result = reply, here.answer(step.kind, step.body)
             costs.add(result[1].cost)
         else:
-            rows, blocks = here.take(reply)
-            result = Fetched(reply, rows, blocks, len(reply.rows) + sum(len(each.data) for each in reply.blocks))
+            fetched.append(reply)
+            result = Fetched(reply, len(reply.rows) + sum(len(each.data) for each in reply.blocks), Taken())
 
 
 def put(store: Store, keys: list[bytes], points: int, without: tuple[int, int] | None = None) -> None:

@@ -1,7 +1,7 @@
 """Nodes that pull from each other over real sockets: repairs, moves, a lost disk, and what holds them up."""
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from tests.support import wait_until
 from tests.workers.storage.replicas import Replica, ring_of
 from tests.workers.storage.support import PARTITIONS, Row, assert_answers, batch_of, key, rows_of
 from workers.storage import repair
-from workers.storage.converge import LEAF_ROWS
+from workers.storage.converge import LEAF_ROWS, Taken
 from workers.storage.store import DeleteRecord
 
 Make = Callable[..., Replica]
@@ -294,10 +294,10 @@ def test_a_node_damaged_while_it_is_refilled_is_compared_again(make: Make, monke
     taken = other.repair._here.take
     hits = iter(["a file was damaged"])
 
-    def take(reply: protocol.FetchReply) -> tuple[int, int]:
+    def take(replies: Sequence[protocol.FetchReply]) -> Taken:
         for reason in hits:
             other.behind.hit(reason, partitions_of(A))
-        return taken(reply)
+        return taken(replies)
 
     monkeypatch.setattr(other.repair._here, "take", take)
     other.behind.hit("its disk was lost", None)
@@ -310,7 +310,7 @@ def test_a_fault_of_ours_ends_the_job_and_not_the_node(make: Make, monkeypatch: 
     ring = ring_of(2, 2)
     one, other = make(ring, "n1"), make(ring, "n2")
     put(one, rows_of(A, range(10)))
-    monkeypatch.setattr(other.repair._here, "take", lambda reply: 1 // 0)
+    monkeypatch.setattr(other.repair._here, "take", lambda replies: 1 // 0)
     job = other.ended(other.pull("n1"))
     assert (job.state, job.error) == ("failed", "BUG: ZeroDivisionError: integer division or modulo by zero")
     monkeypatch.undo()
