@@ -5,7 +5,7 @@ An answer that lacks anything is an error unless the client allows it; see docs/
 
 from typing import Any, Final, NoReturn
 
-from msgspec import Struct
+from msgspec import UNSET, Struct, UnsetType, structs
 
 from common import config, protocol
 from workers.query.gather import Gather
@@ -22,8 +22,19 @@ class Missing(Struct):
     reason: str
 
 
+class Compared(Struct):
+    """What a verified read compared. owners: of each partition, at least; series_joined: in which they differed.
+
+    reason: why the answer is not verified, "" where it is.
+    """
+
+    owners: int
+    series_joined: int
+    reason: str
+
+
 class Coverage(Struct):
-    """What an answer speaks of; see docs/http-api.md."""
+    """What an answer speaks of; see docs/http-api.md. verified, compared: of a verified read."""
 
     partitions_asked: int
     partitions_answered: int
@@ -32,11 +43,21 @@ class Coverage(Struct):
     delete_number: int
     nodes: list[str]
     missing: list[Missing]
+    verified: bool | UnsetType = UNSET
+    compared: Compared | UnsetType = UNSET
+
+    def after(self, compared: Compared | None) -> "Coverage":
+        """With what a verified read compared, None for any other read."""
+        if compared is None:
+            return self
+        return structs.replace(self, verified=self.complete and not compared.reason, compared=compared)
 
 
 def headers_of(coverage: Coverage) -> dict[str, str]:
     """What the head of an answer says of it, for formats that have no place for coverage."""
     headers = {"Minitrue-Complete": str(coverage.complete).lower()}
+    if coverage.verified is not UNSET:
+        headers["Minitrue-Verified"] = str(coverage.verified).lower()
     if coverage.missing:
         told = "; ".join(f"{one.node}: {one.reason}" for one in coverage.missing)[:MAX_HEADER_CHARS]
         headers["Minitrue-Missing"] = "".join(char if " " <= char <= "~" else "?" for char in told)

@@ -20,6 +20,9 @@ from common.protocol import ErrorReply
 from workers.query.known import Pair
 from workers.query.plan import Partitions, Plan, from_bitmap
 
+BEHIND_S: Final = 1.0  # a node that says that it is behind may only have found out what it lacks: asked again so long
+# What passes with the next ring, a fence or a delete: asked again as long as there is time.
+PASSING: Final = (protocol.ERR_NOT_MINE, protocol.ERR_STALE_EPOCH, protocol.ERR_MOVING, protocol.ERR_DELETES)
 NEVER_S: Final = float("-inf")  # as "until": a failure that waiting does not cure
 
 
@@ -99,10 +102,10 @@ class Question(ABC):
 
     def reject(self, ask: Ask, error: ErrorReply) -> None:
         """Take an error reply: some may pass, some speak of this node, some of the question itself."""
-        if error.error in (protocol.ERR_NOT_MINE, protocol.ERR_STALE_EPOCH):
-            self.refuse(ask.node, f"{error.error}: {error.message}", self.deadline_s)
-            return
-        self.refuse(ask.node, f"{error.error}: {error.message}", NEVER_S)
+        until_s = self.deadline_s if error.error in PASSING else NEVER_S
+        if error.error == protocol.ERR_BEHIND:
+            until_s = ask.expires_s - ask.wait_s + BEHIND_S
+        self.refuse(ask.node, f"{error.error}: {error.message}", until_s)
         if error.error in (protocol.ERR_BAD_REQUEST, protocol.ERR_LIMIT):
             self.error = error
 

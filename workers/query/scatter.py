@@ -371,6 +371,7 @@ class Scatter:
         try:
             for ask, outcome in zip(asks, _outcomes(asks, message), strict=True):
                 self._take_one(link, ask, outcome)
+                self._hurried = self._hurried or (link.node in ask.question.trouble and ask.question.may_pass(now_s))
         except ProtocolError as error:
             self._refuse_garbled(link, asks, error)
         for ask in asks:
@@ -444,6 +445,7 @@ class Scatter:
         for ask in asks:
             ask.question.in_flight -= 1
             ask.question.refuse(ask.node, reason, until_s)
+            self._hurried = True  # the node may have left its place
         for ask in asks:
             self._advance(ask.question, now_s)
 

@@ -39,7 +39,7 @@ def make_ring(ports: Sequence[int], partitions: int = 64, replication: int = 1, 
     owners = [[(p + rank) % len(ports) for rank in range(replication)] for p in range(partitions)]
     return Ring.from_document(
         {"version": 2, "cluster": "test-cluster", "epoch": epoch, "partitions": partitions,
-         "replication": replication, "nodes": nodes, "owners": owners, "since": [1] * partitions,
+         "replication": replication, "nodes": nodes, "owners": owners, "since": [epoch] * partitions,
          "moves": [], "deletes": []}
     )  # fmt: skip
 

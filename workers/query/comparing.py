@@ -1,0 +1,157 @@
+"""Questions that compare owners: all that are current are asked, each for all that it owns of what is wanted.
+
+Owns no socket and reads no clock, as all questions (gather.py). Nodes that are behind, or whose partitions are about to
+move, are not compared; one that does not answer leaves the comparison incomplete, not the answer.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+
+from common import protocol
+from common.errors import ProtocolError
+from common.protocol import VerifyReply, VerifyRequest
+from common.series import partition_of
+from workers.query.gather import Ask, Question
+from workers.query.plan import Partitions, Plan, from_bitmap
+
+Figure = tuple[int, int]  # count, digest
+NOTHING: Figure = (0, 0)
+
+R = TypeVar("R")
+
+
+class Compare(Question):
+    """replies: of each node, by partition or by series (request), disjoint in their partitions."""
+
+    kind = protocol.VERIFY
+
+    def __init__(
+        self,
+        wanted: Callable[[Plan], Partitions],
+        request: Callable[[bytes, int], VerifyRequest],
+        timeout_s: float,
+    ) -> None:
+        """wanted: the partitions, by the plan. request: from bitmap and delete number to the body."""
+        super().__init__(timeout_s)
+        self.wanted: Partitions = 0
+        self.replies: dict[str, list[VerifyReply]] = {}
+        self._answered: dict[str, Partitions] = {}
+        self._select = wanted
+        self._request = request
+
+    def targets(self, plan: Plan) -> Mapping[str, Partitions]:
+        if self.plan is not None and plan.ring.epoch != self.plan.ring.epoch:
+            self.replies, self._answered = {}, {}  # of other owners, or of before a delete
+        self.plan = plan
+        self.wanted = self._select(plan)
+        left = {node: self._lacking(node) for node in self._current()}
+        return {node: partitions for node, partitions in left.items() if partitions and node not in self.trouble}
+
+    def body(self, plan: Plan, partitions: Partitions) -> Any:
+        return self._request(plan.bitmap(partitions), plan.ring.delete_number)
+
+    def accept(self, ask: Ask, body: bytes) -> None:
+        reply = protocol.decode_body(body, VerifyReply)
+        answered = from_bitmap(reply.partitions)
+        if answered & ~ask.partitions:
+            raise ProtocolError(f"{ask.node} answers for partitions that it was not asked for")
+        check(reply, 0 if reply.keys else answered.bit_count())
+        if self.plan is not None and reply.delete_number != self.plan.ring.delete_number:
+            self.refuse(ask.node, f"compares at delete {reply.delete_number}", self.deadline_s)
+            return
+        left = ask.partitions & ~answered
+        if left:
+            reason = f"does not own {left.bit_count()} of the partitions that the ring gives it"
+            self.refuse(ask.node, reason, self.deadline_s)
+        if answered:
+            self.replies.setdefault(ask.node, []).append(reply)
+            self._answered[ask.node] = self._answered.get(ask.node, 0) | answered
+
+    def complete(self) -> bool:
+        """Whether every current owner has told all that it holds."""
+        return bool(self._answered) and not any(map(self._lacking, self._current()))
+
+    @property
+    def cutoffs(self) -> set[int]:
+        """Of the nodes' retention, ns."""
+        return {reply.cutoff_ns for replies in self.replies.values() for reply in replies}
+
+    def by_partition(self) -> dict[int, dict[str, Figure]]:
+        """Of each partition the figures of each node. For a request by partition."""
+        found: dict[int, dict[str, Figure]] = {}
+        for node, replies in self.replies.items():
+            for reply in replies:
+                for partition, figure in zip(protocol.members(reply.partitions), figures_of(reply), strict=True):
+                    found.setdefault(partition, {})[node] = figure
+        return found
+
+    def by_series(self) -> dict[bytes, dict[str, Figure]]:
+        """Of each series the figures of each node that answers for its partition. For a request by series."""
+        if self.plan is None:
+            return {}
+        partitions = self.plan.ring.partitions
+        told = {
+            node: dict(pair for reply in replies for pair in zip(reply.keys, figures_of(reply), strict=True))
+            for node, replies in self.replies.items()
+        }
+        found: dict[bytes, dict[str, Figure]] = {}
+        for key in set().union(*told.values()):
+            bit = 1 << partition_of(key, partitions)
+            found[key] = {
+                node: figures.get(key, NOTHING) for node, figures in told.items() if self._answered[node] & bit
+            }
+        return found
+
+    def _current(self) -> list[str]:
+        return [] if self.plan is None else [n.id for n in self.plan.ring.nodes if n.id not in self.plan.behind]
+
+    def _lacking(self, node: str) -> Partitions:
+        owned = 0 if self.plan is None else self.plan.owned(node)
+        return owned & self.wanted & ~self._answered.get(node, 0)
+
+
+class Direct(Question, Generic[R]):
+    """One request to one node. reply: None until it is there."""
+
+    def __init__(
+        self, kind: bytes, reply_type: type[R], node: str, request: Callable[[Plan], Any], timeout_s: float
+    ) -> None:
+        super().__init__(timeout_s)
+        self.kind = kind
+        self.reply: R | None = None
+        self._reply_type: type[R] = reply_type
+        self._node = node
+        self._request = request
+
+    def targets(self, plan: Plan) -> Mapping[str, Partitions]:
+        self.plan = plan
+        asked = self.reply is not None or self._node in self.trouble or not plan.ring.has(self._node)
+        return {} if asked else {self._node: 0}
+
+    def body(self, plan: Plan, partitions: Partitions) -> Any:
+        return self._request(plan)
+
+    def accept(self, ask: Ask, body: bytes) -> None:
+        self.reply = protocol.decode_body(body, self._reply_type)
+
+    def complete(self) -> bool:
+        return self.reply is not None
+
+    def attempt_s(self, now_s: float) -> float:
+        return self.deadline_s - now_s
+
+
+def figures_of(reply: VerifyReply) -> list[Figure]:
+    """Count and digest of each partition, or each key."""
+    counts, digests = np.frombuffer(reply.counts, "<i8"), np.frombuffer(reply.digests, "<u8")
+    return list(zip(counts.tolist(), digests.tolist(), strict=True))
+
+
+def check(reply: VerifyReply, partitions: int) -> None:
+    """Raise ProtocolError for a reply that no node computes. partitions: how many it is about, where not by series."""
+    sizes = {len(reply.counts), len(reply.digests)}
+    wanted = {8 * len(reply.keys)} if reply.keys else {0, 8 * partitions}
+    if len(sizes) > 1 or not sizes <= wanted:
+        raise ProtocolError(f"VerifyReply has columns of {sorted(sizes)} bytes, want {sorted(wanted)}")
