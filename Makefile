@@ -51,8 +51,9 @@ test: env lint  ## lint, then all tests, three at a time: most of them wait for 
 fuzz: env  ## random lives of a store beside the oracle, other and more ones than in `test`; some minutes
 	$(BIN)/pytest -p no:cacheprovider --hypothesis-profile=fuzz --hypothesis-show-statistics tests/workers/storage/test_stateful.py
 
-chaos: env  ## faults of every kind while points flow, ten minutes with R=1, ten with R=2; LENGTH_S=... SEEDS=1,2,...
-	MINITRUE_CHAOS_S=$(or $(LENGTH_S),600) MINITRUE_CHAOS_SEEDS=$(or $(SEEDS),$(shell date +%s)) $(BIN)/pytest -s -p no:cacheprovider tests/chaos
+chaos: env  ## faults of every kind while points flow and the ring changes, ten minutes each; LENGTH_S=... SEEDS=1,2,...
+	MINITRUE_CHAOS_S=$(or $(LENGTH_S),600) MINITRUE_CHAOS_SEEDS=$(or $(SEEDS),$(shell date +%s)) $(BIN)/pytest -s \
+	  -p no:cacheprovider tests/chaos tests/chaos_ring tests/pipeline/test_ring_faults_moves.py
 
 lint: env  ## ruff, and mypy in strict mode
 	$(BIN)/ruff check .

@@ -422,8 +422,8 @@ def samples(url: str, series: Series, span: tuple[int, int], partial: bool = Fal
 def figures(
     url: str, series: Series, span: tuple[int, int], partial: bool = False, verified: bool = False
 ) -> tuple[int, dict[str, Any]]:
-    """Count and sum: status and answer."""
-    asked = _fields(series, span, partial) | {"operation": ["count", "sum"], "allow_partial": partial}
+    """Count and sum of the series alone, not of such as have tags, too: status and answer."""
+    asked = _fields(series, span, partial) | {"operation": ["count", "sum"], "allow_partial": partial, "tags": {}}
     return client.ask(url, **asked, **({"consistency": "verified"} if verified else {}))
 
 
