@@ -18,22 +18,27 @@ _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class Output:
-    """Text for people or one JSON document for programs, never both, on stdout."""
+    """Text for people or one JSON document for programs, never both, on stdout.
+
+    is_json: whether it is for programs; is_terminal: whether people see it as it comes; console: what it goes to.
+    """
 
     def __init__(self, as_json: bool) -> None:
-        self._as_json = as_json
-        terminal = sys.stdout.isatty()
-        self._console = Console(width=None if terminal else PLAIN_WIDTH, highlight=False, soft_wrap=not terminal)
+        self.is_terminal = sys.stdout.isatty()
+        self.is_json = as_json
+        self.console = Console(
+            width=None if self.is_terminal else PLAIN_WIDTH, highlight=False, soft_wrap=not self.is_terminal
+        )
 
     def say(self, *parts: str | Table) -> None:
         """Print for people; nothing with --json."""
-        if not self._as_json:
+        if not self.is_json:
             for part in parts:
-                self._console.print(part)
+                self.console.print(part)
 
     def result(self, document: Any) -> None:
         """Print for programs; nothing without --json."""
-        if self._as_json:
+        if self.is_json:
             print(json.dumps(document, sort_keys=True))
 
 

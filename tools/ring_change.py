@@ -11,8 +11,7 @@ import numpy as np
 
 from common.errors import RingError
 from common.ring import ACTIVE, DRAINING, MAX_NODES, Node, Ring
-from common.ringbuild import ideal_counts
-from common.ringmoves import Step, changed, least_moves, steps
+from common.ringmoves import Step, changed, least_moves, shares, steps
 
 UNKNOWN_RATE: Final = 32 << 20  # bytes a second and target, where no rate is given: storage.repair_rate_bytes
 
@@ -155,18 +154,12 @@ def _size(ring: Ring, step: Step, sizes: Mapping[str, tuple[float, float]]) -> t
 
 
 def _shares(ring: Ring, todo: Sequence[Step], by_target: Mapping[str, int]) -> list[Share]:
-    active = ring.active_nodes
-    shared = ideal_counts(active, ring.partitions, ring.replication).tolist()
-    ideal = dict(zip([node.id for node in active], shared, strict=True))
+    wanted = shares(ring).tolist()
     counts = np.bincount(ring.owner_table[ring.owner_table >= 0], minlength=len(ring.nodes)).tolist()
-    shares = []
-    for node, before in zip(ring.nodes, counts, strict=True):
+    found = []
+    for node, before, share in zip(ring.nodes, counts, wanted, strict=True):
         coming = sum(step.target == node.id for step in todo)
         going = sum(step.source == node.id for step in todo)
-        share = round(ideal.get(node.id, 0.0), 3)
-        shares.append(
-            Share(
-                node.id, node.state, before, before + coming - going, share, coming, going, by_target.get(node.id, 0)
-            )
-        )
-    return shares
+        after, size = before + coming - going, by_target.get(node.id, 0)
+        found.append(Share(node.id, node.state, before, after, round(share, 3), coming, going, size))
+    return found

@@ -76,7 +76,7 @@ class Outlook:
             return f"{target} is behind: {self._why_marked(target)}"
         if self.peer(partition, source) is None and not self.is_given_up(partition):
             names = ", ".join(f"{node.id} ({self._why_marked(node.id)})" for node in owners)
-            return f"no owner of partition {partition} is current: {names}"
+            return f"no owner of partitions of {names} is current"
         return ""
 
     @staticmethod
@@ -95,7 +95,7 @@ class Outlook:
         left = [node.id for node in owners if node.id != source]
         if any(node not in self.marked and self.is_up(node) for node in left):
             return ""
-        return f"no other owner of partition {partition} is current: {', '.join(left)}"
+        return f"{source} is still needed: no other owner of some partitions is current ({', '.join(left)})"
 
     def _why_marked(self, node: str) -> str:
         by = sorted(mark.by for mark in self.marks if mark.node == node)

@@ -22,7 +22,7 @@ from common.errors import ConfigError, MinitrueError, RingStoreError
 from common.ring import NOBODY, Ring
 from common.ringmoves import shares
 from common.ringstore import RingStore, open_store
-from tools import ringctl_bridges, ringctl_nodes, ringctl_status, ringctl_store
+from tools import ringctl_bridges, ringctl_move, ringctl_nodes, ringctl_repair, ringctl_status, ringctl_store
 from tools.output import DASHES, EXIT_CODES, Output, duration_text, new_table, size_text
 from tools.ringctl_status import NodeStatus
 
@@ -195,6 +195,8 @@ def locate(
     return 0
 
 
+ringctl_move.register(command)
+ringctl_repair.register(command)
 ringctl_store.register(command)
 
 

@@ -258,6 +258,7 @@ def _supervisor_lines(files: Files) -> Iterator[str]:
     yield from ("[supervisorctl]", f"serverurl=unix://{here}/supervisor.sock")
     yield "[rpcinterface:supervisor]"
     yield "supervisor.rpcinterface_factory=supervisor.rpcinterface:make_main_rpcinterface"
+    yield from ("[include]", "files=conf.d/*.conf")  # of nodes that ringctl adds
     yield from program_lines(files, "ring")
     for program in files.programs:
         yield from program_lines(files, program)

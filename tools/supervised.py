@@ -5,7 +5,6 @@ not write.
 """
 
 import configparser
-import os
 import shutil
 import socket
 import subprocess
@@ -54,13 +53,13 @@ class Supervisor:
         """The file of an added node."""
         return self.folder / f"{node}.conf"
 
-    def add(self, node: str) -> None:
+    def add(self, node: str, settings: config.Settings) -> None:
         """Write the program of a node and start it. The same again changes nothing. Raises SupervisorError."""
         self.check_included()
         logs = ROOT / "data" / "log" if self.file.parent == ROOT else self.file.parent / "data" / "log"
         make_directory(logs)
         make_directory(self.folder)
-        replace_file(self.path(node), [program(node, logs).encode()])
+        replace_file(self.path(node), [program(node, logs, settings.file).encode()])
         self.control("reread")
         self.control("update", node)
         if "RUNNING" not in (state := self.state(node)) and "STARTING" not in state:
@@ -108,15 +107,14 @@ class Supervisor:
         return done.stdout
 
 
-def program(node: str, logs: Path) -> str:
+def program(node: str, logs: Path, settings: str) -> str:
     """The section of a storage node, as supervisord.conf has those that come with the project."""
-    environment = os.environ.get("MINITRUE_CONFIG", "")
     lines = [
         f"; Written by ringctl add {node}; ringctl remove {node} takes it away.",
         f"[program:{node}]",
         f'command="{_escaped(sys.executable)}" -m workers.storage --node-id {node}',
         f"directory={_escaped(ROOT)}",
-        *([f'environment=MINITRUE_CONFIG="{_escaped(environment)}"'] if environment else []),
+        f'environment=MINITRUE_CONFIG="{_escaped(settings)}"',
         "priority=20",
         "startsecs=5",
         "startretries=5",

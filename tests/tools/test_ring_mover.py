@@ -2,16 +2,14 @@
 partition always has its owners, and no reader is given an answer without a point that was acknowledged.
 """
 
-import dataclasses
-
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common import clock
 from common.ring import ACTIVE, DRAINING, Node, Ring
-from common.ringbuild import first_ring, rebalance, with_delete
-from common.ringmoves import begin, cancel, changed, least_moves, steps
+from common.ringbuild import first_ring, with_delete
+from common.ringmoves import Step, begin, cancel, changed, least_moves, steps
 from common.ringstore import Mark
 from common.selector import Selector
 from tests.tools.moving import Killed, World
@@ -30,10 +28,10 @@ def ring_of(count: int, replication: int) -> Ring:
 
 
 def drained(ring: Ring, name: str) -> list[Node]:
-    return [dataclasses_state(each, DRAINING) if each.id == name else each for each in ring.nodes]
+    return [_with_state(each, DRAINING) if each.id == name else each for each in ring.nodes]
 
 
-def dataclasses_state(each: Node, state: str) -> Node:
+def _with_state(each: Node, state: str) -> Node:
     return Node(each.id, each.store_id, each.endpoint, each.zone, each.weight, state)
 
 
@@ -182,8 +180,6 @@ def test_deletes_cancels_and_other_changes_in_between_leave_nothing_half_done(se
             again = [(each.partition, each.source, each.target) for each in ring.moves]
             commit(world, cancel(ring, [each.partition for each in ring.moves]))
             if world.random.random() < 0.5:
-                from common.ringmoves import Step
-
                 commit(world, begin(world.ring, [Step(*each) for each in again]))
 
     world.during = interfere
@@ -230,7 +226,7 @@ def test_a_lost_node_without_co_owners_is_replaced_only_when_its_loss_is_accepte
     world.lost.add("ing0")
     world.put_mark(Mark("ing0", LOST))
     commit(world, replaced(world.ring))
-    with pytest.raises(MoverError, match=r"no owner of partition \d+ is current: ing0 \(it is taken for lost"):
+    with pytest.raises(MoverError, match=r"no owner of partitions of ing0 \(.*it is taken for lost\) is current"):
         Mover(world, world, pause=world.pause).run(20.0)
     world.put_mark(Mark("ing0", LOSS))
     world.acked = {partition: set() for partition in world.acked}  # given up
@@ -271,8 +267,8 @@ def test_another_ringctl_that_took_over_ends_this_one():
 def test_a_wave_is_shared_among_sources_and_targets():
     ring = grown(ring_of(4, 1))
     todo = steps(ring)
-    chosen = spread(todo, 4)
-    assert len(chosen) == 4 and {step.source for step in chosen} == {f"ing{number}" for number in range(4)}
+    sources = {step.source for step in todo}
+    assert len(sources) > 1 and {step.source for step in spread(todo, len(sources))} == sources
     assert set(spread(todo, 1000)) == set(todo)
     assert spread(todo, 0) == []
 
@@ -284,4 +280,3 @@ def test_a_partition_is_pulled_from_who_leaves_unless_he_is_behind():
     assert Outlook(ring, frozenset(), epochs, {}).peer(0, other) == other
     assert Outlook(ring, frozenset({Mark(other, "b")}), epochs, {}).peer(0, other) == one
     assert Outlook(ring, frozenset({Mark(other, "b"), Mark(one, one)}), epochs, {}).peer(0, other) is None
-    assert dataclasses.replace(ring).hash == ring.hash and rebalance(ring, ring.nodes, 2).shape == (PARTITIONS, 2)

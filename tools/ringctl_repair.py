@@ -1,0 +1,208 @@
+"""Commands of tools/ringctl about what nodes lack: repair, accept-loss, and watch, which shows it as it changes.
+
+Owns what they ask and print; nodes do the work. Changes no ring; accept-loss may put a mark.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+import click
+import msgspec
+from rich.live import Live
+from rich.markup import escape
+
+from common import bus, clock, config, protocol, series
+from common.errors import ConfigError, MinitrueError, RingError
+from common.protocol import JobState
+from common.ring import Ring
+from common.ringstore import RingStore
+from tools.output import Output, duration_text, new_table, size_text
+from tools.ring_ask import Asker
+from tools.ring_outlook import mark_text
+from tools.ringctl_move import accept_lost, is_lost
+from tools.ringctl_show_moves import rate_of, watch_table
+
+POLL_S: Final = 0.2
+DARK_S: Final = 10.0  # a node that tells nothing of its repair for so long has failed it
+ENDED: Final = ("done", "failed", "cancelled")
+
+
+def register(command: Callable[[Callable[..., int]], click.Command]) -> None:
+    """Make the commands. command: what makes a command of a function (settings, store, output, ...)."""
+    for function in (repair, accept_loss, watch):
+        command(function)
+
+
+@click.option("--partition", "partitions", type=click.IntRange(0), multiple=True, help="A partition; may be repeated.")
+@click.option("--series", "named", nargs=2, metavar="DEVICE METRIC", help="One series.")
+@click.option("--tag", "tags", multiple=True, metavar="K=V", help="A tag of that series; once for each tag.")
+@click.option("--all", "everything", is_flag=True, help="All partitions.")
+@click.option("--rate", type=rate_of, metavar="RATE", help="Bytes a second that a node copies at most, such as 20M "
+              "[storage.repair_rate_bytes].")  # fmt: skip
+def repair(settings: config.Settings, store: RingStore, output: Output, partitions: Sequence[int],
+           named: tuple[str, str] | None, tags: Sequence[str], everything: bool, rate: int | None) -> int:  # fmt: skip
+    """Let owners compare what they hold, and get from each other what one of them lacks.
+
+    Nodes do that by themselves every storage.repair_interval_s. What is younger than storage.repair_settle_s is left
+    out: it may be on its way. Exit code 1 when some could not be compared.
+    """
+    if (bool(partitions), bool(named), everything).count(True) != 1 or (tags and not named):
+        raise click.UsageError("want one of --partition, --series (with --tag) and --all")
+    ring, ask = _load(store), Asker(bus.load_key(settings), rate)
+    keys = [_key(*named, tags)] if named else []
+    wanted = [series.partition_of(key, ring.partitions) for key in keys] or list(partitions)
+    beyond = [each for each in wanted if each >= ring.partitions]
+    if beyond:
+        raise click.UsageError(f"partition {beyond[0]}, want 0 to {ring.partitions - 1}")
+    jobs, failed = _begin(ask, ring, wanted or range(ring.partitions), keys)
+    ended = _wait(ask, ring, jobs, failed, output)
+    table = new_table("node", "", ">compared", ">equal", ">points got", ">bytes", ">took", "")
+    for node, job in ended.items():
+        figures = (f"{job.done}/{job.partitions}", str(job.equal), f"{job.points:,}", size_text(job.bytes))
+        table.add_row(node, job.state, *figures, duration_text(job.seconds), escape(job.error))
+    failed |= {node: job.error or job.state for node, job in ended.items() if job.state != "done" or job.error}
+    output.say(table, *(escape(f"{node}: {why}") for node, why in failed.items() if node not in ended))
+    told = {node: _facts(job) for node, job in ended.items()}
+    output.result({"ok": not failed, "nodes": told, "failed": failed})
+    return 1 if failed else 0
+
+
+def _facts(job: JobState) -> dict[str, Any]:
+    return {**msgspec.structs.asdict(job), "unproven": protocol.members(job.unproven)}
+
+
+def _begin(
+    ask: Asker, ring: Ring, wanted: Sequence[int], keys: Sequence[bytes]
+) -> tuple[dict[str, JobState], dict[str, str]]:
+    """The jobs begun by node, and why others are not."""
+    jobs, failed = {}, {}
+    for node in ring.nodes:
+        mine = sorted(set(wanted) & set(ring.owned_partitions(node.id).tolist()))
+        if mine:
+            try:
+                jobs[node.id] = ask.repair(ring, node.id, mine, keys)
+            except MinitrueError as error:
+                failed[node.id] = str(error)
+    return jobs, failed
+
+
+def _wait(
+    ask: Asker, ring: Ring, jobs: dict[str, JobState], failed: dict[str, str], output: Output
+) -> dict[str, JobState]:
+    """The jobs when they have ended."""
+    heard_s, said = dict.fromkeys(jobs, clock.monotonic_s()), clock.monotonic_s()
+    while left := [node for node, job in jobs.items() if job.state not in ENDED and node not in failed]:
+        time.sleep(POLL_S)
+        for node in left:
+            try:
+                state = ask.job(ring, node, jobs[node].job)
+            except MinitrueError as error:
+                if clock.monotonic_s() - heard_s[node] > DARK_S:
+                    failed[node] = str(error)
+                continue
+            heard_s[node] = clock.monotonic_s()
+            if state is None:
+                failed[node] = "it has begun anew, and forgot the repair"
+            else:
+                jobs[node] = state
+        if clock.monotonic_s() - said > 5.0:
+            said = clock.monotonic_s()
+            output.say("; ".join(f"{node} {job.done}/{job.partitions}" for node, job in jobs.items()))
+    return jobs
+
+
+@click.argument("node")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+def accept_loss(settings: config.Settings, store: RingStore, output: Output, node: str, yes: bool) -> int:
+    """Accept that what NODE lacks is lost: it answers again, and its answers count as complete.
+
+    For data that is gone for good: a lost disk or a damaged file, with no other owner that has it. As long as an owner
+    has it, wait: the node is repaired from that one by itself. For a node that was removed or replaced with --lost this
+    gives up what only it held.
+    """
+    ring, ask = _load(store), Asker(bus.load_key(settings))
+    ring.node(node)
+    lost = is_lost(store, ring, node)
+    status = None if lost else ask.statuses(ring, [node])[node]
+    if isinstance(status, MinitrueError):
+        raise ConfigError(f"{status}; if it is gone for good: ringctl remove {node} --lost, or ringctl replace")
+    behind = {} if status is None else status.get("behind") or {}
+    if not lost and not behind:
+        raise RingError(f"{node} lacks nothing that it knows of: there is no loss to accept")
+    count = len(ring.owned_partitions(node)) if lost else behind["partitions"]
+    why = "it is taken for lost" if lost else "; ".join(behind["reasons"])
+    output.say(escape(f"{node}: points of {count} partitions are missing or may be: {why}"))
+    if not yes:
+        if output.is_json or not output.is_terminal:
+            raise click.UsageError("nobody to ask here: say --yes")
+        if not click.confirm("Go on without them, for good?"):
+            return 1
+    if lost:
+        accept_lost(store, node)
+        output.say("accepted; next: ringctl resume")
+        output.result({"node": node, "released": count, "behind": 0})
+        return 0
+    reply = ask.accept_loss(ring, node, behind["of_partitions"])
+    released, left = protocol.members(reply.released), protocol.members(reply.behind)
+    output.say(f"accepted: {node} answers for {len(released)} partitions again")
+    output.result({"node": node, "released": len(released), "behind": len(left)})
+    return 0
+
+
+@click.option("--every", type=click.FloatRange(min=0.1), default=1.0, show_default=True, help="Seconds between looks.")
+@click.option("--count", type=click.IntRange(1), help="End after so many looks [Ctrl-C ends it].")
+def watch(settings: config.Settings, store: RingStore, output: Output, every: float, count: int | None) -> int:
+    """Show nodes, moves, pulls and repairs as they change. With --json a line for each look."""
+    ask, looks = Asker(bus.load_key(settings)), 0
+    live = Live(console=output.console, refresh_per_second=4) if output.is_terminal and not output.is_json else None
+    try:
+        if live is not None:
+            live.start()
+        while True:
+            looks += 1
+            _look(ask, store, output, live)
+            if looks == count:
+                return 0
+            time.sleep(every)
+    except KeyboardInterrupt:
+        return 0
+    finally:
+        if live is not None:
+            live.stop()
+
+
+def _look(ask: Asker, store: RingStore, output: Output, live: Live | None) -> None:
+    ring, marks = _load(store), store.marks()
+    statuses: dict[str, Any] = dict(ask.statuses(ring, [node.id for node in ring.nodes]))
+
+    def said(node: str) -> list[str]:
+        return [mark_text(node, mark.by) for mark in sorted(marks) if mark.node == node]
+
+    table = watch_table(ring, statuses, said)
+    if live is not None:
+        live.update(table)
+    else:
+        output.say(table)
+    known = {node: answer for node, answer in statuses.items() if not isinstance(answer, MinitrueError)}
+    output.result(
+        {"epoch": ring.epoch, "moves": [list(move) for move in ring.moves], "marks": sorted(marks), "nodes": known,
+         "silent": sorted(statuses.keys() - known.keys())}
+    )  # fmt: skip
+
+
+def _load(store: RingStore) -> Ring:
+    ring = store.load()
+    if ring is None:
+        raise RingError(f"no ring in {store.url}: make one with tools/ringctl init")
+    return ring
+
+
+def _key(device: str, metric: str, tags: Sequence[str]) -> bytes:
+    pairs = {}
+    for text in tags:
+        name, equals, value = text.partition("=")
+        if not equals or not name:
+            raise click.BadParameter(f"got {text!r}, want K=V", param_hint="--tag")
+        pairs[name] = value
+    return series.series_key(device, metric, pairs)
