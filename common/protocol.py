@@ -669,7 +669,7 @@ class FetchPartitionRequest(msgspec.Struct, frozen=True):
 
 
 class StoredBlocks(msgspec.Struct, frozen=True, array_like=True):
-    """At most 1024 blocks as they are stored, in order of (hash, key) and time (docs/file-formats.md, "Segments").
+    """At most 1024 blocks as they are stored, in the order asked for (docs/file-formats.md, "Segments").
 
     keys: of their series; series: u32 by block, which key; index: an index page; windows: those of the page; data: the
     blocks one behind the other, the CRC of each is in the index; crc: CRC32C of keys, series, index, windows, in turn.
