@@ -79,6 +79,7 @@ class Ingest:
     counts: IngestCounts = field(default_factory=IngestCounts)
     _acks: dict[str, AckSocket] = field(default_factory=dict)
     _next_tick_s: float = 0.0
+    _told_epoch: int = 0  # of requests, looked for at once
     _newer: Ring | None = None  # found in the ring store, not in force yet
 
     def __post_init__(self) -> None:
@@ -244,8 +245,9 @@ class Ingest:
 
     def _tick(self) -> None:
         now = clock.monotonic_s()
-        if now < self._next_tick_s and not self.node.waiting:
+        if now < self._next_tick_s and not self.node.waiting and self.node.told_epoch <= self._told_epoch:
             return
+        self._told_epoch = self.node.told_epoch
         self._adopt_newer(now=self._is_told_of_more() or self._fences.due())
         if self.node.view.ring is self.ring_view.ring and self._fences.lapse(self.ring_view.confirmed_s):
             self.node.fence(self._fences.fenced)

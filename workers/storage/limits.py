@@ -70,13 +70,18 @@ class DiskFloor:
 
 
 class Gate:
-    """The rules as they stand while one group of batches passes. max_series: of the node."""
+    """The rules as they stand while one group of batches passes. max_series: of the node; elsewhere: known ones that do
+    not count, as the node takes no points of their partitions any more.
+    """
 
-    def __init__(self, catalog: Catalog, deletes: Deletes, retention: Retention, max_series: int) -> None:
+    def __init__(
+        self, catalog: Catalog, deletes: Deletes, retention: Retention, max_series: int, elsewhere: int = 0
+    ) -> None:
         self._catalog = catalog
         self._deletes = deletes
         self._retention = retention
         self._max_series = max_series
+        self._elsewhere = elsewhere
         self._admitted: set[bytes] = set()  # new series of this group
 
     def sift(self, logged: LoggedBatch) -> "Sifted":
@@ -126,7 +131,7 @@ class Gate:
     def _admit(self, key: bytes) -> bool:
         if key in self._admitted:
             return True
-        if len(self._catalog) + len(self._admitted) >= self._max_series:
+        if len(self._catalog) - self._elsewhere + len(self._admitted) >= self._max_series:
             return False
         self._admitted.add(key)
         return True

@@ -151,7 +151,10 @@ class Server:
         self.counts.requests += 1
         self.node.told_epoch = max(self.node.told_epoch, message.header.epoch)
         ask = Ask(route, message.header, message.kind, self._hits())
-        if message.header.epoch > self.node.view.ring.epoch and message.kind not in _OF_THE_NODE:
+        newer = message.header.epoch > self.node.view.ring.epoch
+        if newer:
+            self.orders.set()  # that the writer looks for it at once
+        if newer and message.kind not in _OF_THE_NODE:
             self._park(ask, message)
         else:
             self._serve(ask, message)

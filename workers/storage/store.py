@@ -71,6 +71,8 @@ class Store(Reading):
         self._lately = {}
         self.stored: Sequence[LoggedBatch] = ()  # by the last append, as far as it was taken; writer thread
         self._kept_unsaved = False  # writer thread
+        self._kept = np.ones(partitions, np.bool_)  # what `keep` was told last; writer thread
+        self._elsewhere = 0  # known series of other partitions; writer thread
         self._failed_delete: DeleteRecord | None = None  # may lie on the disk, is not in force; writer thread
 
     @classmethod
@@ -114,7 +116,8 @@ class Store(Reading):
         Raises ProtocolError for a series key that is not canonical, StorageError when the disk fails or is too
         full; either way nothing of any batch counts. The arrays must be as PointBatch.decode made them.
         """
-        gate = Gate(self._catalog, self._current.now.deletes, self._retention, self._settings.max_series)
+        limit, in_force = self._settings.max_series, self._current.now.deletes
+        gate = Gate(self._catalog, in_force, self._retention, limit, self._elsewhere)
         sifted = [gate.sift(logged) for logged in batches]
         taken = [each for each in sifted if len(each.logged.batch)]
         self.stored = ()
@@ -173,6 +176,9 @@ class Store(Reading):
 
         No compaction that leaves them out ends after this. Raises StorageError: then some may be dropped after all.
         """
+        if not np.array_equal(partitions, self._kept):
+            hashes = self._catalog.hashes(np.arange(len(self._catalog)))
+            self._elsewhere, self._kept = int((~partitions[self._partitions_of(hashes)]).sum()), partitions
         if not self._dropping.spare(partitions) and not self._kept_unsaved:
             return
         self._kept_unsaved = True

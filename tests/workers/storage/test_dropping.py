@@ -160,6 +160,19 @@ def test_what_is_dropped_is_known_after_a_restart(tmp_path: Path) -> None:
     store.close()
 
 
+def test_series_that_were_given_away_leave_room_for_others(tmp_path: Path) -> None:
+    store = open_store(tmp_path / "data", QuickDisk(), max_series=len(DEVICES))
+    fill(store)
+    other = [key(f"other{at}") for at in range(len(DEVICES))]
+    assert len(store.append([batch_of([(each, 1, 1.0) for each in other[:1]])])[0]) == 1
+    gone = partition_of(store, "d0")
+    many = sum(partition_of(store, device) == gone for device in DEVICES)
+    store.keep(~among(gone))
+    (refused,) = store.append([batch_of([(each, 1, 1.0) for each in other])])
+    assert len(refused) == len(other) - many
+    store.close()
+
+
 def states_of(directory: Path) -> list[int]:
     """What the file of a directory names, as a process finds it that begins."""
     place = layout.open_directory(directory, "cluster", "ing1", QuickDisk())
