@@ -86,7 +86,8 @@ def put_back(best: Ring, others: Iterable[Ring], above: int) -> Ring:
     """The latest ring with the deletes of all, under an epoch above all. above: an epoch that somebody goes by.
 
     A delete that only others know gets a new number, so it also takes what came between: nobody can tell any more
-    what was older than it.
+    what was older than it. Partitions that others give to other nodes count as changed now, so that who goes by one of
+    those rings sees it.
     """
     rings = [best, *others]
     known = {_without_number(record) for record in best.deletes}
@@ -96,7 +97,22 @@ def put_back(best: Ring, others: Iterable[Ring], above: int) -> Ring:
             known.add(_without_number(record))
             epoch += 1
             deletes.append(msgspec.structs.replace(record, number=epoch))
-    return dataclasses.replace(best, epoch=max(epoch, deletes[-1].number if deletes else 0) + 1, deletes=tuple(deletes))
+    since = best.since.copy()
+    for ring in others:
+        if ring.partitions == best.partitions:
+            since[_differing(best, ring)] = epoch + 1
+    return dataclasses.replace(best, epoch=epoch + 1, deletes=tuple(deletes), since=since)
+
+
+def _differing(one: Ring, other: Ring) -> list[int]:
+    """The partitions that another ring gives to other nodes, or has given to others since."""
+    return [
+        partition
+        for partition in range(one.partitions)
+        if [node.id for node in one.owners(partition)] != [node.id for node in other.owners(partition)]
+        or one.move(partition) != other.move(partition)
+        or one.since[partition] < other.since[partition]
+    ]
 
 
 def _without_number(record: DeleteRecord) -> bytes:

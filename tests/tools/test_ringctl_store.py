@@ -226,6 +226,14 @@ def test_a_branch_that_nodes_cannot_follow_is_not_gone_on_from_however_high_it_i
     assert (made.epoch, fault_of(made, force)) == (11, None)
 
 
+def test_who_goes_by_a_ring_with_other_owners_follows_what_is_put_back(first, nodes):
+    other = at_epoch(3, first_ring("c1", nodes, 16, 1, seed=9))
+    made = ringctl_backup.put_back(at_epoch(5, first), [other], 0)
+    assert made.epoch == 6
+    assert (fault_of(made, other), fault_of(made, at_epoch(5, first))) == (None, None)
+    assert fault_of(at_epoch(6, first), other)[0] == "moves"
+
+
 def test_rings_between_which_nothing_decides_are_refused(first, nodes):
     other = first_ring("c1", nodes, 16, 1, seed=9)
     with pytest.raises(RingError, match="epoch 1 has one ring in one and another in two"):
