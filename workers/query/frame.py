@@ -21,6 +21,7 @@ from workers.query.live import Live
 from workers.query.refusal import OverLimit, Refusal, bad, seconds, shown, type_of, whole
 from workers.query.scatter import Scatter
 from workers.query.timings import Timings
+from workers.query.verified import Repairs
 
 JSON: Final = "application/json"
 STATUS_TIMEOUT_S: Final = 2.0  # for health and metrics: who asks them wants to know soon
@@ -136,6 +137,7 @@ class Context:
         self.now_ns = now_ns
         self.started_s = clock.monotonic_s()
         self.timings = Timings()
+        self.repairs = Repairs()
         self.access = Access(settings)
         self.live = Live(scatter.bus, lambda: scatter.plan, settings.query)
         self.gate = Gate(settings.query.threads, settings.query.queue, settings.query.timeout_s)

@@ -1,25 +1,28 @@
 """POST /query. Runs in the threads of granian's pool. Reference: docs/http-api.md."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from time import perf_counter_ns
 from typing import Any, Final
 
-from msgspec import UNSET, Struct, UnsetType
+from msgspec import UNSET, Struct, UnsetType, structs
 
 from common import clock, protocol
-from common.protocol import AggregateReply, AggregateRequest, GroupsReply
-from workers.query import aggregate, answering, formats, request, unknown
+from common.protocol import AggregateReply, AggregateRequest, GroupsReply, GroupsRequest
+from workers.query import aggregate, answering, formats, joining, request, unknown
 from workers.query.answering import Found
 from workers.query.coverage import Coverage, headers_of, merged
 from workers.query.explain import Stages, explained
 from workers.query.frame import Context, Request, Response, encode
 from workers.query.gather import Gather
 from workers.query.plan import exact_pair
+from workers.query.refusal import Refusal
 from workers.query.request import Query
 from workers.query.table import PAGE_ROWS, Kind, Table, time
 from workers.query.times import Time
+from workers.query.verified import Verified, Verifier
 
 _KINDS: Final[dict[str, Kind]] = {"time": "time", "count": "count", "tags": "tags"}
+VERIFY_TRIES: Final = 3
 _TEXTS: Final = ("device_id", "metric_name")
 
 
@@ -50,12 +53,14 @@ class Work(Struct):
     stages: Stages
     asked: list[Gather[Any]] = []
     coverages: list[Coverage] = []
+    verified: Verified | None = None
 
     @property
     def coverage(self) -> Coverage:
         """What the answer speaks of."""
         last, *others = reversed(self.coverages)
-        return merged(last, *others) if others else last
+        found = merged(last, *others) if others else last
+        return found if self.verified is None else found.after(self.verified.compared)
 
 
 def query(context: Context, asked: Request) -> Response:
@@ -68,7 +73,10 @@ def query(context: Context, asked: Request) -> Response:
     work = Work(query, started_ns, timeout_s, clock.monotonic_s() + timeout_s, Stages(started_ns))
     name = formats.named(asked, query.format)
     work.stages.end("parse")
-    found = _seed(context, work) if query.is_seed_shape else _grouped(context, work)
+    if query.is_verified:
+        found = _verified(context, work)
+    else:
+        found = _seed(context, work) if query.is_seed_shape else _grouped(context, work)
     if not found.series and work.coverage.complete:
         unknown.check(context, query.match, work.deadline_s - clock.monotonic_s())
     return _told(context, work, found, name)
@@ -98,28 +106,67 @@ def _seed(context: Context, work: Work) -> Found:
 def _grouped(context: Context, work: Work) -> Found:
     spend = answering.limits(context.settings)
     if work.query.needs_reach:
-        reach = _groups(work, lambda bitmap: answering.reach_request(work.query, bitmap, spend), answering.check_reach)
-        _gather(context, work, reach)
-        work.query = request.reaching(work.query, answering.reach(reach.replies), context.settings)
+        first = work.query
+        replies = _groups(
+            context, work, lambda bitmap: answering.reach_request(first, bitmap, spend), answering.check_reach
+        )
+        work.query = request.reaching(first, answering.reach(replies), context.settings)
         work.stages.end("reach")
     query = work.query
-    gather = _groups(
+    replies = _groups(
+        context,
         work,
         lambda bitmap: answering.groups_request(query, bitmap, spend),
         lambda reply: answering.check_groups(query, reply),
     )
-    _gather(context, work, gather)
-    if (pair := exact_pair(query.match)) is not None:
-        gather.learn(pair)
     work.stages.end("scatter")
-    found = answering.answer(query, gather.replies, context.settings)
+    found = answering.answer(query, replies, context.settings)
     work.stages.end("merge")
     return found
 
 
-def _groups(work: Work, ask: Any, check: Any) -> Gather[GroupsReply]:
-    match = work.query.match
-    return Gather(protocol.GROUPS, GroupsReply, lambda plan: plan.wanted_by(match), ask, _left_s(work), check)
+def _groups(
+    context: Context, work: Work, ask: Callable[[bytes], GroupsRequest], check: Callable[[GroupsReply], None]
+) -> list[GroupsReply]:
+    """What nodes reply and, of series in which owners differ, what a node would that had all of them."""
+    match, verified = work.query.match, work.verified
+    rows = {} if verified is None else verified.rows
+    gather = Gather(
+        protocol.GROUPS,
+        GroupsReply,
+        lambda plan: plan.wanted_by(match, learned=verified is None),
+        lambda bitmap: structs.replace(ask(bitmap), without=list(rows)) if rows else ask(bitmap),
+        _left_s(work),
+        check,
+    )
+    _gather(context, work, gather)
+    if (pair := exact_pair(match)) is not None and not rows:
+        gather.learn(pair)
+    if verified is None or not rows:
+        return gather.replies
+    if any(reply.delete_number != verified.delete_number for reply in gather.replies):
+        raise _DeletedError
+    return [*gather.replies, joining.reply(rows, ask(b""), verified.delete_number)]
+
+
+class _DeletedError(Exception):
+    """Points were deleted after series were joined."""
+
+
+def _verified(context: Context, work: Work) -> Found:
+    """Compare the owners, then ask as ever; again where a delete came between."""
+    for _ in range(VERIFY_TRIES):
+        query, spend = work.query, answering.limits(context.settings)
+        work.coverages.clear()
+        work.verified = Verifier(
+            context.scatter.ask, query.match, query.start_ns, query.end_ns, spend, work.deadline_s, context.repairs
+        ).run()
+        work.stages.end("verify")
+        try:
+            return _grouped(context, work)
+        except _DeletedError:
+            work.query = query
+    raise Refusal(503, "incomplete", f"points were deleted during each of {VERIFY_TRIES} tries: ask again")
 
 
 def _gather(context: Context, work: Work, gather: Gather[Any]) -> None:

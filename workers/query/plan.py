@@ -51,10 +51,13 @@ class Plan:
         key = series_key(request.device_id, request.metric_name, request.tags)
         return 1 << partition_of(key, self.ring.partitions)
 
-    def wanted_by(self, match: Match) -> Partitions:
-        """The partitions that may hold a series that matches: few when device, metric and tags are exact, else all."""
+    def wanted_by(self, match: Match, learned: bool = True) -> Partitions:
+        """The partitions that may hold a series that matches: few when device, metric and tags are exact, else all.
+
+        learned: whether to go by what earlier answers have told, each of one owner, of where series lie.
+        """
         if (pair := exact_pair(match)) is not None:
-            return self._where(pair)
+            return self._where(pair) if learned else self.everything
         devices, metrics = exact(match.device_id), exact(match.metric_name)
         if devices is None or metrics is None or match.tags is None or match.more_tags:
             return self.everything

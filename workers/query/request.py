@@ -28,6 +28,7 @@ from workers.query.table import TIME_UNITS
 from workers.query.times import Time, check_order, is_relative, time_ns
 
 FORMATS: Final = ("json", "ndjson", "csv", "msgpack", "arrow")
+CONSISTENCIES: Final = ("current", "verified")
 FILLS: Final = ("none", "null", "previous", "linear")
 MAX_TIMEOUT_S: Final = 86_400.0  # that a request may name; query.timeout_s bounds it anyway
 MAX_GROUP_BY: Final = 32
@@ -69,6 +70,7 @@ class QueryBody(msgspec.Struct):
     allow_partial: Any = None
     explain: Any = None
     timeout_s: Any = None
+    consistency: Any = None
 
 
 class Query(msgspec.Struct, frozen=True):
@@ -79,7 +81,7 @@ class Query(msgspec.Struct, frozen=True):
     where nothing is cut; None: the range is open and has to be known first, see `needs_reach`. open_start, open_end:
     whether the request left an end open, which `reaching` then sets to that of the data. max_points: 0 where it was
     not asked. fill: of FILLS, or a number.
-    timeout_s: None is that of the settings. format: None is what Accept says.
+    timeout_s: None is that of the settings. format: None is what Accept says. is_verified: all owners are compared.
     """
 
     body: SeedBody | QueryBody
@@ -103,6 +105,7 @@ class Query(msgspec.Struct, frozen=True):
     allow_partial: bool = False
     explain: bool = False
     timeout_s: float | None = None
+    is_verified: bool = False
 
     @property
     def match(self) -> Match:
@@ -216,6 +219,7 @@ def _parse_fields(data: bytes, settings: config.Settings, now_ns: int) -> Query:
         allow_partial=flag("allow_partial", body.allow_partial),
         explain=flag("explain", body.explain),
         timeout_s=None if body.timeout_s is None else seconds("timeout_s", body.timeout_s, MAX_TIMEOUT_S),
+        is_verified=parse_consistency(body.consistency),
     )
     interval, stretches = _cut(query, settings)
     query = structs.replace(query, interval=interval, stretches=stretches)
@@ -227,7 +231,13 @@ def _is_seed_shape(query: Query) -> bool:
     patterns = [wanted.device_id, wanted.metric_name, *(wanted.tags or {}).values()]
     exact = all(len(each) == 1 and each[0].kind == "is" for each in patterns)
     plain = all(operation.kind in operations.AGGREGATED for operation in query.operations)
-    return exact and plain and not wanted.more_tags and not query.has_rows and not query.explain
+    usual = not wanted.more_tags and not query.has_rows and not query.explain and not query.is_verified
+    return exact and plain and usual
+
+
+def parse_consistency(value: Any) -> bool:
+    """Whether an answer is to be verified. Raises Refusal."""
+    return value is not None and choice("consistency", value, CONSISTENCIES) == "verified"
 
 
 def _cut(query: Query, settings: config.Settings) -> tuple[Interval | None, list[Stretch] | None]:

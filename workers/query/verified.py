@@ -83,7 +83,6 @@ class Verifier:
     def __init__(
         self,
         ask: Callable[[Question], None],
-        wanted: Callable[[Plan], Partitions],
         matched: Match,
         start_ns: int | None,
         end_ns: int | None,
@@ -91,9 +90,8 @@ class Verifier:
         deadline_s: float,
         repairs: Repairs,
     ) -> None:
-        """ask: has a question answered. wanted: the partitions, by the plan. deadline_s: monotonic."""
+        """ask: has a question answered. deadline_s: monotonic."""
         self._ask = ask
-        self._wanted = wanted
         self._match = matched
         self._start_ns = start_ns
         self._end_ns = end_ns
@@ -124,6 +122,9 @@ class Verifier:
             differing = _differing(self._compare(lambda plan: differing, False))
         if differing:
             self._join(differing)
+
+    def _wanted(self, plan: Plan) -> Partitions:
+        return plan.wanted_by(self._match, learned=False)  # a series may be new to one owner
 
     def _compare(self, wanted: Callable[[Plan], Partitions], by_series: bool) -> Compare:
         start = self._start_ns

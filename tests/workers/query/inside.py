@@ -26,6 +26,7 @@ class Scattered:
 
     def __init__(self, answer: Answerer, partitions: int = 64) -> None:
         self.name, self.incarnation, self.ring_fault = "query-test", 7, "no ring yet"
+        self.ring_trouble = ""
         self.plan: Plan | None = Plan.of(make_ring([10, 20, 30], partitions))
         self.counts: Counter[str] = Counter()
         self.ignored: Counter[str] = Counter()
