@@ -16,17 +16,18 @@ Pure: no I/O, no state, any thread.
 """
 
 import dataclasses
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from common.errors import RingError
-from common.ring import ACTIVE, DRAINING, NOBODY, Move, Node, Ring
+from common.ring import ACTIVE, DRAINING, MAX_REPLICATION, NOBODY, Move, Node, Ring
 from common.ringbuild import by_id, ideal_counts, rebalance
 
 Table = NDArray[np.int32]
+Flags = NDArray[np.bool_]
 
 _SLACK: Final = 1e-6  # of a share that is a whole number but for rounding
 
@@ -144,27 +145,46 @@ def shares(ring: Ring) -> NDArray[np.float64]:
 def least_moves(ring: Ring) -> int:
     """How many (partition, node) have to become owners at the very least: what no way to the target can save.
 
-    The larger of two bounds: what nodes lack of their share, or own beyond it, as far as the share is bound to be
-    rounded; and what partitions lack in owners, or in zones that these are in.
+    The largest of several bounds, one of which is the least number for most changes; some need a little more.
     """
     done = _as_if_moved(ring)
-    share = shares(ring)
-    have = np.array([len(done.owned_partitions(node.id)) for node in ring.nodes])
-    lacking = np.maximum(np.floor(share + _SLACK) - have, 0).sum()
-    not_kept = ring.partitions * ring.replication - np.minimum(have, np.ceil(share - _SLACK)).sum()
-    return int(max(lacking, not_kept, _lacking_in_rows(done)))
+    active = [at for at, node in enumerate(done.nodes) if node.state == ACTIVE]
+    zones, zone = np.unique([done.nodes[at].zone for at in active], return_inverse=True)
+    rows, columns = np.isin(done.owner_table, active).nonzero()
+    owners = np.searchsorted(active, done.owner_table[rows, columns])
+    owns = np.zeros((done.partitions, len(active)), dtype=np.bool_)
+    owns[rows, owners] = True
+    there = np.zeros((done.partitions, len(zones)), dtype=np.bool_)
+    there[rows, zone[owners]] = True
+    return max(_bounds(ring.replication, owns, there, zone, shares(done)[active]))
 
 
-def _lacking_in_rows(ring: Ring) -> int:
-    """How many owners partitions lack: of all that stay, or of those in different zones."""
-    stays = np.array([node.state == ACTIVE for node in ring.nodes] + [False])[ring.owner_table]
-    names, zone = np.unique([node.zone for node in ring.nodes], return_inverse=True)
-    zones = np.sort(np.where(stays, zone[ring.owner_table], len(names)), axis=1)
-    first = np.diff(zones, axis=1, prepend=-1) > 0
-    reached = (first & (zones < len(names))).sum(axis=1)
-    spread = min(ring.replication, len({node.zone for node in ring.active_nodes}))
-    lacking = np.maximum(ring.replication - stays.sum(axis=1), spread - reached)
-    return int(np.maximum(lacking, 0).sum())
+def _bounds(
+    replication: int, owns: Flags, there: Flags, zone: NDArray[np.int64], share: NDArray[np.float64]
+) -> Iterator[int]:
+    """Numbers of new owners that are needed. owns: per partition and node; there: per partition and zone."""
+    spread = min(replication, there.shape[1])
+    lowest, highest, have = np.floor(share + _SLACK), np.ceil(share - _SLACK), owns.sum(axis=0)
+    yield int(np.maximum(lowest - have, 0).sum())
+    kept = np.bincount(zone, np.minimum(have, highest))
+    if spread == there.shape[1]:  # each zone comes to each partition that it is not in
+        kept = np.minimum(kept, np.bincount(zone, highest) - (~there).sum(axis=0))
+    yield int(replication * len(owns) - kept.sum())
+    lacks = np.maximum(replication - owns.sum(axis=1), spread - there.sum(axis=1)).clip(0)
+    yield _beside(lacks, lowest - have, owns, np.argsort(-share, kind="stable"))
+    if spread == replication:  # a zone keeps one owner of a partition at most
+        needs = np.bincount(zone, lowest) - there.sum(axis=0)
+        yield _beside(lacks, needs, there, np.argsort(-needs, kind="stable"))
+
+
+def _beside(lacks: NDArray[np.int64], needs: NDArray[np.float64], has: Flags, order: NDArray[np.int64]) -> int:
+    """What partitions lack, and what the first few nodes or zones need beside: these cannot come where they are."""
+    most, needed, absent = int(lacks.sum()), 0, np.zeros_like(lacks)
+    for at in order[:MAX_REPLICATION].tolist():
+        needed += max(0, int(needs[at]))
+        absent += ~has[:, at]
+        most = max(most, needed + int((lacks - absent).clip(0).sum()))
+    return most
 
 
 def _moves_of(ring: Ring, partitions: Collection[int]) -> dict[int, Move]:
