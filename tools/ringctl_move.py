@@ -204,14 +204,15 @@ def replication(settings: config.Settings, store: RingStore, output: Output, own
     return _change(settings, store, output, ring, ring_change.replicated(ring, owners), _how(options))
 
 
+@_supervisor
 @_moving
-def resume(settings: config.Settings, store: RingStore, output: Output, **options: Any) -> int:
+def resume(settings: config.Settings, store: RingStore, output: Output, supervisor: Path, **options: Any) -> int:
     """Go on with changes that were begun, whoever began them and however that ended.
 
     What is left is worked out from the ring; there is nothing else to remember.
     """
     _load(store)
-    return _carry(settings, store, output, _how(options), _maybe(supervised.ROOT / "supervisord.conf"))
+    return _carry(settings, store, output, _how(options), _maybe(supervisor))
 
 
 @click.option("--yes", is_flag=True, help="Do not ask.")
@@ -336,7 +337,13 @@ def _check_driver(store: RingStore, how: How) -> None:
 def _start(
     settings: config.Settings, ask: Asker, store: RingStore, output: Output, node: Node, supervisor: Supervisor | None
 ) -> None:
-    """Have a node started, and wait until it answers. Raises SupervisorError where that takes too long."""
+    """Have a node started, and wait until it answers; one that answers already was started in another way.
+
+    Raises SupervisorError where that takes too long.
+    """
+    if not isinstance(ask.statuses(_load(store), [node.id])[node.id], MinitrueError):
+        output.say(f"{node.id} answers")
+        return
     if supervisor is not None:
         supervisor.add(node.id, settings)
         output.say(escape(f"{node.id} is started: {supervisor.path(node.id)}"))
