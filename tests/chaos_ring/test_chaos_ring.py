@@ -123,7 +123,7 @@ class Changes(threading.Thread):
             assert time.monotonic() < deadline, f"not done within {CHANGE_S} s: {words}: {self.said[-2:]}"
             time.sleep(0.2)
             # Killed before it had saved anything, or after all was done: then the same words once more are right.
-            code = self._ringctl(["resume", "--yes"])
+            code = self._ringctl(["resume", "--take-over"])
             if code == 0 and not self._is_in_ring(words):
                 code = self._ringctl(words)
 
@@ -153,7 +153,7 @@ class Changes(threading.Thread):
             running.kill()
         running.communicate()
         self._ringctl(["cancel", "--yes"])
-        self._change(["resume", "--yes"])
+        self._change(["resume", "--take-over"])
 
 
 class Faults:

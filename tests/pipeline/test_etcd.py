@@ -88,6 +88,7 @@ def test_points_and_queries_go_on_while_etcd_is_frozen_and_everybody_says_so(
     all_acked(cluster, flow)
     held = len(flow.points["dev1", "m"])
     wait_until(lambda: counted(cluster, "dev1") == (200, held, True), what="a complete answer with all points")
+    assert client.ask(cluster.http, device_id="dev1", metric_name="m", operation="avg")[1]["coverage"]["marks_s_ago"] > 0
     status, answer = delete(cluster, "dev1")
     assert (status, answer["error"]) == (503, "ring_store"), answer
     failed = ringctl(cluster, "status")
@@ -109,6 +110,7 @@ def test_points_and_queries_go_on_while_etcd_is_frozen_and_everybody_says_so(
     wait_until(lambda: troubles(cluster) == ["", "", "", ""], what="all to follow again")
     assert delete(cluster, "dev1")[0] == 200
     assert counted(cluster, "dev1")[1] in (0, None)
+    assert "marks_s_ago" not in client.ask(cluster.http, device_id="dev2", metric_name="m")[1]["coverage"]
 
 
 def test_a_ring_store_that_lost_everything_gets_ring_and_marks_back_from_the_workers(

@@ -73,7 +73,7 @@ def kill_at(cluster: RingCluster, victim: str, step: str) -> bool:
         change.kill()
         if not (cluster.ring.has("ing4") or comes) or (comes and not cluster.ring.has("ing4")):
             return False  # killed before it had begun, or after it was done
-        cluster.ringctl("resume", "--yes")
+        cluster.ringctl("resume", "--take-over")
         return is_met
     worker = victim_of(cluster, victim, comes)
     worker.kill()
@@ -134,13 +134,14 @@ def test_move_cancelled_and_begun_again_gets_there(make_ring: Make) -> None:
     with traffic(cluster) as flowing:
         cluster.new_node("ing3")
         for _ in range(2):
-            change = Going(cluster, *(cluster.adding("ing3") if not cluster.ring.has("ing3") else ["resume", "--yes"]))
+            words = ["resume", "--take-over"] if cluster.ring.has("ing3") else cluster.adding("ing3")
+            change = Going(cluster, *words)
             change.wait_for("targets pull")
             change.kill()
             cluster.ringctl("cancel", "--yes")
             assert not cluster.ring.moves
             flowing.run_for(10)
-        cluster.ringctl("resume", "--yes")
+        cluster.ringctl("resume", "--take-over")
         cluster.check_still()
         flowing.run_for(10)
         flowing.checker.assert_all_answered()
@@ -157,7 +158,7 @@ def test_two_ringctls_at_once_do_one_after_the_other_what_both_were_told(make_ri
         for name in ("ing4", "ing5"):
             if not cluster.ring.has(name):
                 cluster.ringctl(*cluster.adding(name))
-        cluster.ringctl("resume", "--yes")
+        cluster.ringctl("resume", "--take-over")
         cluster.check_still()
         assert cluster.members == [f"ing{number}" for number in range(1, 6)]
         flowing.checker.assert_all_answered()
