@@ -656,7 +656,8 @@ class FetchRequest(msgspec.Struct, frozen=True):
 class FetchPartitionRequest(msgspec.Struct, frozen=True):
     """The points of a partition in order of (hash, key) and time: from series `key` on, of that those from from_ns on.
 
-    key b"" and from_ns None begin. start_ns, end_ns: None is open. max_bytes: as of FetchRequest.
+    partitions: bitmap, the points of all these instead; b"": of the one. key b"" and from_ns None begin. start_ns,
+    end_ns: None is open. max_bytes: as of FetchRequest.
     """
 
     delete_number: int
@@ -666,6 +667,7 @@ class FetchPartitionRequest(msgspec.Struct, frozen=True):
     from_ns: int | None = None
     start_ns: int | None = None
     end_ns: int | None = None
+    partitions: bytes = b""
 
 
 class StoredBlocks(msgspec.Struct, frozen=True, array_like=True):

@@ -223,12 +223,11 @@ class Converge:
         """Which partitions are the same, and in which the peer has something else; that is fetched."""
         theirs, ours = yield from self._digests(partitions)
         differ = theirs.differ(ours)
+        sparse = differ & (ours.counts * SPARSE <= theirs.counts)
+        yield from self._whole([partitions[at] for at in np.flatnonzero(sparse).tolist()])
         found: list[Found] = []
-        for at in np.flatnonzero(differ).tolist():
-            if ours.counts[at] * SPARSE <= theirs.counts[at]:
-                yield from self._whole(partitions[at])
-            else:
-                found = yield from self._series(partitions[at], found)
+        for at in np.flatnonzero(differ & ~sparse).tolist():
+            found = yield from self._series(partitions[at], found)
         yield from self._get(found)
         same = {partitions[at] for at in np.flatnonzero(~differ & (theirs.counts == ours.counts)).tolist()}
         return same, {partitions[at] for at in np.flatnonzero(differ).tolist()}
@@ -267,17 +266,19 @@ class Converge:
                 return found
             after = end
 
-    def _whole(self, partition: int) -> Steps[None]:
-        """Fetch a partition from its begin to its end."""
+    def _whole(self, partitions: Sequence[int]) -> Steps[None]:
+        """Fetch partitions from their begin to their end."""
         key, from_ns = b"", None
-        while True:
+        while partitions:
             body = protocol.FetchPartitionRequest(
-                self._delete_number, partition, self._fetch_bytes, key, from_ns, self._start_ns, self._end_ns
-            )
+                self._delete_number, partitions[0], self._fetch_bytes, key, from_ns, self._start_ns, self._end_ns,
+                protocol.bitmap(partitions, self._count),
+            )  # fmt: skip
             reply = yield from self._fetch(Fetch(protocol.FETCH_PARTITION, body))
             if not reply.more:
                 return
             key, from_ns = reply.next_key, reply.next_ns
+            partitions = [each for each in partitions if each >= self._partition_of(key)]
 
     # Stretches of series
 

@@ -114,10 +114,11 @@ class Exchange:
             return self._reply(taken, asked.delete_number, began_ns, item < len(asked.ranges), (item, b""), from_ns)
 
     def fetch_partition(self, asked: FetchPartitionRequest, cancel: Cancel = _NEVER) -> FetchReply:
-        """The points of a partition."""
+        """The points of a partition, or of several."""
         began_ns, view = time.perf_counter_ns(), self._view(asked.delete_number)
-        self._check_held([asked.partition])
-        series = self._store.by_hash.partition(asked.partition)
+        wanted = protocol.members(asked.partitions) if asked.partitions else [asked.partition]
+        self._check_held(wanted)
+        series = _together(map(self._store.by_hash.partition, wanted))
         place = self._store.by_hash.place(series, asked.key) if asked.key else 0
         taken = fetching.Gathered(view, asked.max_bytes, self._store.pool.watching(cancel))
         span, from_ns = self._span(asked.start_ns, asked.end_ns), asked.from_ns

@@ -123,7 +123,7 @@ class Memory:
         found = [
             row
             for row in self._within(body.start_ns, body.end_ns)
-            if series.partition_of(row[0][0], PARTITIONS) == body.partition
+            if series.partition_of(row[0][0], PARTITIONS) in protocol.members(body.partitions)
             and (not body.key or (hash_of(row[0][0]), *row[0]) >= begin)
         ]
         if len(found) <= self.fetch_rows:
