@@ -1,7 +1,7 @@
 """Nodes are added, removed, replaced, killed, frozen and cut off while points flow, are deleted and asked for.
 
 Two bridges share the load on mosquitto. Every answer is judged while it goes on (tests/oracle.py): no point may be
-lost, double or other than published, and an answer that lacks something has to say so. In the end each series is exactly
+lost, double or other than published, and an answer that lacks something has to say so. In the end each series is just
 what it has to be, and the replicas of every partition have equal digests. MINITRUE_CHAOS_S is how long it goes on
 (longer in `make chaos`), MINITRUE_CHAOS_SEEDS names other seeds, with commas between.
 """
