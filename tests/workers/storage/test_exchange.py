@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from common import clock, protocol, series
+from common import clock, config, protocol, series
 from common.errors import ProtocolError
 from common.protocol import (
     DigestsRequest,
@@ -27,7 +27,7 @@ from tests.workers.storage.answers import contents, expected
 from tests.workers.storage.support import EVERYWHERE, PARTITIONS, Row, batch_of, key, open_store, rows_of
 from workers.storage.exchange import Exchange
 from workers.storage.segment import EARLIEST, LATEST
-from workers.storage.store import DeleteRecord
+from workers.storage.store import DeleteRecord, Store
 from workers.storage.work import Cancel, CancelledError, RefusedError
 
 DAY_NS = 86_400 * 10**9
@@ -78,9 +78,12 @@ class Pair:
     def _time(self) -> int:
         return NOW_NS - self.chance.choice([0, 0, 1, 2, 5]) * DAY_NS + self.chance.randrange(3000)
 
+    def _edge(self) -> int:
+        return self.chance.choice([EARLIEST, LATEST]) if self.chance.random() < 0.02 else self._time()
+
     def _write(self) -> None:
         some = self.chance.sample(SERIES, 3)
-        self.append([(self.chance.choice(some), self._time(), self.chance.choice(VALUES)) for _ in range(60)])
+        self.append([(self.chance.choice(some), self._edge(), self.chance.choice(VALUES)) for _ in range(60)])
 
     def _rise(self) -> None:
         each, begin = self.chance.choice(SERIES), self._time()
@@ -347,6 +350,30 @@ def test_a_question_that_nobody_waits_for_is_given_up(pairs: Any) -> None:
     with pytest.raises(CancelledError):
         partition = series.partition_of(SERIES[0], PARTITIONS)
         pair.exchange.fetch_partition(FetchPartitionRequest(0, partition, 1000), cancel)
+
+
+def test_thousands_of_series_are_handed_over_in_pages(tmp_path: Path) -> None:
+    keys = [key(f"device {number}") for number in range(2500)]
+    rows = [(each, at * 10 + number, float(number)) for number in range(3) for at, each in enumerate(keys)]
+    one, other = (
+        Store.open(tmp_path / name, "cluster", name, 1, config.Storage(), QuickDisk()) for name in ("one", "other")
+    )
+    for part in (rows[:5000], rows[5000:]):
+        one.append([batch_of(part)])
+        one.seal()
+    replies, body = [], FetchPartitionRequest(0, 0, 150_000)
+    while body is not None:
+        replies.append(Exchange(one, lambda: b"\1").fetch_partition(body))
+        last = replies[-1]
+        body = FetchPartitionRequest(0, 0, 150_000, last.next_key, last.next_ns) if last.more else None
+    assert len(replies) > 2
+    assert max(len(each.series) // 4 for reply in replies for each in reply.blocks) == 1024
+    other.take_in(replies)
+    asked = DigestsRequest(0, b"\1")
+    assert told(Exchange(other, lambda: b"\1").digests(asked)) == told(Exchange(one, lambda: b"\1").digests(asked))
+    assert other.status()["points"] == 7500
+    for each in (one, other):
+        each.close()
 
 
 def test_series_of_one_hash_come_in_order_of_their_keys(pairs: Any, monkeypatch: pytest.MonkeyPatch) -> None:
