@@ -133,3 +133,23 @@ def test_nodes_whose_clocks_are_a_day_off_hold_and_hand_over_the_same_points(mak
         flowing.delete()
         flowing.run_for(20)
         flowing.checker.assert_all_answered()
+
+
+def test_zone_that_is_lost_takes_no_partition_with_it(make_ring: Make) -> None:
+    cluster = make_ring(nodes=4, replication=2)
+    with traffic(cluster) as flowing:
+        for name in ("ing1", "ing2"):
+            cluster.ringctl("zone", name, "north", "--yes")
+        for name in ("ing3", "ing4"):
+            cluster.ringctl("zone", name, "south", "--yes")
+        cluster.check_still()
+        for partition in range(cluster.ring.partitions):
+            assert {node.zone for node in cluster.ring.owners(partition)} == {"north", "south"}
+        for name in ("ing1", "ing2"):
+            cluster.nodes[name].kill()
+        flowing.run_for(40)
+        for name in ("ing1", "ing2"):
+            cluster.nodes[name].start()
+        cluster.wait_current()
+        flowing.run_for(10)
+        flowing.checker.assert_all_answered()
