@@ -59,6 +59,11 @@ def counted(cluster: Cluster, device: str) -> tuple[int, Any, Any]:
     return status, answer.get("result"), answer.get("coverage", {}).get("complete")
 
 
+def coverage(cluster: Cluster, device: str = "dev1") -> dict[str, Any]:
+    answer = client.ask(cluster.http, device_id=device, metric_name="m", operation="avg")[1]
+    return dict(answer["coverage"])
+
+
 def delete(cluster: Cluster, device: str) -> tuple[int, dict[str, Any]]:
     parameters = urllib.parse.urlencode({"device_id": device})
     request = urllib.request.Request(f"{cluster.http}/api/v1/series?{parameters}", method="DELETE")
@@ -88,7 +93,7 @@ def test_points_and_queries_go_on_while_etcd_is_frozen_and_everybody_says_so(
     all_acked(cluster, flow)
     held = len(flow.points["dev1", "m"])
     wait_until(lambda: counted(cluster, "dev1") == (200, held, True), what="a complete answer with all points")
-    assert client.ask(cluster.http, device_id="dev1", metric_name="m", operation="avg")[1]["coverage"]["marks_s_ago"] > 0
+    assert coverage(cluster)["marks_s_ago"] > 0
     status, answer = delete(cluster, "dev1")
     assert (status, answer["error"]) == (503, "ring_store"), answer
     failed = ringctl(cluster, "status")
@@ -110,7 +115,7 @@ def test_points_and_queries_go_on_while_etcd_is_frozen_and_everybody_says_so(
     wait_until(lambda: troubles(cluster) == ["", "", "", ""], what="all to follow again")
     assert delete(cluster, "dev1")[0] == 200
     assert counted(cluster, "dev1")[1] in (0, None)
-    assert "marks_s_ago" not in client.ask(cluster.http, device_id="dev2", metric_name="m")[1]["coverage"]
+    assert "marks_s_ago" not in coverage(cluster, "dev2")
 
 
 def test_a_ring_store_that_lost_everything_gets_ring_and_marks_back_from_the_workers(

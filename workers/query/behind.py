@@ -8,7 +8,7 @@ be asked, or an answer would lack points and say nothing. Belongs to the scatter
 from collections.abc import Mapping
 from typing import Final
 
-from common import log
+from common import clock, log
 from common.errors import RingStoreError
 from common.ringstore import RingStore
 
@@ -27,6 +27,12 @@ class Behind:
         self.nodes: Mapping[str, Reason] = {}
         self._store = store
         self._next_s = float("-inf")
+        self._read_s = clock.monotonic_s()
+        self._is_failing = False
+
+    def unread_s(self, now_s: float) -> float:
+        """For how many seconds marks have not been read, 0 while they can be. Who fell behind since is not known."""
+        return max(0.0, now_s - self._read_s) if self._is_failing else 0.0
 
     def look(self, now_s: float) -> None:
         """Look at the marks if it is time to. What cannot be read leaves what is known."""
@@ -36,9 +42,11 @@ class Behind:
         try:
             marks = self._store.marks()
         except RingStoreError as error:
+            self._is_failing = True
             if logger.limited("marks", 30.0):
                 logger.warning("marks unreadable, going on with those known", detail=str(error))
             return
+        self._is_failing, self._read_s = False, now_s
         holders: dict[str, list[str]] = {}
         for mark in sorted(marks):
             holders.setdefault(mark.node, []).append(mark.by)

@@ -34,7 +34,9 @@ class Compared(Struct):
 
 
 class Coverage(Struct):
-    """What an answer speaks of; see docs/http-api.md. verified, compared: of a verified read."""
+    """What an answer speaks of; see docs/http-api.md. verified, compared: of a verified read. marks_s_ago: while the
+    ring store cannot be read, how long ago it was: a node that fell behind since then may have been asked.
+    """
 
     partitions_asked: int
     partitions_answered: int
@@ -45,6 +47,7 @@ class Coverage(Struct):
     missing: list[Missing]
     verified: bool | UnsetType = UNSET
     compared: Compared | UnsetType = UNSET
+    marks_s_ago: float | UnsetType = UNSET
 
     def after(self, compared: Compared | None) -> "Coverage":
         """With what a verified read compared, None for any other read."""
@@ -97,6 +100,7 @@ def of(gather: Gather[Any]) -> Coverage:
         min((getattr(reply, "delete_number", 0) for reply in gather.replies), default=0),
         sorted(gather.nodes),
         [] if complete else _missing(gather),
+        marks_s_ago=round(gather.marks_s_ago, 3) or UNSET,
     )
 
 
@@ -114,6 +118,7 @@ def merged(first: Coverage, *others: Coverage) -> Coverage:
         min(each.delete_number for each in (first, *others)),
         sorted({node for each in (first, *others) for node in each.nodes}),
         worst.missing,
+        marks_s_ago=max(each.marks_s_ago or 0.0 for each in (first, *others)) or UNSET,
     )
 
 

@@ -58,6 +58,7 @@ class Question(ABC):
     def __init__(self, timeout_s: float) -> None:
         self.timeout_s = timeout_s
         self.deadline_s = 0.0  # set by the scatter thread
+        self.marks_s_ago = 0.0  # as well: since when marks cannot be read; 0 while they can
         self.plan: Plan | None = None
         self.in_flight = 0
         self.trouble: dict[str, Trouble] = {}

@@ -227,6 +227,7 @@ class Scatter:
 
     def _begin(self, question: Question, now_s: float) -> None:
         question.deadline_s = now_s + question.timeout_s
+        question.marks_s_ago = self._behind.unread_s(now_s)
         self._next_tick_s = min(self._next_tick_s, now_s + TICK_S)
         self._advance(question, now_s)
 
