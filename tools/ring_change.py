@@ -140,8 +140,8 @@ def _sizes(ring: Ring, statuses: Mapping[str, Mapping[str, Any]]) -> dict[str, t
     for node, status in statuses.items():
         held = len(ring.owned_partitions(node))
         if held:
-            points, size = (float(status.get(key) or 0) for key in ("points", "segment_bytes"))
-            sizes[node] = points / held, size / held
+            points, segments, wal = (float(status.get(key) or 0) for key in ("points", "segment_bytes", "wal_bytes"))
+            sizes[node] = points / held, (segments + wal) / held
     return sizes
 
 

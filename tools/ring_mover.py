@@ -52,7 +52,8 @@ from tools.ring_outlook import Outlook, sorted_out, spread
 
 WAVE: Final = 64  # partitions at once: their points go to one owner more, and are refused for the time of a fence
 WAIT_S: Final = 0.5  # between looks while nothing can be done
-ADOPT_S: Final = 0.02  # between looks while nodes take over a ring, which takes them about that long
+ADOPT_S: Final = 0.02  # between looks while nodes take over a ring that was just saved
+ADOPTED_S: Final = 1.0  # they have done so by then: who has not is waited for, and named
 POLL_S: Final = 0.1  # between looks at jobs
 STALL_S: Final = 15.0  # a pull that has an error and brings nothing for so long is left to itself
 DARK_S: Final = 5.0  # a target that tells nothing of its pull for so long is left to itself
@@ -124,6 +125,7 @@ class Mover:
         self._pause = pause
         self._token = secrets.token_hex(4)
         self._noted_s = float("-inf")
+        self._saved_s = float("-inf")
 
     def run(self, give_up_s: float = float("inf")) -> Progress:
         """Go on until the ring is at its target. give_up_s: without anything getting on.
@@ -140,7 +142,7 @@ class Mover:
                 elif clock.monotonic_s() - moved_s > give_up_s:
                     raise MoverError(f"given up after {give_up_s:g} s: {'; '.join(self.progress.waits)}")
                 else:
-                    self._pause(WAIT_S)
+                    self._pause(ADOPT_S if self._is_fresh() else WAIT_S)
         finally:
             self._forget_note()
         return self.progress
@@ -167,8 +169,13 @@ class Mover:
         went = went or self._settle(ring)
         if not went and not left and not ring.moves:
             return None
-        self._say("waiting" if not went else self.progress.phase, [] if went else reasons)
+        if not went and not self._is_fresh():
+            self._say("waiting", reasons)
         return went
+
+    def _is_fresh(self) -> bool:
+        """Whether a ring was saved so lately that nodes may still be taking it over."""
+        return clock.monotonic_s() - self._saved_s < ADOPTED_S
 
     def look(self) -> Outlook:
         """Ring and marks as stored, and who answers. Raises MoverError where there is no ring."""
@@ -199,18 +206,7 @@ class Mover:
         if not chosen:
             return False
         self._say(f"{len(chosen)} partitions begin to move")
-        if not self._save(begin(ring, chosen)):
-            return True
-        return self._adopted()
-
-    def _adopted(self) -> bool:
-        """Let nodes take over the ring that was just saved; those that take long are waited for by the next step."""
-        for _ in range(int(WAIT_S / ADOPT_S)):
-            outlook = self.look()
-            if not any(map(outlook.hindrance, outlook.ring.moves)):
-                break
-            self._pause(ADOPT_S)
-        return True
+        return self._save(begin(ring, chosen))
 
     def _carry(self, outlook: Outlook, moves: Sequence[Move]) -> bool:
         """Bring some moves to their end: whether any got there."""
@@ -310,7 +306,7 @@ class Mover:
         except RingStoreError as error:
             self._say("saving", [str(error)])
             return False
-        self.progress.epoch = ring.epoch
+        self.progress.epoch, self._saved_s = ring.epoch, clock.monotonic_s()
         return True
 
     def _unmark(self, outlook: Outlook) -> bool:

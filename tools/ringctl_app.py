@@ -19,8 +19,8 @@ from rich.table import Table
 
 from common import bus, config, series
 from common.errors import ConfigError, MinitrueError, RingStoreError
-from common.ring import NOBODY, Ring
-from common.ringmoves import shares
+from common.ring import ACTIVE, NOBODY, Ring
+from common.ringmoves import shares, steps
 from common.ringstore import RingStore, open_store
 from tools import ringctl_bridges, ringctl_move, ringctl_nodes, ringctl_repair, ringctl_status, ringctl_store
 from tools.output import DASHES, EXIT_CODES, Output, duration_text, new_table, size_text
@@ -141,7 +141,7 @@ def status(settings: config.Settings, store: RingStore, output: Output) -> int:
     bridges = ringctl_bridges.heard(nodes)
     gone = ringctl_bridges.late(bridges, settings.bridge_late_s)
     said = ringctl_bridges.lines(bridges, settings.bridge_late_s)
-    output.say(_summary(ring), _status_table(nodes), *said, *_advice(nodes, amiss))
+    output.say(_summary(ring), _status_table(nodes), *said, *_unfinished(ring, store), *_advice(nodes, amiss))
     told = {"nodes": [msgspec.structs.asdict(n) for n in nodes], "bridges": bridges, "marks": sorted(marks)}
     output.result({"ok": not (amiss or gone), **_ring_facts(ring, store), **told})
     return 1 if amiss or gone else 0
@@ -233,7 +233,9 @@ def _summary(ring: Ring) -> str:
     owners = "1 owner" if ring.replication == 1 else f"{ring.replication} owners"
     nodes = "1 node" if len(ring.nodes) == 1 else f"{len(ring.nodes)} nodes"
     deletes = {0: "", 1: ", 1 delete"}.get(len(ring.deletes), f", {len(ring.deletes):,} deletes")
-    return f"cluster {ring.cluster}, epoch {ring.epoch}: {nodes}, {ring.partitions} partitions, {owners} each{deletes}"
+    moves = f", {len(ring.moves):,} moving" if ring.moves else ""
+    partitions = f"{ring.partitions} partitions{moves}, {owners} each"
+    return f"cluster {ring.cluster}, epoch {ring.epoch}: {nodes}, {partitions}{deletes}"
 
 
 def _ring_facts(ring: Ring, store: RingStore) -> dict[str, Any]:
@@ -266,10 +268,11 @@ def _balance(ring: Ring) -> list[dict[str, Any]]:
 
 
 def _node_table(ring: Ring) -> Table:
-    table = new_table("node", "endpoint", "zone", ">weight", ">partitions", ">share", ">first owner of")
+    table = new_table("node", "", "endpoint", "zone", ">weight", ">partitions", ">joins", ">share", ">first owner of")
     for row in _balance(ring):
-        cells = (row["weight"], row["partitions"], row["share"], row["first_owner"])
-        table.add_row(row["id"], row["endpoint"], row["zone"], *(f"{cell:g}" for cell in cells))
+        joins = len(ring.joined_partitions(row["id"]))
+        cells = (row["weight"], row["partitions"], joins, row["share"], row["first_owner"])
+        table.add_row(row["id"], row["state"], row["endpoint"], row["zone"], *(f"{cell:g}" for cell in cells))
     missing = int(((ring.owner_table != NOBODY).sum(axis=1) < ring.replication).sum())
     if missing:
         table.caption = f"{missing} partitions have fewer than {ring.replication} owners"
@@ -279,11 +282,27 @@ def _node_table(ring: Ring) -> Table:
 def _status_table(nodes: Sequence[NodeStatus]) -> Table:
     table = new_table("node", "state", *(f">{title}" for title, _, _ in FIGURES), "amiss")
     for node in nodes:
-        state = "[green]up[/]" if node.reachable else "[red]unreachable[/]"
+        state = f"[green]up[/]{_moving(node.answer)}" if node.reachable else "[red]unreachable[/]"
         colour = "yellow" if node.reachable else "red"
         fault = f"[{colour}]{escape(node.fault)}[/]" if node.fault else ""
         table.add_row(node.id, state, *_figures(node.answer), fault)
     return table
+
+
+def _moving(answer: dict[str, Any]) -> str:
+    """What moves to and from a node."""
+    found = {name: answer.get(f"partitions_{name}") for name in ("joining", "fenced")}
+    return "".join(f", {count} {name}" for name, count in found.items() if count)
+
+
+def _unfinished(ring: Ring, store: RingStore) -> list[str]:
+    """What is left of changes of the ring, and who sees to it."""
+    left = len(steps(ring)) + len(ring.moves)
+    if not left and all(node.state == ACTIVE for node in ring.nodes):
+        return []
+    driver = store.driver()
+    seen_to = f"{driver} sees to it" if driver else "next: tools/ringctl resume"
+    return [escape(f"{left:,} changes of owners are left to do, {len(ring.moves):,} under way; {seen_to}")]
 
 
 def _figures(answer: dict[str, Any]) -> list[str]:

@@ -11,6 +11,7 @@ from common import bus, protocol
 from common.errors import MinitrueError, ProtocolError
 from common.ring import Node, Ring
 from common.ringstore import Mark
+from tools.ring_outlook import mark_text
 
 ANSWER_WITHIN_S: Final = 2.0  # a node that is up answers in milliseconds, one under full load in tens of them
 ASKED_AT_ONCE: Final = 32
@@ -47,8 +48,8 @@ def _ask(ring: Ring, node: Node, key: bus.Key | None) -> NodeStatus:
 
 
 def _behind(node: str, marks: Collection[Mark]) -> str:
-    holders = sorted(mark.by for mark in marks if mark.node == node)
-    return f"is behind: points for it are in the spool of {', '.join(holders)}" if holders else ""
+    said = [mark_text(node, mark.by) for mark in sorted(marks) if mark.node == node]
+    return f"is behind: {'; '.join(said)}" if said else ""
 
 
 def _answer(ring: Ring, node: Node, key: bus.Key | None) -> dict[str, Any]:
