@@ -105,9 +105,10 @@ class Oracle:
             self._series[series].add(time_ns, Version(value, time.monotonic()))
 
     def acked(self, series: Series, time_ns: int, value: float) -> None:
-        """A bridge has acknowledged it to the broker."""
+        """A bridge has acknowledged it to the broker. Points of other flows are none of ours."""
         with self._lock:
-            for version in self._series[series].versions[time_ns]:
+            past = self._series.get(series)
+            for version in past.versions.get(time_ns, ()) if past else ():
                 if version.value == value and version.acked_s is None:
                     version.acked_s = time.monotonic()
 

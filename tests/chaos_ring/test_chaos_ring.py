@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.chaos_ring.script import Change, Fault, draw
+from tests.chaos_ring.script import Change, Fault, Script, draw
 from tests.cluster import StorageNode, Worker
 from tests.ringed import RingCluster, Traffic, traffic
 from tests.support import Children, require_part, wait_until
@@ -26,6 +26,7 @@ LENGTH_S = float(os.environ.get("MINITRUE_CHAOS_S", 10))
 SEEDS = [int(seed) for seed in os.environ.get("MINITRUE_CHAOS_SEEDS", "1").split(",")]
 RATE = 60  # messages a second, of 3 points on average
 LEAST_NODES, MOST_NODES = 3, 6
+LEAST_CHANGES = 4  # it goes on until there were so many
 CHANGE_S = 120.0
 
 
@@ -62,6 +63,11 @@ class Changes(threading.Thread):
         if self.fault is not None:
             raise self.fault
         assert not self.is_alive(), f"a change does not end: {self.said[-3:]}"
+
+    @property
+    def count(self) -> int:
+        """Changes that were done."""
+        return sum(self.done.values())
 
     def kill_ringctl(self) -> None:
         running = self._running
@@ -215,35 +221,36 @@ def stop(worker: Worker) -> None:
 
 def carry_out(cluster: RingCluster, flowing: Traffic, seed: int) -> None:
     """The script of a seed. All is well again, and the ring is still, when it returns."""
-    script = draw(seed, LENGTH_S)
+    script = draw(seed, LENGTH_S + CHANGE_S)
     changes = Changes(cluster, script.changes)
     faults = Faults(cluster, changes)
     changes.start()
     begun = time.monotonic()
     try:
-        _disturb(cluster, flowing, faults, script.faults, script.deletes_s, begun)
+        _disturb(cluster, flowing, changes, faults, script, begun)
     finally:
         _mend(cluster, changes.gone)
         print(f"changes {dict(changes.done)}, faults {dict(faults.done)}", flush=True)
     changes.stop()
-    assert sum(changes.done.values()) > 1, f"too little happened: {changes.said}"
+    assert changes.count >= LEAST_CHANGES, f"too little happened: {changes.said}"
     _mend(cluster, changes.gone)
 
 
 def _disturb(
-    cluster: RingCluster, flowing: Traffic, faults: Faults, script: list[Fault], deletes_s: list[float], begun: float
+    cluster: RingCluster, flowing: Traffic, changes: Changes, faults: Faults, script: Script, begun: float
 ) -> None:
-    due = [*script]
-    deletes = [*deletes_s]
+    due, deletes = [*script.faults], [*script.deletes_s]
     end: tuple[float, Callable[[], object]] | None = None
-    while (now := time.monotonic() - begun) < LENGTH_S or end:
+    while (now := time.monotonic() - begun) < LENGTH_S or changes.count < LEAST_CHANGES:
         flowing.checker.check()
+        assert changes.fault is None, changes.fault
+        assert now < LENGTH_S + CHANGE_S, f"{changes.count} changes in {now:.0f} s: {changes.said}"
         for worker in cluster.workers:
             worker.revive()
         if end and end[0] <= now:
             end[1]()
             end = None
-        elif not end and due and due[0].begin_s <= now < LENGTH_S:
+        elif not end and due and due[0].begin_s <= now:
             fault = due.pop(0)
             end = (fault.end_s, faults.begin(fault))
         elif deletes and deletes[0] <= now:
