@@ -52,7 +52,7 @@ RESEND_S: Final = 0.05  # between tries to send, meanwhile
 RETRY_S: Final = 0.2  # before the second attempt, doubled up to
 RETRY_MAX_S: Final = 10.0
 FETCH_BYTES: Final = 8 << 20  # of one reply: what a few of them take in memory is little, and a segment is not tiny
-AT_ONCE: Final = {jobs.PULL: 4, jobs.REFILL: 1, jobs.REPAIR: 1, jobs.ROUND: 1}  # jobs of a kind in work
+AT_ONCE: Final = {jobs.PULL: 8, jobs.REFILL: 1, jobs.REPAIR: 1, jobs.ROUND: 1}  # jobs of a kind in work
 ATTEMPTS: Final = {
     jobs.REPAIR: 8,
     jobs.ROUND: 3,

@@ -7,7 +7,7 @@ import numpy as np
 
 from common import protocol, series
 from common.points import PointBatch
-from tests.workers.storage.support import EVERYWHERE, PARTITIONS, key, open_store
+from tests.workers.storage.support import EVERYWHERE, PARTITIONS, batch_of, key, open_store, rows_of
 from workers.storage.converge import Ask, Converge, Fetched, Flush, Taken, Tally
 from workers.storage.exchange import Exchange
 from workers.storage.here import Here
@@ -29,7 +29,7 @@ class Costs:
         self.bytes += cost.bytes
 
 
-def converged(theirs: Store, ours: Store) -> tuple[Tally, Costs]:
+def converged(theirs: Store, ours: Store, fetch_bytes: int = 4 << 20) -> tuple[Tally, Costs]:
     """Have `ours` pull everything from `theirs`."""
     there, here, tally, costs = Exchange(theirs, lambda: EVERYWHERE), Here(ours, PARTITIONS), Tally(), Costs()
     answers: dict[bytes, Any] = {
@@ -37,7 +37,7 @@ def converged(theirs: Store, ours: Store) -> tuple[Tally, Costs]:
         protocol.RANGE_DIGESTS: there.range_digests, protocol.FETCH: there.fetch,
         protocol.FETCH_PARTITION: there.fetch_partition,
     }  # fmt: skip
-    steps = Converge(range(PARTITIONS), PARTITIONS, 0, tally).run()
+    steps = Converge(range(PARTITIONS), PARTITIONS, 0, tally, fetch_bytes=fetch_bytes).run()
     result: Any = None
     fetched: list[protocol.FetchReply] = []
     while True:
@@ -108,5 +108,19 @@ def test_equal_stores_decode_nothing(tmp_path: Path) -> None:
     ours.compact()
     tally, costs = converged(theirs, ours)
     assert (tally.equal, costs.questions, costs.rows, costs.blocks) == (set(range(PARTITIONS)), 2, 0, 0)
+    for store in (theirs, ours):
+        store.close()
+
+
+def test_all_partitions_come_in_replies_as_large_as_asked_for(tmp_path: Path) -> None:
+    keys = [key(f"d{number}") for number in range(150)]
+    theirs, ours = (open_store(tmp_path / name, head_rows=100_000) for name in ("theirs", "ours"))
+    put(theirs, keys[:100], 300)
+    theirs.append([batch_of([row for each in keys[50:] for row in rows_of(each, range(0, 900, 3))])])
+    tally, costs = converged(theirs, ours, fetch_bytes=20_000)
+    assert tally.equal == set(range(PARTITIONS))
+    assert tally.bytes / costs.questions < 40_000
+    assert costs.questions < 4 * tally.bytes / 20_000
+    assert converged(ours, theirs)[0].points == 0
     for store in (theirs, ours):
         store.close()
