@@ -341,16 +341,20 @@ class _Rebalancing:
         """Take owners away where a partition has too many, or too many in one zone; one of each per round."""
         rows = self.random.permutation(self.demand.partitions)
         while len(rows := rows[self._crowded(rows)]):
-            columns = self._to_release(rows)
-            nodes = self.table[rows, columns]
-            chosen = _rank_among_equals(nodes) < self._most_to_release(len(rows))[nodes]
-            np.add.at(self.missing, nodes[chosen], 1)
-            self.table[rows[chosen], columns[chosen]] = NOBODY
-            self._renew(rows[chosen])
+            for begin in range(0, len(rows), CHUNK_ROWS):
+                self._release_from(rows[begin : begin + CHUNK_ROWS])
         if self.table.shape[1] > self.demand.replication:
             order = np.argsort(self.table == NOBODY, axis=1, kind="stable")
             self.table = np.take_along_axis(self.table, order, axis=1)[:, : self.demand.replication].copy()
             self._look_at_zones()
+
+    def _release_from(self, rows: Ints) -> None:
+        columns = self._to_release(rows)
+        nodes = self.table[rows, columns]
+        chosen = _rank_among_equals(nodes) < self._most_to_release(len(rows))[nodes]
+        np.add.at(self.missing, nodes[chosen], 1)
+        self.table[rows[chosen], columns[chosen]] = NOBODY
+        self._renew(rows[chosen])
 
     def _crowded(self, rows: Ints) -> Flags:
         held = (self.table[rows] != NOBODY).sum(axis=1)
@@ -371,7 +375,7 @@ class _Rebalancing:
         return columns
 
     def _most_to_release(self, rows: int) -> Ints:
-        """How often each node may be released in this round: in small parts, so that the next looks at other nodes.
+        """How often each node may be released in one go: in small parts, so that the next looks at other nodes.
 
         An eighth of what a node has too many; where nodes have not, an eighth of what would be their part.
         """
@@ -385,9 +389,10 @@ class _Rebalancing:
         """Let nodes that miss partitions have again what was released, directly or by chains: it moves nothing."""
         rows = self.random.permutation(self.demand.partitions)
         left = rows[self._has_left(rows).any(axis=1)]
+        owned = _rows_by_node(self.before[left], len(self.zone)) if len(left) else []
         failures = 0
         for node in self._needy().tolist() if len(left) else ():
-            self._pull(node, left[(self.before[left] == node).any(axis=1)])
+            self._pull(node, left[owned[node]])
             while self.missing[node] > 0 and failures < FREE_FAILURES:
                 to_give = left[self._to_give(left).any(axis=1)]
                 if not self._chains(
@@ -400,17 +405,17 @@ class _Rebalancing:
         """Give every node the partitions that it misses, as far as that goes without chains."""
         rows = self.random.permutation(self.demand.partitions)
         rows = rows[self._to_give(rows).any(axis=1)]
+        begins = self.random.below(len(rows), len(self.missing))
+        round_and_round = np.concatenate([rows, rows])
         for node in self._needy().tolist():
-            if len(rows):
-                rows = np.roll(rows, -int(self.random.below(len(rows), 1)[0]))
-                self._pull(node, rows)
+            self._pull(node, round_and_round[begins[node] : begins[node] + len(rows)])
 
     def _pull(self, node: int, rows: Ints) -> None:
         """Give a node partitions out of `rows`, from open slots and from nodes that have too many."""
-        for begin in range(0, len(rows), CHUNK_ROWS):
-            if not self.missing[node]:
-                return
-            chunk = rows[begin : begin + CHUNK_ROWS]
+        begin, size = 0, 64 + 4 * int(self.missing[node])  # mostly enough
+        while begin < len(rows) and self.missing[node]:
+            chunk = rows[begin : begin + min(size, CHUNK_ROWS)]
+            begin, size = begin + len(chunk), CHUNK_ROWS
             chunk = chunk[self._to_give(chunk).any(axis=1)]
             self._take(node, *self._givers(node, chunk, int(self.missing[node])))
 
@@ -562,6 +567,13 @@ class _Search(NamedTuple):
     per_zone: int
     free_links: bool = False
     free_ends: bool = False
+
+
+def _rows_by_node(table: Table, nodes: int) -> list[Ints]:
+    """For each node the rows that name it, ascending."""
+    order = np.argsort(table, axis=None, kind="stable")
+    begins = np.searchsorted(table.ravel()[order], np.arange(nodes + 1))
+    return [order[begin:end] // table.shape[1] for begin, end in itertools.pairwise(begins.tolist())]
 
 
 def _first_of_each(rows: Ints, slots: Flags) -> tuple[Ints, Ints]:

@@ -64,20 +64,14 @@ def steps(ring: Ring) -> list[Step]:
     Moves under way count as done: where a partition moves, its steps are those that remain afterwards. Of one
     partition, owners come before others go.
     """
-    active, done = ring.active_nodes, _as_if_moved(ring)
-    wanted, present = rebalance(done, active, ring.replication), done.owner_table
-    ids, index = [node.id for node in ring.nodes], _places(ring)
-    target = np.array([index[node.id] for node in active], dtype=np.int32)[wanted]
-    found: list[Step] = []
-    for partition in np.flatnonzero(_differ(present, target)).tolist():
-        before, after = present[partition].tolist(), target[partition].tolist()
-        coming = [ids[at] for at in after if at not in before]
-        going = [ids[at] for at in before if at not in after and at != NOBODY]
-        pairs = min(len(coming), len(going))
-        found += [Step(partition, source, new) for source, new in zip(going, coming, strict=False)]
-        found += [Step(partition, None, new) for new in coming[pairs:]]
-        found += [Step(partition, source, None) for source in going[pairs:]]
-    return found
+    done, index = _as_if_moved(ring), _places(ring)
+    active = np.array([index[node.id] for node in ring.active_nodes], dtype=np.int32)
+    present, target = _alike(done.owner_table, active[rebalance(done, ring.active_nodes, ring.replication)])
+    going, coming = _others(present, target), _others(target, present)
+    rows, columns = ((going != NOBODY) | (coming != NOBODY)).nonzero()
+    names = [*(node.id for node in ring.nodes), None]  # NOBODY is -1, the last
+    found = zip(rows.tolist(), going[rows, columns].tolist(), coming[rows, columns].tolist(), strict=True)
+    return [Step(partition, names[source], names[target]) for partition, source, target in found]
 
 
 def begin(ring: Ring, wanted: Iterable[Step]) -> Ring:
@@ -228,15 +222,19 @@ def _renumbered(ring: Ring, nodes: Sequence[Node]) -> Table:
     return new[ring.owner_table]
 
 
-def _differ(present: Table, wanted: Table) -> NDArray[np.bool_]:
-    """Which rows name different owners, in whatever order."""
-    width = max(present.shape[1], wanted.shape[1])
-    one, other = (
-        np.sort(np.pad(each, ((0, 0), (0, width - each.shape[1])), constant_values=NOBODY), axis=1)
-        for each in (present, wanted)
+def _alike(one: Table, other: Table) -> tuple[Table, Table]:
+    """Two tables made equally wide."""
+    width = max(one.shape[1], other.shape[1])
+    first, second = (
+        np.pad(each, ((0, 0), (0, width - each.shape[1])), constant_values=NOBODY) for each in (one, other)
     )
-    differ: NDArray[np.bool_] = (one != other).any(axis=1)
-    return differ
+    return first, second
+
+
+def _others(some: Table, known: Table) -> Table:
+    """Of each row of one table the entries that the other has not, before NOBODY."""
+    others = np.where((some[:, :, None] == known[:, None, :]).any(axis=2), NOBODY, some)
+    return np.take_along_axis(others, np.argsort(others == NOBODY, axis=1, kind="stable"), axis=1)
 
 
 def _next(ring: Ring, touched: Collection[int] = (), **fields: object) -> Ring:
