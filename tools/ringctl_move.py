@@ -124,8 +124,9 @@ def add(settings: config.Settings, store: RingStore, output: Output, node: str, 
     """Add the storage node NODE, and move its share of the data to it.
 
     On this machine: writes its program into conf.d beside supervisord.conf, starts it through supervisorctl, waits
-    until it answers. With an --endpoint on another machine it has to be started there, with the settings of this
-    cluster (python -m workers.storage --node-id NODE); this command waits for it. Its data directory is made by it.
+    until it answers; one that runs already is left as it is. With an --endpoint on another machine it has to be started
+    there, with the settings of this cluster (python -m workers.storage --node-id NODE), and is waited for. Its data
+    directory is made by the node.
     """
     ring = _load(store)
     new = ring.node(node) if ring.has(node) else Node(node, "", "", zone, weight, ACTIVE)
@@ -270,12 +271,13 @@ def _change(
     key = bus.load_key(settings)
     if lost is not None:
         _check_lost(Asker(key), ring, lost)
-    here = starts is not None and supervised.is_here(starts.endpoint)
+    runs = starts is None or _answers(Asker(key), after, starts.id)
+    here = starts is not None and not runs and supervised.is_here(starts.endpoint)
     found = _planned(settings, after, how.rate)
     if how.plan:
         return _show_plan(after, found, output)
     if here and supervisor is not None:
-        supervisor.check_included()
+        supervisor.check_ready()
     output.say(*plan_lines(after, found))
     if not _agreed(output, how.yes, f"Change the ring of epoch {ring.epoch} so?"):
         return 1
@@ -284,7 +286,7 @@ def _change(
         _save(store, ring, after)
     if lost is not None:
         store.put_mark(Mark(lost, LOST))
-    if starts is not None:
+    if starts is not None and not runs:
         _start(settings, Asker(key), store, output, starts, supervisor if here else None)
     return _carry(settings, store, output, how, supervisor)
 
@@ -319,9 +321,13 @@ def _save(store: RingStore, ring: Ring, after: Ring) -> None:
         raise RingConflictError(f"{error}; nothing was changed, this was planned for epoch {ring.epoch}") from error
 
 
+def _answers(ask: Asker, ring: Ring, node: str) -> bool:
+    return not isinstance(ask.statuses(ring, [node])[node], MinitrueError)
+
+
 def _check_lost(ask: Asker, ring: Ring, node: str) -> None:
     """Raises ConfigError for a node that answers."""
-    if not isinstance(ask.statuses(ring, [node])[node], MinitrueError):
+    if _answers(ask, ring, node):
         raise ConfigError(f"{node} answers, so it is not lost: leave out --lost, its data is moved then")
 
 
@@ -337,13 +343,7 @@ def _check_driver(store: RingStore, how: How) -> None:
 def _start(
     settings: config.Settings, ask: Asker, store: RingStore, output: Output, node: Node, supervisor: Supervisor | None
 ) -> None:
-    """Have a node started, and wait until it answers; one that answers already was started in another way.
-
-    Raises SupervisorError where that takes too long.
-    """
-    if not isinstance(ask.statuses(_load(store), [node.id])[node.id], MinitrueError):
-        output.say(f"{node.id} answers")
-        return
+    """Have a node started, and wait until it answers. Raises SupervisorError where that takes too long."""
     if supervisor is not None:
         supervisor.add(node.id, settings)
         output.say(escape(f"{node.id} is started: {supervisor.path(node.id)}"))

@@ -40,14 +40,15 @@ class Supervisor:
             raise SupervisorError(f"no {self.file}: name supervisord's file with --supervisor")
         self.folder = self.file.parent / FOLDER
 
-    def check_included(self) -> None:
-        """Whether files in conf.d are read. Raises SupervisorError."""
+    def check_ready(self) -> None:
+        """Whether supervisord answers, and reads files in conf.d. Raises SupervisorError."""
         parser = configparser.RawConfigParser(inline_comment_prefixes=(";",), strict=False)
         parser.read(self.file, encoding="utf-8")
         if f"{FOLDER}/*.conf" not in parser.get("include", "files", fallback=""):
             raise SupervisorError(
                 f"{self.file} does not read {FOLDER}/*.conf: add the lines [include] and files = {FOLDER}/*.conf"
             )
+        self.control("status")
 
     def path(self, node: str) -> Path:
         """The file of an added node."""
@@ -55,7 +56,6 @@ class Supervisor:
 
     def add(self, node: str, settings: config.Settings) -> None:
         """Write the program of a node and start it. The same again changes nothing. Raises SupervisorError."""
-        self.check_included()
         logs = ROOT / "data" / "log" if self.file.parent == ROOT else self.file.parent / "data" / "log"
         make_directory(logs)
         make_directory(self.folder)

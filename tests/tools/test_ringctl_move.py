@@ -1,0 +1,301 @@
+"""Commands of ringctl that change the ring: in process on a cluster in memory, and once on real processes."""
+
+import functools
+import json
+import os
+import subprocess
+import urllib.request
+from urllib.parse import urlsplit
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from common import clock
+from common.errors import ConfigError, MinitrueError, RingError, RingStoreError
+from common.ringmoves import begin, steps
+from common.ringstore import Mark
+from tests.flow import Flow
+from tests.support import ROOT, wait_until
+from tests.tools.moving import FakeNode, World
+from tests.tools.test_ring_mover import grown, ring_of
+from tools import ringctl_app, ringctl_move, ringctl_repair, ringctl_show_moves, supervised
+from tools.ring_change import plan
+from tools.ring_mover import Mover
+from tools.ring_outlook import LOSS, LOST
+from tools.sandbox_app import Sandbox
+from tools.supervised import Supervisor, SupervisorError
+
+
+@pytest.fixture
+def world(monkeypatch, tmp_path):
+    """Three nodes of two owners each, and ringctl on them; node ing8 runs and is not in the ring."""
+    made = World(ring_of(3, 2), 11)
+    made.nodes["ing8"] = FakeNode("ing8", made.ring)
+    monkeypatch.setattr(clock, "monotonic_s", lambda: made.now)
+    monkeypatch.setattr(ringctl_app, "open_store", lambda url, settings: made)
+    for module in (ringctl_move, ringctl_repair):
+        monkeypatch.setattr(module, "Asker", lambda *_: made)
+    monkeypatch.setattr(ringctl_move, "Mover", functools.partial(Mover, pause=made.pause))
+    made.settings = tmp_path / "minitrue.toml"
+    made.settings.write_text("")
+    return made
+
+
+def ringctl(world, *words, code=0):
+    """What a command prints; its error as an exception."""
+    done = CliRunner().invoke(ringctl_app.cli, [*words, "--config", str(world.settings)])
+    if done.exception is not None and not isinstance(done.exception, SystemExit):
+        raise done.exception
+    assert done.exit_code == code, done.output
+    return done.output
+
+
+def answer(world, *words, code=0):
+    return json.loads(ringctl(world, *words, "--json", code=code))
+
+
+ADD = ("add", "ing8", "--endpoint", "tcp://127.0.0.1:5080", "--yes")
+
+
+# Planning
+
+
+def test_a_plan_says_what_would_move_and_changes_nothing(world):
+    found = answer(world, "plan", "add", "ing8", "--endpoint", "tcp://127.0.0.1:5080", "--weight", "2")
+    assert found["copied"] == found["least"] == 16 and found["dropped"] == 0
+    assert [(each["node"], each["before"], each["after"]) for each in found["nodes"]][-1] == ("ing8", 0, 16)
+    assert "nothing was changed" in ringctl(world, "plan", "remove", "ing1")
+    assert "nothing to do" in ringctl(world, "plan")
+    assert world.ring.epoch == 1
+
+
+def test_a_plan_tells_what_is_left_of_a_change(world):
+    after = grown(world.ring)
+    world.rings.append(after)
+    world.rings.append(begin(after, steps(after)[:3]))
+    found = answer(world, "plan")
+    assert (found["copied"], found["moving"]) == (len(steps(after)), 3)
+    assert "3 of them are under way" in ringctl(world, "plan")
+
+
+def test_a_plan_of_no_change_that_there_is_names_those_that_there_are(world):
+    assert "no change 'grow', want one of add, remove, replace, replication" in ringctl(world, "plan", "grow", code=2)
+
+
+def test_points_and_bytes_of_a_plan_come_from_what_nodes_hold():
+    ring = grown(ring_of(4, 1))
+    held = {"points": 400, "segment_bytes": 3000, "wal_bytes": 1000}
+    found = plan(ring, {f"ing{number}": held for number in range(4)}, 100)
+    count = len(steps(ring))
+    assert (found.points, found.bytes, found.seconds) == (100 * count, 1000 * count, 10.0 * count)
+    assert plan(ring, {}, 100).bytes is None
+
+
+# Changing
+
+
+def test_each_change_is_carried_to_its_end_and_said_as_json(world):
+    for words in (
+        ADD, ("weight", "ing8", "2", "--yes"), ("zone", "ing8", "other", "--yes"), ("replication", "3", "--yes"),
+        ("replication", "1", "--yes"), ("remove", "ing1", "--yes"),
+    ):  # fmt: skip
+        result = answer(world, *words)
+        assert result["ok"] and result["done"] == result["total"] and result["epoch"] == world.ring.epoch, words
+        assert steps(world.ring) == [] and not world.ring.moves
+    assert result["left"] == ["ing1"] and not world.ring.has("ing1")
+    assert (world.ring.node("ing8").weight, world.ring.node("ing8").zone, world.ring.replication) == (2.0, "other", 1)
+    world.check_kept()
+
+
+def test_a_node_is_replaced_by_one_with_its_weight_and_zone(world):
+    answer(world, "replace", "ing0", "ing8", "--endpoint", "tcp://127.0.0.1:5080", "--yes")
+    assert [node.id for node in world.ring.nodes] == ["ing1", "ing2", "ing8"]
+
+
+def test_without_a_terminal_a_change_wants_yes_and_changes_nothing_before(world):
+    assert "say --yes" in ringctl(world, "replication", "1", code=2)
+    assert world.ring.epoch == 1
+
+
+def test_a_change_that_cannot_be_is_refused_with_the_reason(world):
+    with pytest.raises(RingError, match="3 nodes would be left for 4 owners"):
+        ringctl(world, "replication", "4", "--yes")
+    with pytest.raises(RingError, match="no node 'ing7'"):
+        ringctl(world, "remove", "ing7", "--yes")
+    with pytest.raises(RingError, match="node ing1 is in the ring already"):
+        ringctl(world, "add", "ing1", "--yes")
+    with pytest.raises(RingError, match="weight must be"):
+        ringctl(world, "weight", "ing1", "0", "--yes")
+    with pytest.raises(ConfigError, match="ing1 answers, so it is not lost"):
+        ringctl(world, "remove", "ing1", "--lost", "--yes")
+
+
+def test_a_change_that_another_one_came_before_is_not_saved(world):
+    seen = world.load
+
+    def overtaken():
+        ring = seen()
+        if len(world.rings) == 1:
+            world.rings.append(grown(ring))
+            return ring
+        return seen()
+
+    world.load = overtaken
+    with pytest.raises(RingStoreError, match="nothing was changed, this was planned for epoch 1"):
+        ringctl(world, "replication", "1", "--yes")
+
+
+def test_while_another_ringctl_is_at_it_a_change_waits_for_take_over(world):
+    world.note = "ringctl on host, process 7, last heard 2030-01-01T00:00:00Z, 01234567"
+    with pytest.raises(RingStoreError, match=r"process 7, .* carries changes out: wait for it"):
+        ringctl(world, *ADD)
+    assert world.ring.epoch == 1
+    assert answer(world, *ADD, "--take-over")["ok"]
+
+
+# Ending early
+
+
+def test_ctrl_c_leaves_a_ring_that_resume_goes_on_with_and_says_so(world):
+    def interrupt():
+        if world.ring.moves:
+            world.during = lambda: None
+            raise KeyboardInterrupt
+
+    world.during = interrupt
+    said = ringctl(world, *ADD, "--wave", "2", code=1)
+    assert "2 of them under way; all is well as it is" in said and "ringctl resume goes on" in said
+    assert len(world.ring.moves) == 2 and world.note == ""
+    assert answer(world, "resume")["ok"]
+    assert steps(world.ring) == [] and not world.ring.moves
+    world.check_kept()
+
+
+def test_cancel_stops_moves_and_leaves_owners_and_resume_begins_them_again(world):
+    after = grown(world.ring)
+    world.rings.append(after)
+    world.rings.append(begin(after, steps(after)[:3]))
+    table = after.owner_table.tolist()
+    assert "say --yes" in ringctl(world, "cancel", code=2)
+    assert answer(world, "cancel", "--yes") == {"cancelled": 3, "epoch": 4}
+    assert not world.ring.moves and world.ring.owner_table.tolist() == table
+    assert answer(world, "cancel") == {"cancelled": 0, "epoch": 4}
+    assert answer(world, "resume")["done"] == len(steps(after))
+
+
+def test_what_does_not_get_on_is_given_up_with_what_it_waits_for(world):
+    world.nodes["ing1"].is_up = False
+    world.lost.add("ing1")
+    with pytest.raises(MinitrueError, match="given up after 5 s: ing1 does not answer"):
+        ringctl(world, "replication", "1", "--yes", "--give-up", "5")
+
+
+# Loss
+
+
+def test_a_lost_node_is_marked_so_and_its_data_copied_from_the_other_owners(world):
+    world.live()
+    world.nodes["ing1"].is_up = False
+    world.lost.add("ing1")
+    assert answer(world, "replace", "ing1", "ing8", "--endpoint", "tcp://127.0.0.1:5080", "--lost", "--yes")["ok"]
+    assert not world.ring.has("ing1") and not any(mark.by == LOST for mark in world.marks())
+
+
+def test_the_loss_of_a_node_is_accepted_only_where_something_is_lost(world):
+    with pytest.raises(RingError, match="ing0 lacks nothing that it knows of"):
+        ringctl(world, "accept-loss", "ing0", "--yes")
+    world.nodes["ing0"].is_up = False
+    world.lost.add("ing0")
+    with pytest.raises(ConfigError, match="ringctl remove ing0 --lost"):
+        ringctl(world, "accept-loss", "ing0", "--yes")
+    world.put_mark(Mark("ing0", LOST))
+    assert answer(world, "accept-loss", "ing0", "--yes")["released"] == len(world.ring.owned_partitions("ing0"))
+    assert Mark("ing0", LOSS) in world.marks()
+
+
+# Watching
+
+
+def test_watch_shows_each_node_its_marks_and_what_moves(world):
+    world.put_mark(Mark("ing1", "bridge1"))
+    world.nodes["ing2"].is_up = False
+    world.lost.add("ing2")
+    text = ringctl(world, "watch", "--count", "1")
+    assert "points for it are in the spool of bridge1" in text and "silent" in text and "nothing moves" in text
+    found = answer(world, "watch", "--count", "1")
+    assert (found["epoch"], found["moves"], found["silent"]) == (1, [], ["ing2"])
+
+
+@pytest.mark.parametrize(("text", "rate"), [("0", 0), ("20M", 20_000_000), ("1.5KiB/s", 1536), ("7 GB", 7 * 10**9)])
+def test_a_rate_is_read_with_its_unit(text, rate):
+    assert ringctl_show_moves.rate_of(text) == rate
+
+
+@pytest.mark.parametrize("text", ["", "fast", "-1", "20X", "i"])
+def test_what_is_no_rate_is_refused(text):
+    with pytest.raises(click.BadParameter, match="want bytes a second such as 20M"):
+        ringctl_show_moves.rate_of(text)
+
+
+# supervisord
+
+
+def test_a_new_node_gets_ports_that_nobody_has(monkeypatch):
+    ring = ring_of(2, 1)  # at 5000 and 5010
+    monkeypatch.setattr(supervised, "_are_free", lambda ports: 5721 not in ports and ports[0] != 5710)
+    assert supervised.free_endpoint(ring) == "tcp://127.0.0.1:5730"
+
+
+def test_supervisord_that_reads_no_more_files_is_named_before_anything_changes(tmp_path):
+    with pytest.raises(SupervisorError, match=r"no .*supervisord\.conf: name supervisord's file with --supervisor"):
+        Supervisor(tmp_path / "supervisord.conf")
+    (tmp_path / "supervisord.conf").write_text("[supervisord]\n")
+    with pytest.raises(SupervisorError, match=r"does not read conf\.d/\*\.conf: add the lines \[include\]"):
+        Supervisor(tmp_path / "supervisord.conf").check_ready()
+
+
+def test_the_program_of_an_added_node_is_like_those_that_come_with_the_project(tmp_path):
+    made = supervised.program("ing1", ROOT / "data" / "log", "/c/x%y.toml")
+    text = (ROOT / "supervisord.conf").read_text()
+    own = text[text.index("[program:ing1]") :].split("\n\n")[0]
+    same = {"command", "directory", "environment", "stdout_logfile"}
+    lines = [dict(line.partition("=")[::2] for line in each.splitlines() if "=" in line) for each in (made, own)]
+    ours, theirs = ({name: value for name, value in each.items() if name not in same} for each in lines)
+    assert ours == theirs
+    assert 'MINITRUE_CONFIG="/c/x%%y.toml"' in made
+
+
+def test_nodes_come_and_go_with_their_programs_while_points_flow():
+    with Sandbox(nodes=2, broker="embedded") as sandbox:
+        flow = Flow(urlsplit(sandbox.mqtt).port).start(20)
+        supervisor = sandbox.dir / "supervisord.conf"
+
+        def changed(*words):
+            command = [ROOT / "tools" / "ringctl", *words, "--supervisor", supervisor, "--wave", "512", "--yes"]
+            done = subprocess.run(
+                [*command, "--json"], env=os.environ | sandbox.environment, capture_output=True, text=True, timeout=120,
+                check=False,
+            )  # fmt: skip
+            assert done.returncode == 0, done.stderr
+            return json.loads(done.stdout)
+
+        assert changed("add", "ing3")["done"] == 341
+        assert (sandbox.dir / "conf.d" / "ing3.conf").exists()
+        assert changed("remove", "ing1")["left"] == ["ing1"]
+        assert changed("remove", "ing3")["left"] == ["ing3"]
+        assert not (sandbox.dir / "conf.d" / "ing3.conf").exists()
+        flow.stop()
+        flow.wait_acked()
+        wanted = sum(map(len, flow.points.values()))
+        assert wanted > 100
+        wait_until(lambda: _count(sandbox.http) == (wanted, True), 20, f"{wanted} points")
+        flow.close()
+
+
+def _count(http):
+    """How many points there are, and whether the answer is complete."""
+    body = json.dumps({"device_id": "*", "metric_name": "*", "operations": ["count"]}).encode()
+    request = urllib.request.Request(f"{http}/query", body, {"Content-Type": "application/json"})
+    with urllib.request.urlopen(request, timeout=10) as reply:
+        return json.load(reply)
