@@ -31,7 +31,8 @@ from common import clock, config, log, private, ringstore
 from common.errors import ConfigError, RingConflictError, RingError, RingStoreError
 from common.etcdclient import EtcdClient, Tls, User, decoded, encoded
 from common.ring import Ring
-from common.ringstore import Mark, Past, RingStore, check_follows
+from common.ringrules import check_follows
+from common.ringstore import Mark, Past, RingStore
 
 MARK_TIMEOUT_S: Final = 1.0  # at most: the loop of a bridge waits for its marks
 TRIES: Final = 5  # of a write whose key others write, too

@@ -14,7 +14,8 @@ import msgspec
 
 from common.errors import RingError
 from common.ring import DeleteRecord, Ring
-from common.ringstore import Mark, fault_of
+from common.ringrules import fault_of
+from common.ringstore import Mark
 
 VERSION: Final = 1
 

@@ -14,7 +14,8 @@ from common.errors import ConfigError, RingConflictError, RingError, RingStoreEr
 from common.ring import Node
 from common.ringbuild import first_ring, with_delete
 from common.ringmoves import Step, begin, changed, finish
-from common.ringstore import FileStore, Mark, RingView, fault_of, open_store, wait_for_ring
+from common.ringrules import fault_of
+from common.ringstore import FileStore, Mark, RingView, open_store, wait_for_ring
 from common.selector import Selector
 from tests.disks import FailingDisk, Platter, RecordingDisk
 

@@ -15,7 +15,8 @@ from common import protocol
 from common.errors import MinitrueError, RingStoreError
 from common.protocol import FenceReply, JobState
 from common.ring import Ring
-from common.ringstore import Mark, check_follows
+from common.ringrules import check_follows
+from common.ringstore import Mark
 
 FENCE_S = 10.0
 _NOTHING: frozenset[int] = frozenset()

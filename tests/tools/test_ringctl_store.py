@@ -13,7 +13,8 @@ from common import bus, protocol
 from common.errors import MinitrueError, RingError
 from common.ring import Node
 from common.ringbuild import first_ring, with_delete
-from common.ringstore import FileStore, Mark, fault_of
+from common.ringrules import fault_of
+from common.ringstore import FileStore, Mark
 from common.selector import Selector
 from tests.etcds import Etcd
 from tests.support import free_port_range

@@ -18,7 +18,8 @@ from common import clock, protocol
 from common.errors import RingConflictError, RingError, RingStoreError
 from common.ring import DeleteRecord, Ring
 from common.ringbuild import with_delete
-from common.ringstore import RingStore, fault_of
+from common.ringrules import fault_of
+from common.ringstore import RingStore
 from common.selector import Selector
 from workers.query.frame import Context
 from workers.query.gather import NEVER_S
