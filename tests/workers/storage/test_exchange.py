@@ -1,6 +1,5 @@
 """What stores tell and hand each other: digests beside the oracle's, and points that make another store the same."""
 
-import itertools
 import random
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -148,12 +147,12 @@ def whole_partitions(pair: Pair, max_bytes: int, start: int | None = None, end: 
     replies = []
     for partition in range(PARTITIONS):
         place, from_ns = b"", None
-        for _ in itertools.count():
+        while True:
             body = FetchPartitionRequest(pair.number, partition, max_bytes, place, from_ns, start, end)
             replies.append(pair.exchange.fetch_partition(body))
             if not replies[-1].more:
                 break
-            assert replies[-1].points
+            assert (place, from_ns) != (replies[-1].next_key, replies[-1].next_ns)
             place, from_ns = replies[-1].next_key, replies[-1].next_ns
     return replies
 
