@@ -8,19 +8,23 @@ from typing import Any, Final
 
 import msgspec
 
+from common import clock
 from common.errors import MSGSPEC_ERRORS, ProtocolError
 from common.series import parse_key
-from workers.query import formats, selection, table
+from workers.query import answering, formats, selection, table
 from workers.query.coverage import headers_of
 from workers.query.frame import Context, Request, Response
 from workers.query.refusal import Refusal, bad, check_known, flag, shown, whole
+from workers.query.request import parse_consistency
 from workers.query.samples_formats import SPAN_ROWS, Answer, joined, parts_of
 from workers.query.sampling import BEGINNING, Chunk, Place, Samples
+from workers.query.verified import Verified, Verifier
 
 DEFAULT_LIMIT: Final = 10_000
 MAX_LIMIT: Final = 10**15
 FIELDS: Final = (
     *selection.FIELDS, "limit", "cursor", "format", "time_unit", "allow_partial", "timeout_s", "binary",
+    "consistency",
 )  # fmt: skip
 
 
@@ -32,12 +36,14 @@ def samples(context: Context, asked: Request) -> Response:
     wanted = selection.selection(parameters, settings.ingest, context.now_ns())
     name, unit = formats.wanted(asked, parameters), table.parse_time_unit(parameters)
     binary, limit = _binary(parameters, name), _limit(parameters.get("limit"))
+    timeout_s = context.timeout_s(parameters)
     found = Samples(
         context.gather,
         wanted,
         _place(parameters.get("cursor")),
-        context.timeout_s(parameters),
+        timeout_s,
         flag("allow_partial", parameters.get("allow_partial")),
+        verified=_verified(context, wanted, timeout_s) if parse_consistency(parameters.get("consistency")) else None,
     )
     entries = _begun(joined(found.chunks(limit)), limit)
     answer = Answer(found, entries, unit, binary, found.coverage)
@@ -45,6 +51,14 @@ def samples(context: Context, asked: Request) -> Response:
     if answer.next_cursor is not None:
         headers["Minitrue-Next-Cursor"] = answer.next_cursor
     return formats.send(parts_of(answer, name), name, settings.query.max_response_bytes, headers)
+
+
+def _verified(context: Context, wanted: selection.Selection, timeout_s: float) -> Verified:
+    deadline_s = clock.monotonic_s() + timeout_s
+    spend = answering.limits(context.settings)
+    ask = context.scatter.ask
+    found = Verifier(ask, wanted.match, wanted.start_ns, wanted.end_ns, spend, deadline_s, context.repairs)
+    return found.run()
 
 
 def _begun(entries: Iterator[Chunk], limit: int | None) -> Iterator[Chunk]:

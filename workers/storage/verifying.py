@@ -1,4 +1,4 @@
-"""What matches a question, as counts and digests by partition or by series: how owners are compared for a verified read.
+"""What matches, as counts and digests by partition or by series: how owners are compared for a verified read.
 
 Only for partitions that this node answers for, unlike what stores ask each other. Owns nothing. Any reader thread.
 """
