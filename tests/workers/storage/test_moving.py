@@ -196,6 +196,16 @@ def test_a_request_of_a_ring_that_nobody_has_is_told_so_and_holds_up_nobody(pair
     wait_until(lambda: source.node.waiting == 0, what="nobody to wait")
 
 
+def test_while_the_ring_store_is_away_a_request_of_a_newer_ring_is_not_kept_waiting(pair: tuple[Alive, Alive]) -> None:
+    source, _ = pair
+    path = source.cluster.rings.path
+    hidden = path.rename(path.with_name("hidden"))
+    path.mkdir()  # cannot be read
+    assert source.error_of(protocol.AGGREGATE, aggregate("a"), 2) == protocol.ERR_STALE_EPOCH
+    path.rmdir()
+    hidden.rename(path)
+
+
 def test_a_node_that_may_lack_points_refuses_them_until_the_loss_is_accepted(pair: tuple[Alive, Alive]) -> None:
     source, _ = pair
     partition = source.partition_of(A)
