@@ -87,7 +87,7 @@ class Replica:
         ring = self.node.view.ring
         header = Header(1, "cluster", self.name, "ringctl", 7, self.sequence, ring.epoch, ring.hash)
         assert self.dealer.send(protocol.pack(kind, header, body))
-        assert bus.Poller([self.dealer]).poll(20.0), "no answer"
+        assert bus.Poller([self.dealer]).poll(60.0), "no answer"
         return protocol.unpack(self.dealer.receive() or [])
 
     def jobs(self, kind: bytes, body: Any) -> list[JobState]:
@@ -99,7 +99,7 @@ class Replica:
         (found,) = self.jobs(protocol.JOBS, protocol.JobsRequest([number]))
         return found
 
-    def ended(self, number: int, timeout_s: float = 20.0) -> JobState:
+    def ended(self, number: int, timeout_s: float = 60.0) -> JobState:
         """A job when it has ended."""
         wait_until(lambda: self.job(number).state in ("done", "failed", "cancelled"), timeout_s, "job ended")
         return self.job(number)

@@ -166,7 +166,7 @@ def test_rounds_in_the_background_find_what_is_lacking(make: Make) -> None:
     one = make(ring, "n1")
     put(one, rows_of(A, range(10)))
     other = make(ring, "n2", repair_interval_s=0.05)
-    wait_until(lambda: other.digests() == one.digests(), 10.0, "converged")
+    wait_until(lambda: other.digests() == one.digests(), 30.0, "converged")
 
 
 def test_a_node_that_lost_its_disk_is_filled_again_and_answers_then(make: Make, rings: FileStore) -> None:
@@ -179,7 +179,7 @@ def test_a_node_that_lost_its_disk_is_filled_again_and_answers_then(make: Make, 
         put(replica, [row for each in mine for row in rows_of(each, range(50))])
     lost = replicas[2]
     lost.behind.hit("its disk was lost", None)
-    wait_until(lambda: not (lost.behind.partitions & lost.node.view.written).any(), 10.0, "not behind")
+    wait_until(lambda: not (lost.behind.partitions & lost.node.view.written).any(), 30.0, "not behind")
     for each in ring.owned_partitions("n3").tolist():
         co_owner = next(replica for replica in replicas[:2] if each in ring.owned_partitions(replica.name))
         assert lost.digests()[0][each] == co_owner.digests()[0][each]
@@ -193,13 +193,13 @@ def test_a_node_that_is_behind_is_not_filled_from_one_that_is_behind_too(make: M
     rings.put_mark(mark)
     other.behind.hit("a file was damaged", partitions_of(A))
     (waiting,) = wait_until(
-        lambda: [job for job in other.jobs(protocol.JOBS, protocol.JobsRequest()) if job.error], 10.0, "says why"
+        lambda: [job for job in other.jobs(protocol.JOBS, protocol.JobsRequest()) if job.error], 30.0, "says why"
     )
     assert (waiting.kind, waiting.state) == ("refill", "waiting")
     assert "no co-owner that is current" in waiting.error
     assert other.behind.partitions.any()
     rings.remove_mark(mark)
-    wait_until(lambda: not other.behind.partitions.any(), 10.0, "not behind")
+    wait_until(lambda: not other.behind.partitions.any(), 30.0, "not behind")
     assert other.digests() == one.digests()
 
 
@@ -207,7 +207,7 @@ def test_a_pull_waits_while_its_peer_is_away_and_goes_on(make: Make) -> None:
     ring = ring_of(2, 2)
     target = make(ring, "n2")
     number = target.pull("n1")
-    wait_until(lambda: "no connection to n1" in target.job(number).error, 10.0, "says why")
+    wait_until(lambda: "no connection to n1" in target.job(number).error, 30.0, "says why")
     source = make(ring, "n1")
     put(source, rows_of(A, range(10)))
     job = target.ended(number)
@@ -217,15 +217,15 @@ def test_a_pull_waits_while_its_peer_is_away_and_goes_on(make: Make) -> None:
 def test_a_pull_is_throttled_and_can_be_given_up(make: Make) -> None:
     ring = ring_of(2, 2)
     source, target = make(ring, "n1"), make(ring, "n2")
-    put(source, [(A, time, random.Random(time).random()) for time in range(20_000)])
+    put(source, [(A, time, random.Random(time).random()) for time in range(60_000)])
     source.store.seal()
     number = target.pull("n1", rate=20_000)
-    wait_until(lambda: target.job(number).points, 10.0, "begun")
+    wait_until(lambda: target.job(number).points, 30.0, "begun")
     job = target.job(number)
-    assert job.bytes <= 20_000 * (job.seconds + 2.0) + 160_000
+    assert job.bytes <= 20_000 * job.seconds + 140_000  # and a block that is on its way, of 480,000
     assert job.state == "running"
     target.ask(protocol.CANCEL_JOB, protocol.JobsRequest([number]))
-    assert target.ended(number, 5.0).state == "cancelled"
+    assert target.ended(number).state == "cancelled"
 
 
 def test_a_pull_takes_the_place_of_one_under_way(make: Make) -> None:
@@ -244,7 +244,7 @@ def test_stores_at_different_deletes_exchange_nothing_until_both_have_them(make:
     record = DeleteRecord(5, Selector("a", None, None), 0, 4)
     one.store.delete(record)
     number = other.pull("n1")
-    wait_until(lambda: "deletes" in other.job(number).error, 10.0, "says why")
+    wait_until(lambda: "deletes" in other.job(number).error, 30.0, "says why")
     assert sum(other.digests()[0]) == 0
     other.store.delete(record)
     assert other.ended(number).state == "done"
@@ -283,7 +283,7 @@ def test_a_refill_takes_another_co_owner_when_one_is_away(make: Make, monkeypatc
     second, third = make(ring, "n2"), make(ring, "n3")
     put(third, rows_of(A, range(10)))
     second.behind.hit("its disk was lost", None)
-    wait_until(lambda: not second.behind.partitions.any(), 10.0, "not behind")
+    wait_until(lambda: not second.behind.partitions.any(), 30.0, "not behind")
     assert second.digests() == third.digests()
 
 
@@ -301,7 +301,7 @@ def test_a_node_damaged_while_it_is_refilled_is_compared_again(make: Make, monke
 
     monkeypatch.setattr(other.repair._here, "take", take)
     other.behind.hit("its disk was lost", None)
-    wait_until(lambda: not other.behind.partitions.any(), 10.0, "not behind")
+    wait_until(lambda: not other.behind.partitions.any(), 30.0, "not behind")
     assert other.digests() == one.digests()
     assert other.repair.counts["failures"] == 1
 
