@@ -178,8 +178,8 @@ def test_a_bad_file_of_nodes_ends_init_with_one_line_and_no_ring(place):
 def test_the_file_that_comes_with_the_project_makes_three_equal_nodes():
     ring = ringctl_nodes.new_ring(ROOT / "conf" / "ring.toml", "c")
     assert [node.endpoint for node in ring.nodes] == [f"tcp://127.0.0.1:57{at}0" for at in (1, 2, 3)]
-    assert [len(ring.owned_partitions(node.id)) for node in ring.nodes] == [342, 341, 341]
-    assert (ring.replication, ring.partitions) == (1, 1024)
+    assert [len(ring.owned_partitions(node.id)) for node in ring.nodes] == [683, 683, 682]
+    assert (ring.replication, ring.partitions) == (2, 1024)
 
 
 # show and locate

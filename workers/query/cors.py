@@ -11,7 +11,7 @@ import bottle
 ANY: Final = "*"
 METHODS: Final = "GET, POST, DELETE"
 REQUEST_HEADERS: Final = "Authorization, Content-Type, Accept"
-SHOWN_HEADERS: Final = "Minitrue-Complete, Minitrue-Missing, Minitrue-Next-Cursor, Retry-After"
+SHOWN_HEADERS: Final = "Minitrue-Complete, Minitrue-Missing, Minitrue-Next-Cursor, Minitrue-Verified, Retry-After"
 AGE_S: Final = 600  # for which a browser need not ask again
 
 
