@@ -315,3 +315,22 @@ def test_a_fault_of_ours_ends_the_job_and_not_the_node(make: Make, monkeypatch: 
     assert (job.state, job.error) == ("failed", "BUG: ZeroDivisionError: integer division or modulo by zero")
     monkeypatch.undo()
     assert other.ended(other.pull("n1")).state == "done"
+
+
+def test_a_delete_in_the_middle_of_a_pull_is_in_force_for_what_was_pulled_before_and_after(make: Make) -> None:
+    ring = ring_of(2, 2)
+    source, target = make(ring, "n1"), make(ring, "n2")
+    keys = [key(f"d{number}") for number in range(8)]
+    chance = random.Random(3)
+    put(source, [(each, time, chance.random()) for each in keys for time in range(8000)])
+    source.store.seal()
+    number = target.pull("n1", rate=200_000)
+    wait_until(lambda: target.job(number).points, 30.0, "begun")
+    for device in range(8):
+        record = DeleteRecord(device + 5, Selector(f"d{device}", None, None), 1000, 4999)
+        target.store.delete(record)
+        source.store.delete(record)
+    job = target.ended(number)
+    assert (job.state, job.moving) == ("done", 0)
+    assert sum(target.digests()[0]) == 8 * 4000
+    assert target.digests() == source.digests()
