@@ -32,7 +32,14 @@ Row = tuple[Series, int, float]
 class Queried:
     """A cluster without broker and bridge. Ends with the children."""
 
-    def __init__(self, children: Children, home: Path, nodes: int, settings: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        children: Children,
+        home: Path,
+        nodes: int,
+        settings: Mapping[str, Any] | None = None,
+        replication: int = 1,
+    ) -> None:
         home.mkdir(parents=True, exist_ok=True)
         self.children = children
         self.port = free_port()
@@ -41,7 +48,7 @@ class Queried:
         self._sequence = 0
         endpoints = [f"tcp://127.0.0.1:{free_port_range(3)}" for _ in range(nodes)]
         made = [Node(f"ing{at}", "", end, f"ing{at}", 1.0, "active") for at, end in enumerate(endpoints, 1)]
-        self.ring = first_ring("c" * 16, made, PARTITIONS, 1)
+        self.ring = first_ring("c" * 16, made, PARTITIONS, replication)
         (home / "minitrue.toml").write_text('paths.data = "data"\ncluster.ring_store = "file:ring.json"\n')
         FileStore(home / "ring.json").save(self.ring, 0)
         self._environment = {"MINITRUE_CONFIG": str(home / "minitrue.toml"), "MINITRUE__LOG__LEVEL": "warning"}
@@ -111,15 +118,18 @@ class Queried:
 
     # Filling
 
-    def push(self, rows: Iterable[Row], batch_rows: int = BATCH_ROWS) -> None:
-        """Store points in their order, as a bridge would; returns when every one is acked, and so visible."""
+    def push(self, rows: Iterable[Row], batch_rows: int = BATCH_ROWS, rank: int = 0) -> None:
+        """Store points in their order, as a bridge would; returns when every one is acked, and so visible.
+
+        rank: of the one owner that gets each, the first is 0.
+        """
         sender = bus.Bus()
         acks, reply_to = sender.pull("tcp://127.0.0.1:*")
         pushes = {node.id: sender.push(node.ingest_endpoint) for node in self.ring.nodes}
         try:
             for part in _parts(rows, batch_rows):
                 waiting = 0
-                for node, batch in self._by_owner(part):
+                for node, batch in self._by_owner(part, rank):
                     frames = protocol.pack(protocol.BATCH, self._header(node, reply_to), batch.encode())
                     wait_until(lambda node=node, frames=frames: pushes[node].send(frames), READY_S, f"{node} to listen")
                     waiting += len(batch)
@@ -135,14 +145,14 @@ class Queried:
             1, ring.cluster, node, "test", 1, number, epoch, ring.hash, born=epoch, reply_to=reply_to
         )
 
-    def _by_owner(self, rows: list[Row]) -> Iterator[tuple[str, PointBatch]]:
+    def _by_owner(self, rows: list[Row], rank: int) -> Iterator[tuple[str, PointBatch]]:
         keys: dict[Series, bytes] = {}
         by_node: dict[str, list[tuple[bytes, int, float]]] = {}
         owner: dict[Series, str] = {}
         for series, at, value in rows:
             if series not in keys:
                 keys[series] = series_key(series[0], series[1], dict(series[2]))
-                owner[series] = self.ring.owners(partition_of(keys[series], self.ring.partitions))[0].id
+                owner[series] = self.ring.owners(partition_of(keys[series], self.ring.partitions))[rank].id
             by_node.setdefault(owner[series], []).append((keys[series], at, value))
         for node, mine in by_node.items():
             table: dict[bytes, int] = {}
