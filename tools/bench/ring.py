@@ -186,8 +186,8 @@ def ring(cases: int, most_nodes: int, seed: int, as_json: bool) -> None:
         click.echo(json.dumps(report))
         return
     table = new_table(
-        ">nodes", ">clusters", ">partitions", ">off its share", ">beyond least moves", ">zone changes", ">place", ">plan",
-        "beyond it most in",
+        ">nodes", ">clusters", ">partitions", ">off its share", ">beyond least moves", ">zone changes", ">place",
+        ">plan", "beyond it most in",
     )  # fmt: skip
     for row in rows:
         zone = row["zone_beyond_least"]
