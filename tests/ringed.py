@@ -28,9 +28,12 @@ from tests.support import ROOT, Children, wait_until
 CHANGED_WITHIN_S: Final = 60.0
 SETTLE_S: Final = 60.0
 
-# Short, so that what waits for them shows in a test; heads small, so that blocks travel, too.
+# Short, so that what waits for them shows in a test, but not so short that a busy machine has nodes taken for dead, as
+# nobody may be; heads small, so that blocks travel, too.
 SETTINGS: Final = QUICK | {
-    "query.timeout_s": 3.0,
+    "bus.heartbeat_s": 0.7,
+    "bridge.ack_timeout_s": 6.0,
+    "query.timeout_s": 5.0,
     "storage.head_rows": 2000,
     "storage.repair_settle_s": 1.0,
     "storage.repair_interval_s": 30.0,
