@@ -313,7 +313,7 @@ class Checker(threading.Thread):
     """
 
     def __init__(
-        self, oracle: Oracle, url: str, seed: int = 0, pause_s: float = 0.03, verified: bool = False
+        self, oracle: Oracle, url: str, seed: int = 0, pause_s: float = 0.06, verified: bool = False
     ) -> None:
         super().__init__(name="checker", daemon=True)
         self.answers: Counter[str] = Counter()

@@ -175,7 +175,7 @@ class RingCluster(Cluster):
 class Traffic:
     """Points that flow through a cluster's bridges, and questions that are judged."""
 
-    def __init__(self, cluster: RingCluster, seed: int = 0, rate: float = 100, **options: Any) -> None:
+    def __init__(self, cluster: RingCluster, seed: int = 0, rate: float = 40, **options: Any) -> None:
         self.cluster = cluster
         self.oracle = Oracle()
         self.flow = OracleFlow(self.oracle, cluster.publishers.port, seed=seed, **options)

@@ -22,11 +22,11 @@ from tests.cluster import StorageNode, Worker
 from tests.ringed import RingCluster, Traffic, traffic
 from tests.support import Children, require_part, wait_until
 
-LENGTH_S = float(os.environ.get("MINITRUE_CHAOS_S", 10))
+LENGTH_S = float(os.environ.get("MINITRUE_CHAOS_S", 6))
 SEEDS = [int(seed) for seed in os.environ.get("MINITRUE_CHAOS_SEEDS", "1").split(",")]
-RATE = 60  # messages a second, of 3 points on average
+RATE = 40  # messages a second, of 3 points on average
 LEAST_NODES, MOST_NODES = 3, 6
-LEAST_CHANGES = 4  # it goes on until there were so many
+LEAST_CHANGES = 3  # it goes on until there were so many
 CHANGE_S = 120.0
 
 

@@ -53,7 +53,7 @@ def test_what_is_deleted_during_a_repair_stays_deleted(make_ring: Make) -> None:
         delete_some(flowing)  # while it is
         cluster.wait_current()
         other.kill()  # what it has got is what it answers now
-        flowing.run_for(30)
+        flowing.run_for(20)
         other.start()
 
 
@@ -62,7 +62,7 @@ def test_points_of_a_spool_that_were_deleted_meanwhile_come_back_nowhere(make_ri
     with traffic(cluster) as flowing:
         cluster.nodes["ing1"].kill()
         wait_until(cluster.has_spooled, 30, "a spool")
-        flowing.run_for(40)
+        flowing.run_for(25)
         delete_some(flowing, 5)
         # Its partitions move meanwhile: the spool is drained to whoever has them then.
         cluster.nodes["ing1"].start()

@@ -40,7 +40,7 @@ def test_points_flow_and_answers_are_whole_while_etcd_is_down_or_slow(make_ring:
                 wait_until(lambda name=name: cluster.node_status(name).get("ring_store"), 30, f"{name} to say so")
             code, said = cluster.try_ringctl("status")
             assert code == 1, said
-            flowing.run_for(40)
+            flowing.run_for(25)
             mend()
             for name in cluster.nodes:
                 wait_until(
@@ -71,7 +71,7 @@ def test_etcd_that_lost_everything_changes_no_answer_and_is_filled_again_by_rest
         flowing.delete()  # is in no backup
         epoch = cluster.epoch
         etcd.empty()
-        flowing.run_for(40)
+        flowing.run_for(25)
         assert cluster.store.load() is None
         cluster.ringctl("restore", str(tmp_path / "ring.backup"), "--yes")
         assert cluster.epoch > epoch
@@ -90,7 +90,7 @@ def test_etcd_put_back_to_an_older_epoch_is_not_followed_until_restore_has_gone_
         assert flowing.delete() is not None
         epoch = cluster.epoch
         etcd.put_back(tmp_path / "snapshot")
-        flowing.run_for(40)
+        flowing.run_for(25)
         assert cluster.epoch < epoch
         assert {cluster.node_status(name)["epoch"] for name in cluster.nodes} == {epoch}
         cluster.ringctl("backup", str(tmp_path / "ring.backup"))  # the latest that anybody knows

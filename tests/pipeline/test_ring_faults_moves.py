@@ -16,11 +16,11 @@ from tests.ringed import STEPS, Going, RingCluster, owners_of, traffic
 from tests.support import wait_until
 
 Make = Callable[..., RingCluster]
-SLOW = ("--wave", "8", "--rate", "2000000")
+SLOW = ("--wave", "16")
 VICTIMS = ("source", "target", "bridge", "query", "ringctl")
 ALL = list(itertools.product(VICTIMS, STEPS))
-# Each victim and each step once or twice; all of them in `make chaos`.
-CHOSEN = ALL if os.environ.get("MINITRUE_CHAOS_S") else [ALL[at] for at in (0, 2, 5, 6, 9, 14, 16, 17, 18, 19)]
+# Each victim and each step at least once; all of them in `make chaos`.
+CHOSEN = ALL if os.environ.get("MINITRUE_CHAOS_S") else [ALL[at] for at in (2, 5, 8, 15, 16, 18, 19)]
 
 
 def test_nodes_added_and_removed_under_load_move_the_least_and_no_answer_fails(make_ring: Make) -> None:
@@ -30,12 +30,12 @@ def test_nodes_added_and_removed_under_load_move_the_least_and_no_answer_fails(m
         cluster.new_node("ing4")
         cluster.ringctl(*cluster.adding("ing4"))
         check_least_moved(cluster, before_owners=owners_of(before), least=64 * 2 // 4)
-        flowing.run_for(30)
+        flowing.run_for(20)
         before = cluster.ring
         cluster.ringctl("remove", "ing1", "--yes")
         check_least_moved(cluster, before_owners=owners_of(before), least=len(before.owned_partitions("ing1")))
         cluster.nodes["ing1"].stop()
-        flowing.run_for(30)
+        flowing.run_for(20)
         flowing.checker.assert_all_answered()
         assert not cluster.marks()
 
@@ -51,7 +51,7 @@ def test_whatever_is_killed_at_whatever_step_of_a_move_the_ring_gets_there_and_n
 ) -> None:
     cluster = make_ring(nodes=3, replication=2)
     seen = set()
-    with traffic(cluster, rate=60) as flowing:
+    with traffic(cluster) as flowing:
         cluster.new_node("ing4")
         for victim, step in CHOSEN:
             if kill_at(cluster, victim, step):
@@ -99,7 +99,7 @@ def test_source_and_target_that_cannot_reach_each_other_stop_the_move_and_nothin
             cluster.nodes[name].requests.cut_from(lambda: target.process and target.process.pid)
         change = Going(cluster, *cluster.adding("ing3"))
         assert change.wait_for("targets have joined")
-        flowing.run_for(40)
+        flowing.run_for(25)
         assert cluster.ring.moves
         assert not len(cluster.ring.owned_partitions("ing3"))
         flowing.checker.assert_all_answered()
@@ -120,7 +120,7 @@ def test_target_without_room_on_its_disk_stops_the_move_until_there_is_some(make
         wait_until(lambda: cluster.node_status("ing3"), 30, "ing3 to answer")
         change = Going(cluster, *cluster.adding("ing3"))
         assert change.wait_for("targets have joined")
-        flowing.run_for(40)
+        flowing.run_for(25)
         assert not len(cluster.ring.owned_partitions("ing3"))
         target.configure({"storage.disk_floor_bytes": 0})
         target.stop()

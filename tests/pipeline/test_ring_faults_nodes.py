@@ -22,7 +22,7 @@ def test_node_with_a_wiped_disk_is_not_asked_until_its_co_owners_have_filled_it(
         lost.start()
         wait_until(lambda: cluster.node_status("ing1").get("behind"), 30, "ing1 to know that it is behind")
         assert "ing1" in {mark.node for mark in cluster.marks()}
-        flowing.run_for(40)
+        flowing.run_for(25)
         for name in ("ing2", "ing3"):
             cluster.nodes[name].requests.heal()
         cluster.wait_current()
@@ -101,7 +101,7 @@ def test_bridge_dies_with_a_spool_its_node_returns_and_the_co_owner_stops_and_an
         cluster.nodes["ing1"].kill()
         for name in cluster.bridges:
             wait_until(lambda name=name: cluster.has_spooled(name), 30, f"a spool of {name}")
-        flowing.run_for(40)
+        flowing.run_for(25)
         cluster.bridges["bridge1"].kill()
         cluster.nodes["ing1"].start()
         wait_until(lambda: not cluster.has_spooled("bridge2"), 30, "the spool of bridge2 to be drained")
@@ -147,7 +147,7 @@ def test_zone_that_is_lost_takes_no_partition_with_it(make_ring: Make) -> None:
             assert {node.zone for node in cluster.ring.owners(partition)} == {"north", "south"}
         for name in ("ing1", "ing2"):
             cluster.nodes[name].kill()
-        flowing.run_for(40)
+        flowing.run_for(25)
         for name in ("ing1", "ing2"):
             cluster.nodes[name].start()
         cluster.wait_current()
