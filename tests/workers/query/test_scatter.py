@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -527,13 +528,83 @@ def test_not_mine_is_answered_by_asking_again_once_the_ring_has_changed(cluster:
     assert asked.epoch == after.epoch
 
 
-@pytest.mark.parametrize("code", [protocol.ERR_NOT_MINE, protocol.ERR_STALE_EPOCH])
+@pytest.mark.parametrize(
+    "code",
+    [protocol.ERR_NOT_MINE, protocol.ERR_STALE_EPOCH, protocol.ERR_MOVING, protocol.ERR_DELETES, protocol.ERR_BEHIND],
+)
 def test_a_refusal_for_another_ring_is_retried(cluster: Cluster, code: str) -> None:
     def refuse(node: FakeNode, route: list[bytes], message: Message) -> None:
         node.send(route, protocol.pack(protocol.ERROR, node.header(message), ErrorReply(code, "epoch 2")))
 
     cluster.nodes["ing1"].reaction = once(refuse)
     assert is_whole(gather(cluster.scatter))
+
+
+def refusing(code: str) -> Reaction:
+    def refuse(node: FakeNode, route: list[bytes], message: Message) -> bool:
+        node.send(route, protocol.pack(protocol.ERROR, node.header(message), ErrorReply(code, "says the node")))
+        return True
+
+    return refuse
+
+
+def test_a_fenced_node_is_asked_no_more_once_its_partitions_have_moved_though_the_store_is_looked_at_rarely(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The refusal makes the scatter look; its node has the old ring, and tells of no newer one."""
+    monkeypatch.setattr(sys.modules[__name__], "POLL_S", 600.0)
+    cluster = Cluster(tmp_path)
+    try:
+        cluster.nodes["ing1"].reaction = refusing(protocol.ERR_MOVING)
+        asked = make_gather(timeout_s=30.0)
+        asking = threading.Thread(target=cluster.scatter.ask, args=(asked,))
+        asking.start()
+        wait_until(lambda: cluster.nodes["ing1"].requests, what="the fenced node was asked")
+        ports = cluster.ports
+        after = moved(cluster.ring, ports)
+        for node in cluster.nodes.values():
+            node.owned = int.from_bytes(after.owned_bitmap(node.id), "little")
+            node.reaction = None
+        cluster.store.save(after, cluster.ring.epoch)
+        asking.join(10.0)
+        assert is_whole(asked)
+        assert asked.epoch == after.epoch
+    finally:
+        cluster.stop()
+
+
+def test_a_worker_that_missed_two_epochs_asks_the_owners_of_today(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.modules[__name__], "POLL_S", 600.0)
+    cluster = Cluster(tmp_path)
+    try:
+        second = make_ring(cluster.ports, epoch=2)
+        cluster.store.save(second, 1)
+        third = moved(second, cluster.ports)
+        cluster.store.save(third, 2)
+        for node in cluster.nodes.values():
+            node.ring, node.owned = third, int.from_bytes(third.owned_bitmap(node.id), "little")
+        asked = gather(cluster.scatter, timeout_s=10.0)
+        assert is_whole(asked)
+        wait_until(lambda: cluster.scatter.plan is not None and cluster.scatter.plan.ring.epoch == 3, what="epoch 3")
+    finally:
+        cluster.stop()
+
+
+def test_a_node_that_says_that_it_is_behind_is_avoided_for_another_owner(doubled: Cluster) -> None:
+    doubled.nodes["ing1"].reaction = refusing(protocol.ERR_BEHIND)
+    asked = gather(doubled.scatter)
+    assert is_whole(asked)
+    assert sorted(asked.nodes) == ["ing2", "ing3"]
+
+
+def test_the_only_owner_that_says_that_it_is_behind_is_named(cluster: Cluster) -> None:
+    cluster.nodes["ing1"].reaction = refusing(protocol.ERR_BEHIND)
+    asked = gather(cluster.scatter, timeout_s=5.0)
+    assert not asked.complete()
+    assert asked.trouble["ing1"].reason == "behind: says the node"
+    assert len(cluster.nodes["ing1"].requests) > 1
 
 
 def test_partitions_that_nobody_owns_up_to_are_missing_when_the_time_is_over(cluster: Cluster) -> None:
