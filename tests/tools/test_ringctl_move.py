@@ -267,7 +267,7 @@ def test_the_program_of_an_added_node_is_like_those_that_come_with_the_project(t
 
 
 def test_nodes_come_and_go_with_their_programs_while_points_flow():
-    with Sandbox(nodes=2, broker="embedded") as sandbox:
+    with Sandbox(nodes=1, broker="embedded") as sandbox:
         flow = Flow(urlsplit(sandbox.mqtt).port).start(20)
         supervisor = sandbox.dir / "supervisord.conf"
 
@@ -280,11 +280,10 @@ def test_nodes_come_and_go_with_their_programs_while_points_flow():
             assert done.returncode == 0, done.stderr
             return json.loads(done.stdout)
 
-        assert changed("add", "ing3")["done"] == 341
-        assert (sandbox.dir / "conf.d" / "ing3.conf").exists()
-        assert changed("remove", "ing1")["left"] == ["ing1"]
-        assert changed("remove", "ing3")["left"] == ["ing3"]
-        assert not (sandbox.dir / "conf.d" / "ing3.conf").exists()
+        assert changed("add", "ing2")["done"] == 512
+        assert (sandbox.dir / "conf.d" / "ing2.conf").exists()
+        assert changed("remove", "ing2")["left"] == ["ing2"]
+        assert not (sandbox.dir / "conf.d" / "ing2.conf").exists()
         flow.stop()
         flow.wait_acked()
         wanted = sum(map(len, flow.points.values()))
@@ -295,7 +294,8 @@ def test_nodes_come_and_go_with_their_programs_while_points_flow():
 
 def _count(http):
     """How many points there are, and whether the answer is complete."""
-    body = json.dumps({"device_id": "*", "metric_name": "*", "operations": ["count"]}).encode()
+    body = json.dumps({"device_id": "*", "metric_name": "*", "operation": "count"}).encode()
     request = urllib.request.Request(f"{http}/query", body, {"Content-Type": "application/json"})
     with urllib.request.urlopen(request, timeout=10) as reply:
-        return json.load(reply)
+        answer = json.load(reply)
+    return answer["result"], answer["coverage"]["complete"]
