@@ -274,7 +274,7 @@ def drawn_nodes(draw, ring):
 
 def next_of(draw, ring):
     """A change of any kind that is possible now, None where the one drawn is not."""
-    kind = draw(st.sampled_from(["change", "begin", "begin", "finish", "finish", "cancel", "drop", "settle", "delete"]))
+    kind = draw(st.sampled_from(["change", "begin", "begin", "finish", "finish", "cancel", "drop", "settle"]))
     if kind == "change":
         nodes = drawn_nodes(draw, ring)
         active = sum(each.state == "active" for each in nodes)
