@@ -188,7 +188,7 @@ def test_a_worker_that_cannot_start_ends_the_sandbox_with_the_logs(children, tmp
         (("--set", "query.prot=1"), 1, "MINITRUE__QUERY__PROT = '1': unknown setting; did you mean"),
         (("--set", "nonsense"), 2, "'nonsense': want section.key=value"),
         (("--nodes", "0"), 2, "0 is not in the range"),
-        (("--nodes", "1", "--replication", "2"), 1, "replication must be at most the number of nodes that are not draining, 1 (was 2)"),
+        (("--nodes", "1", "--replication", "2"), 1, "the number of nodes that are not draining, 1 (was 2)"),
         (("--dir", "/tmp/" + "long" * 25), 1, "too long a path for a Unix socket in it"),
     ],
 )
