@@ -53,7 +53,7 @@ fuzz: env  ## random lives of a store beside the oracle, other and more ones tha
 
 chaos: env  ## faults of every kind while points flow and the ring changes, ten minutes each; LENGTH_S=... SEEDS=1,2,...
 	MINITRUE_CHAOS_S=$(or $(LENGTH_S),600) MINITRUE_CHAOS_SEEDS=$(or $(SEEDS),$(shell date +%s)) $(BIN)/pytest -s \
-	  -p no:cacheprovider tests/chaos tests/chaos_ring tests/pipeline/test_ring_faults_moves.py
+	  -p no:cacheprovider tests/chaos tests/chaos_ring tests/pipeline/test_ring_faults_*.py tests/pipeline/long_ring_faults_*.py
 
 lint: env  ## ruff, and mypy in strict mode
 	$(BIN)/ruff check .

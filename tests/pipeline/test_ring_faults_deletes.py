@@ -38,25 +38,6 @@ def test_what_is_deleted_during_a_move_stays_deleted_at_the_new_owner(make_ring:
         flowing.run_for(10)
 
 
-def test_what_is_deleted_during_a_repair_stays_deleted(make_ring: Make) -> None:
-    cluster = make_ring(nodes=2, replication=2)
-    with traffic(cluster) as flowing:
-        lost, other = cluster.nodes["ing1"], cluster.nodes["ing2"]
-        lost.kill()
-        cluster.wipe("ing1")
-        delete_some(flowing)  # while it is away
-        other.requests.cut_from(lambda: lost.process and lost.process.pid)
-        lost.start()
-        wait_until(lambda: cluster.node_status("ing1").get("behind"), 30, "ing1 to know that it is behind")
-        delete_some(flowing)  # before it is filled
-        other.requests.heal()
-        delete_some(flowing)  # while it is
-        cluster.wait_current()
-        other.kill()  # what it has got is what it answers now
-        flowing.run_for(20)
-        other.start()
-
-
 def test_points_of_a_spool_that_were_deleted_meanwhile_come_back_nowhere(make_ring: Make) -> None:
     cluster = make_ring(nodes=3, replication=2)
     with traffic(cluster) as flowing:
