@@ -33,3 +33,19 @@ def test_what_is_deleted_during_a_repair_stays_deleted(make_ring: Make) -> None:
         other.kill()  # what it has got is what it answers now
         flowing.run_for(20)
         other.start()
+
+
+def test_points_of_a_spool_that_were_deleted_meanwhile_come_back_nowhere(make_ring: Make) -> None:
+    cluster = make_ring(nodes=3, replication=2)
+    with traffic(cluster) as flowing:
+        cluster.nodes["ing1"].kill()
+        wait_until(cluster.has_spooled, 30, "a spool")
+        flowing.run_for(25)
+        delete_some(flowing, 5)
+        # Its partitions move meanwhile: the spool is drained to whoever has them then.
+        cluster.nodes["ing1"].start()
+        cluster.new_node("ing4")
+        cluster.ringctl(*cluster.adding("ing4"))
+        cluster.wait_current()
+        cluster.check_still()
+        flowing.run_for(10)

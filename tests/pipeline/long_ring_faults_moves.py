@@ -92,3 +92,40 @@ def test_worker_that_slept_through_two_changes_sends_and_tells_nothing_wrong(mak
         worker.thaw()
         flowing.run_for(20)
         cluster.check_still()
+
+
+def test_source_and_target_that_cannot_reach_each_other_stop_the_move_and_nothing_else(make_ring: Make) -> None:
+    cluster = make_ring(nodes=2, replication=1)
+    with traffic(cluster) as flowing:
+        target = cluster.new_node("ing3")
+        for name in ("ing1", "ing2"):
+            cluster.nodes[name].requests.cut_from(lambda: target.process and target.process.pid)
+        change = Going(cluster, *cluster.adding("ing3"))
+        assert change.wait_for("targets have joined")
+        flowing.run_for(25)
+        assert cluster.ring.moves
+        assert not len(cluster.ring.owned_partitions("ing3"))
+        flowing.checker.assert_all_answered()
+        for name in ("ing1", "ing2"):
+            cluster.nodes[name].requests.heal()
+        change.end_well()
+        cluster.check_still()
+        assert len(cluster.ring.owned_partitions("ing3"))
+
+
+def test_move_cancelled_and_begun_again_gets_there(make_ring: Make) -> None:
+    cluster = make_ring(nodes=2, replication=1)
+    with traffic(cluster) as flowing:
+        cluster.new_node("ing3")
+        for _ in range(2):
+            words = ["resume", "--take-over"] if cluster.ring.has("ing3") else cluster.adding("ing3")
+            change = Going(cluster, *words)
+            change.wait_for("targets pull")
+            change.kill()
+            cluster.ringctl("cancel", "--yes")
+            assert not cluster.ring.moves
+            flowing.run_for(10)
+        cluster.ringctl("resume", "--take-over")
+        cluster.check_still()
+        flowing.run_for(10)
+        flowing.checker.assert_all_answered()

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from tests.oracle import figures
-from tests.ringed import RingCluster, Traffic, traffic
+from tests.ringed import RingCluster, traffic
 from tests.support import wait_until
 
 Make = Callable[..., RingCluster]
@@ -28,38 +28,6 @@ def test_node_with_a_wiped_disk_is_not_asked_until_its_co_owners_have_filled_it(
         cluster.wait_current()
         flowing.run_for(20)
         flowing.checker.assert_all_answered()
-
-
-def test_node_with_an_empty_disk_and_no_co_owner_makes_answers_incomplete_until_the_loss_is_accepted(
-    make_ring: Make,
-) -> None:
-    cluster = make_ring(nodes=2, replication=1)
-    with traffic(cluster) as flowing:
-        flowing.flow.stop()
-        flowing.flow.wait_acked()
-        cluster.wait_current()
-        flowing.checker.stop()
-    lost = cluster.nodes["ing1"]
-    lost.kill()
-    cluster.wipe("ing1")
-    lost.start()
-    wait_until(lambda: cluster.node_status("ing1").get("behind"), 30, "ing1 to know that it is behind")
-    for series in flowing.oracle.series:
-        status, answer = figures(cluster.http, series, ALWAYS)
-        if cluster.owners(series) == ["ing1"]:
-            assert status == 503, answer
-            assert [each["node"] for each in answer["coverage"]["missing"]] == ["ing1"], answer
-        else:
-            assert (status, answer["coverage"]["complete"]) == (200, True), answer
-    cluster.ringctl("accept-loss", "ing1", "--yes")
-    wait_until(lambda: not cluster.marks(), 20, "the mark to go")
-    gone = next(each for each in flowing.oracle.series if cluster.owners(each) == ["ing1"])
-    wait_until(lambda: figures(cluster.http, gone, ALWAYS)[0] in (200, 404), 20, "answers without what is lost")
-    again = Traffic(cluster, seed=9, prefix="new")
-    try:
-        again.start().finish()  # it works as ever
-    finally:
-        again.close()
 
 
 def test_bridge_dies_with_a_spool_its_node_returns_and_the_co_owner_stops_and_answers_say_what_is_missing(
