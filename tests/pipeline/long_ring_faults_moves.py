@@ -1,21 +1,14 @@
 """More of test_ring_faults_moves.py, for `make chaos`: what takes longer, or is shown in part there."""
 
-import itertools
-import os
 import signal
 from collections.abc import Callable
 
 import pytest
 
-from tests.ringed import STEPS, Going, RingCluster, owners_of, traffic
+from tests.ringed import Going, RingCluster, owners_of, traffic
 from tests.support import wait_until
 
 Make = Callable[..., RingCluster]
-SLOW = ("--wave", "16")
-VICTIMS = ("source", "target", "bridge", "query", "ringctl")
-ALL = list(itertools.product(VICTIMS, STEPS))
-# Each victim and each step at least once; all of them in `make chaos`.
-CHOSEN = ALL if os.environ.get("MINITRUE_CHAOS_S") else [ALL[at] for at in (2, 5, 8, 15, 16, 18, 19)]
 
 
 def test_target_without_room_on_its_disk_stops_the_move_until_there_is_some(make_ring: Make) -> None:

@@ -8,6 +8,8 @@ import itertools
 import os
 from collections.abc import Callable
 
+import pytest
+
 from tests.cluster import Worker
 from tests.ringed import STEPS, Going, RingCluster, owners_of, traffic
 
@@ -42,6 +44,7 @@ def check_least_moved(cluster: RingCluster, before_owners: list[list[str]], leas
     assert sum(map(len, came)) <= least + 1, f"{sum(map(len, came))} partitions came to a node, {least} had to"
 
 
+@pytest.mark.timeout(120 * len(CHOSEN))
 def test_whatever_is_killed_at_whatever_step_of_a_move_the_ring_gets_there_and_no_answer_is_wrong(
     make_ring: Make,
 ) -> None:
