@@ -201,7 +201,7 @@ def test_show_prints_nodes_and_balance_and_as_json_the_document_itself(place, ri
 def test_show_says_how_many_partitions_lack_owners(place, ring):
     store = FileStore(place / "ring.json")
     document = store.load().document() | {"epoch": 2, "replication": 2}
-    document["owners"][0] = [0, 1]
+    document["owners"][0], document["since"][0] = [0, 1], 2
     store.save(Ring.from_document(document), 1)
     assert "63 partitions have fewer than 2 owners" in ringctl(place, "show").stdout
 
@@ -229,7 +229,7 @@ def test_locate_takes_tags_in_any_order_and_ids_with_any_separator(place, ring):
         (["locate", "d", "m", "--tag", "k"], "got 'k', want K=V"),
         (["locate", "d", "m", "--tag", "k=1", "--tag", "k=2"], "tag 'k' is given twice"),
         (["locate", b"\xff", "m"], "want UTF-8 text"),
-        (["add"], "No such command 'add'"),
+        (["move"], "No such command 'move'"),
         (["init", "--force"], "No such option"),
     ],
 )
