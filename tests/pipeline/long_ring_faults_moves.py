@@ -58,7 +58,7 @@ def test_replication_goes_from_one_to_three_and_back_to_two_and_no_answer_fails(
         flowing.checker.assert_all_answered()
 
 
-def test_node_replaced_hands_everything_to_the_new_one_and_to_nobody_else(make_ring: Make) -> None:
+def test_node_replaced_hands_everything_to_the_new_one_and_the_others_keep_theirs(make_ring: Make) -> None:
     cluster = make_ring(nodes=3, replication=2)
     with traffic(cluster) as flowing:
         before = owners_of(cluster.ring)
@@ -66,7 +66,10 @@ def test_node_replaced_hands_everything_to_the_new_one_and_to_nobody_else(make_r
         words = cluster.adding("ing4")
         cluster.ringctl("replace", "ing2", *words[1:])
         cluster.check_still()
-        assert owners_of(cluster.ring) == [["ing4" if name == "ing2" else name for name in row] for row in before]
+        after = owners_of(cluster.ring)
+        assert {name for then, now in zip(before, after, strict=True) for name in set(then) - set(now)} == {"ing2"}
+        came = [name for then, now in zip(before, after, strict=True) for name in set(now) - set(then)]
+        assert len(came) - came.count("ing4") <= 1  # shares are no whole numbers: another may be due one more
         flowing.run_for(15)
         flowing.checker.assert_all_answered()
 
