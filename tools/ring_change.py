@@ -3,6 +3,7 @@
 The owners stay as they are: a change says only what the target is (common/ringmoves.py).
 """
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
@@ -57,6 +58,19 @@ def replicated(ring: Ring, replication: int) -> Ring:
     """With another number of owners for each partition. Raises RingError."""
     _check_enough(ring, replication, set())
     return changed(ring, ring.nodes, replication)
+
+
+def rebased(before: Ring, after: Ring, now: Ring) -> Ring | None:
+    """The change from before to after on a later ring, where deletes are all that came between; None otherwise."""
+    if _but_for_deletes(before) != _but_for_deletes(now):
+        return None
+    epoch = now.epoch + 1
+    since = np.where(after.since > before.epoch, epoch, after.since)  # what changed has to be later than any ring seen
+    return dataclasses.replace(after, epoch=epoch, since=since, deletes=now.deletes)
+
+
+def _but_for_deletes(ring: Ring) -> dict[str, Any]:
+    return {**ring.document(), "epoch": 0, "deletes": []}
 
 
 def _check_enough(ring: Ring, replication: int, without: set[str]) -> None:

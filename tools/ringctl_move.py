@@ -30,6 +30,7 @@ from tools.supervised import Supervisor, SupervisorError
 
 START_S: Final = 60.0  # for a node that was started to answer: kernels may have to be compiled
 LOOK_S: Final = 0.2
+SAVES: Final = 5  # tries to save a change while deletes are committed: each takes milliseconds
 
 Command = Callable[[Callable[..., int]], click.Command]
 
@@ -224,13 +225,13 @@ def cancel(_: config.Settings, store: RingStore, output: Output, yes: bool) -> i
     back, change it back: ringctl remove a node that was added, ringctl add one that was to be removed.
     """
     ring = _load(store)
-    count = len(ring.moves)
+    count, epoch = len(ring.moves), ring.epoch
     if count and not _agreed(output, yes, f"Cancel {count} moves at epoch {ring.epoch}?"):
         return 1
     if count:
-        store.save(cancelled(ring, [move.partition for move in ring.moves]), ring.epoch)
+        epoch = _save(store, ring, cancelled(ring, [move.partition for move in ring.moves]))
     output.say(f"{count} moves cancelled", *(["next: ringctl plan, then ringctl resume"] if count else []))
-    output.result({"cancelled": count, "epoch": ring.epoch + bool(count)})
+    output.result({"cancelled": count, "epoch": epoch})
     return 0
 
 
@@ -314,11 +315,21 @@ def _agreed(output: Output, yes: bool, question: str) -> bool:
     return click.confirm(question)
 
 
-def _save(store: RingStore, ring: Ring, after: Ring) -> None:
-    try:
-        store.save(after, ring.epoch)
-    except RingConflictError as error:
-        raise RingConflictError(f"{error}; nothing was changed, this was planned for epoch {ring.epoch}") from error
+def _save(store: RingStore, ring: Ring, after: Ring) -> int:
+    """Save a change of a ring, also where deletes were committed since it was loaded: the epoch that it has then."""
+    planned = ring.epoch
+    for left in reversed(range(SAVES)):
+        try:
+            store.save(after, ring.epoch)
+            break
+        except RingConflictError as error:
+            now = _load(store)
+            again = ring_change.rebased(ring, after, now) if left else None
+            if again is None:
+                text = f"{error}; nothing was changed, this was planned for epoch {planned}"
+                raise RingConflictError(text) from error
+            ring, after = now, again
+    return after.epoch
 
 
 def _answers(ask: Asker, ring: Ring, node: str) -> bool:

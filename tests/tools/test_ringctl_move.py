@@ -13,8 +13,10 @@ from click.testing import CliRunner
 
 from common import clock
 from common.errors import ConfigError, MinitrueError, RingError, RingStoreError
+from common.ringbuild import with_delete
 from common.ringmoves import begin, steps
 from common.ringstore import Mark
+from common.selector import Selector
 from tests.flow import Flow
 from tests.support import ROOT, wait_until
 from tests.tools.moving import FakeNode, World
@@ -299,3 +301,34 @@ def _count(http):
     with urllib.request.urlopen(request, timeout=10) as reply:
         answer = json.load(reply)
     return answer["result"], answer["coverage"]["complete"]
+
+
+# What came in between
+
+
+def test_deletes_that_are_committed_before_a_change_is_saved_do_not_stop_it(world):
+    def save(ring, expected_epoch):
+        if len(world.rings) < 4:
+            world.rings.append(with_delete(world.ring, Selector("sensor_1", "temperature"), 0, len(world.rings)))
+        world_save(ring, expected_epoch)
+
+    world_save, world.save = world.save, save
+    after = grown(world.ring)
+    moving = begin(after, steps(after)[:3])
+    assert ringctl_move._save(world, world.ring, after) == 5
+    assert [record.number for record in world.ring.deletes] == [2, 3, 4] and world.ring.has("ing8")
+    world.rings = [moving]
+    assert answer(world, "cancel", "--yes") == {"cancelled": 3, "epoch": moving.epoch + 4}
+    changed = [move.partition for move in moving.moves]
+    assert not world.ring.moves and {world.ring.since[each] for each in changed} == {world.ring.epoch}
+
+
+def test_a_change_is_not_tried_for_ever_while_deletes_are_committed(world):
+    def save(ring, expected_epoch):
+        world.rings.append(with_delete(world.ring, Selector("sensor_1", "temperature"), 0, len(world.rings)))
+        world_save(ring, expected_epoch)
+
+    world_save, world.save = world.save, save
+    with pytest.raises(RingStoreError, match="nothing was changed, this was planned for epoch 1"):
+        ringctl(world, "replication", "1", "--yes")
+    assert len(world.rings) == 1 + ringctl_move.SAVES
