@@ -31,9 +31,7 @@ What holds where this is cut short, and where others interfere:
 Thread: that of the caller; `ask` may use threads of its own.
 """
 
-import os
 import secrets
-import socket
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -46,8 +44,7 @@ from common.protocol import FenceReply, JobState
 from common.ring import Move, Ring
 from common.ringmoves import Step, begin, dropped, finish, settled, steps
 from common.ringstore import RingStore
-from common.timestamps import NS_PER_S
-from tools.output import time_text
+from tools import ring_driver
 from tools.ring_outlook import Outlook, sorted_out, spread
 
 WAVE: Final = 64  # partitions at once: their points go to one owner more, and are refused for the time of a fence
@@ -316,9 +313,7 @@ class Mover:
         return True
 
     def _note(self) -> None:
-        now = time_text(clock.wall_ns() // NS_PER_S * NS_PER_S)
-        text = f"ringctl on {socket.gethostname()}, process {os.getpid()}, last heard {now}, {self._token}"
-        self._store.note_driver(text)
+        self._store.note_driver(ring_driver.note(self._token))
         self._noted_s = clock.monotonic_s()
 
     def _keep_note(self) -> None:

@@ -22,7 +22,15 @@ from common.errors import ConfigError, MinitrueError, RingStoreError
 from common.ring import ACTIVE, NOBODY, Ring
 from common.ringmoves import shares, steps
 from common.ringstore import RingStore, open_store
-from tools import ringctl_bridges, ringctl_move, ringctl_nodes, ringctl_repair, ringctl_status, ringctl_store
+from tools import (
+    ring_driver,
+    ringctl_bridges,
+    ringctl_move,
+    ringctl_nodes,
+    ringctl_repair,
+    ringctl_status,
+    ringctl_store,
+)
 from tools.output import DASHES, EXIT_CODES, Output, duration_text, new_table, size_text
 from tools.ringctl_status import NodeStatus
 
@@ -301,6 +309,8 @@ def _unfinished(ring: Ring, store: RingStore) -> list[str]:
     if not left and all(node.state == ACTIVE for node in ring.nodes):
         return []
     driver = store.driver()
+    if driver and ring_driver.is_gone(driver):
+        driver = ""
     seen_to = f"{driver} sees to it" if driver else "next: tools/ringctl resume"
     return [escape(f"{left:,} changes of owners are left to do, {len(ring.moves):,} under way; {seen_to}")]
 

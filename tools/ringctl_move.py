@@ -19,7 +19,7 @@ from common.ring import ACTIVE, DRAINING, Node, Ring
 from common.ringmoves import cancel as cancelled
 from common.ringmoves import steps
 from common.ringstore import Mark, RingStore
-from tools import ring_change, supervised
+from tools import ring_change, ring_driver, supervised
 from tools.output import Output
 from tools.ring_ask import Asker
 from tools.ring_change import Plan
@@ -282,7 +282,7 @@ def _change(
     output.say(*plan_lines(after, found))
     if not _agreed(output, how.yes, f"Change the ring of epoch {ring.epoch} so?"):
         return 1
-    _check_driver(store, how)
+    _check_driver(store, output, how)
     if (after.nodes, after.replication) != (ring.nodes, ring.replication):
         _save(store, ring, after)
     if lost is not None:
@@ -342,13 +342,17 @@ def _check_lost(ask: Asker, ring: Ring, node: str) -> None:
         raise ConfigError(f"{node} answers, so it is not lost: leave out --lost, its data is moved then")
 
 
-def _check_driver(store: RingStore, how: How) -> None:
-    """Raises RingStoreError while another ringctl is at it."""
+def _check_driver(store: RingStore, output: Output, how: How) -> None:
+    """Raises RingStoreError while another ringctl is at it; one that has ended without a word is taken over."""
     note = store.driver()
-    if note and not how.take_over:
+    if not note or how.take_over:
+        return
+    if not ring_driver.is_gone(note):
         raise RingStoreError(
             f"{note} carries changes out: wait for it. If that process is gone: ringctl resume --take-over"
         )
+    output.say(escape(f"{note}: that process has ended, taken over"))
+    store.note_driver("")
 
 
 def _start(
@@ -377,7 +381,7 @@ def _carry(
     settings: config.Settings, store: RingStore, output: Output, how: How, supervisor: Supervisor | None
 ) -> int:
     """Carry changes out until there is nothing left to do."""
-    _check_driver(store, how)
+    _check_driver(store, output, how)
     leaving = [node for node in _load(store).nodes if node.state == DRAINING]
     with Teller(output) as told:
         mover = Mover(store, Asker(bus.load_key(settings), how.rate), told, how.wave)

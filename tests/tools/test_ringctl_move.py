@@ -3,7 +3,9 @@
 import functools
 import json
 import os
+import re
 import subprocess
+import sys
 import urllib.request
 from urllib.parse import urlsplit
 
@@ -21,7 +23,7 @@ from tests.flow import Flow
 from tests.support import ROOT, wait_until
 from tests.tools.moving import FakeNode, World
 from tests.tools.test_ring_mover import grown, ring_of
-from tools import ringctl_app, ringctl_move, ringctl_repair, ringctl_show_moves, supervised
+from tools import ring_driver, ringctl_app, ringctl_move, ringctl_repair, ringctl_show_moves, supervised
 from tools.ring_change import plan
 from tools.ring_mover import Mover
 from tools.ring_outlook import LOSS, LOST
@@ -332,3 +334,30 @@ def test_a_change_is_not_tried_for_ever_while_deletes_are_committed(world):
     with pytest.raises(RingStoreError, match="nothing was changed, this was planned for epoch 1"):
         ringctl(world, "replication", "1", "--yes")
     assert len(world.rings) == 1 + ringctl_move.SAVES
+
+
+def test_a_ringctl_that_was_killed_on_this_machine_is_taken_over_without_being_told(world):
+    made = "import sys; from tools.ring_driver import note; print(note('01234567'), flush=True); sys.stdin.read()"
+    killed = subprocess.Popen(
+        [sys.executable, "-c", made], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert killed.stdin is not None and killed.stdout is not None
+    with killed.stdin, killed.stdout:
+        world.note = noted = killed.stdout.readline().strip()
+        with pytest.raises(RingStoreError, match=f"process {killed.pid} .* carries changes out: wait for it"):
+            ringctl(world, "resume")
+        killed.kill()
+        os.waitid(os.P_PID, killed.pid, os.WEXITED | os.WNOWAIT)  # a zombie, as under a parent that does not look
+        assert ring_driver.is_gone(noted)
+        killed.wait()
+        assert f"process {killed.pid} " in (said := ringctl(world, "resume")) and "has ended, taken over" in said
+    assert world.note == ""
+
+
+def test_of_a_process_that_cannot_be_seen_from_here_nobody_says_that_it_is_gone():
+    mine = ring_driver.note("01234567")
+    assert not ring_driver.is_gone(mine)
+    assert ring_driver.is_gone(re.sub(r"begun \d+", "begun 1", mine))  # its number was given to another one
+    for other in (re.sub(r" on \S+,", " on elsewhere,", mine), re.sub(r"begun (\d+) \w+", r"begun 1 0000", mine)):
+        assert not ring_driver.is_gone(re.sub(r"process \d+", "process 4194303", other))
+    assert not ring_driver.is_gone("ringctl on host, process 4194303, last heard 2030-01-01T00:00:00Z, 01234567")
