@@ -392,7 +392,7 @@ def _carry(
     ring = _load(store)
     gone = [node for node in leaving if not ring.has(node.id)]
     for node in gone:
-        _end(output, node, supervisor)
+        _end(settings, output, node, supervisor)
     output.say(
         f"done at epoch {ring.epoch}: {progress.done:,} changes of owners, {progress.points:,} points copied in "
         f"{progress.seconds:.0f} s"
@@ -413,15 +413,23 @@ def _interrupted(store: RingStore, output: Output, progress: Progress) -> int:
     return 1
 
 
-def _end(output: Output, node: Node, supervisor: Supervisor | None) -> None:
-    """End the program of a node that has left the ring, where that is on this machine."""
+def _end(settings: config.Settings, output: Output, node: Node, supervisor: Supervisor | None) -> None:
+    """End the program of a node that has left the ring, where that is on this machine and of this cluster."""
     if supervisor is None or not supervised.is_here(node.endpoint):
         output.say(f"{node.id} has left the ring: end its program on its machine")
         return
     try:
+        if not supervisor.has(node.id):
+            output.say(escape(f"{node.id} has left the ring: end its program, {supervisor.file} has none of that name"))
+            return
+        other = supervisor.other_cluster(node.id, settings)
+        if other:
+            text = f"the program {node.id} of {supervisor.file} is another cluster's and is left alone ({other})"
+            output.say(escape(f"{node.id} has left the ring: end its program; {text}"))
+            return
         forgotten = supervisor.end(node.id)
     except SupervisorError as error:
-        output.say(escape(f"{node.id} has left the ring; its program could not be ended: {error}"))
+        output.say(escape(f"{node.id} has left the ring; its program was not ended: {error}"))
         return
     output.say(f"{node.id} has left the ring, and its program has ended")
     if not forgotten:

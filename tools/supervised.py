@@ -1,15 +1,19 @@
 """Programs of supervisord on this machine: the file for one more storage node, and supervisorctl.
 
 Owns the files of conf.d beside supervisord.conf, one for each node that ringctl added. Never changes a file that it did
-not write.
+not write. Nodes of many clusters are called ing1, so `other_cluster` says whose program it is before one is ended.
 """
 
 import configparser
+import itertools
+import os
+import re
+import shlex
 import shutil
 import socket
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
@@ -18,6 +22,7 @@ from common import config
 from common.errors import MinitrueError
 from common.files import make_directory, remove_files, replace_file
 from common.ring import PORTS, Ring
+from common.ringstore import open_store
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 FOLDER: Final = "conf.d"
@@ -77,6 +82,44 @@ class Supervisor:
             self.control("update", node)
         return ours
 
+    def has(self, node: str) -> bool:
+        """Whether there is a program of a node. Raises SupervisorError."""
+        return self.path(node).exists() or bool(self.state(node))
+
+    def other_cluster(self, node: str, settings: config.Settings) -> str:
+        """What the program of a node has for a ring store, where that is not the one of these settings; "" where it is.
+
+        Raises SupervisorError where that cannot be told.
+        """
+        try:
+            its = self._settings(node)
+        except (MinitrueError, OSError, ValueError, configparser.Error) as error:
+            raise SupervisorError(f"cannot tell of which cluster the program {node} is: {error}") from error
+        if _is_same(its, settings):
+            return ""
+        return f"its settings are {its.file}, its ring store {_store(its)}, and that of this cluster {_store(settings)}"
+
+    def _settings(self, node: str) -> config.Settings:
+        """The settings that the program of a node runs with; of one that does not run, would run with."""
+        running = re.search(r"\bpid (\d+)", self.state(node))
+        if running:
+            process = Path("/proc") / running[1]
+            words = (process / "cmdline").read_text("utf-8", "surrogateescape").split("\0")
+            return _settings(words, (process / "cwd").readlink(), _environment(process))
+        parser = configparser.RawConfigParser(inline_comment_prefixes=(";",), strict=False)
+        parser.read([self.file, self.path(node)], encoding="utf-8")
+
+        def value(key: str) -> str:
+            text = parser.get(f"program:{node}", key, fallback="")
+            return text.replace("%(here)s", str(self.file.parent)).replace("%%", "%")
+
+        inherited = _environment(Path("/proc") / self.control("pid").strip())
+        pairs = shlex.shlex(value("environment"), posix=True)
+        pairs.whitespace, pairs.whitespace_split, pairs.commenters = ", \n", True, ""
+        own = (pair.partition("=") for pair in pairs)
+        folder = Path(value("directory") or self.file.parent)
+        return _settings(shlex.split(value("command")), folder, inherited | {name: text for name, _, text in own})
+
     def state(self, node: str) -> str:
         """What supervisorctl says of a program, "" where there is none."""
         return next((line for line in self._lines() if line.split()[0].split(":")[-1] == node), "")
@@ -128,6 +171,33 @@ def program(node: str, logs: Path, settings: str) -> str:
         "redirect_stderr=true",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _settings(words: Sequence[str], folder: Path, environment: Mapping[str, str]) -> config.Settings:
+    """The settings of a worker by its command line, working directory and environment."""
+    given = [after for word, after in itertools.pairwise(words) if word == "--config"]
+    given += [word.removeprefix("--config=") for word in words if word.startswith("--config=")]
+    file = next(iter(given), "") or environment.get(config.ENV_FILE) or "conf/minitrue.toml"
+    return config.load(folder / file, environment)
+
+
+def _environment(process: Path) -> dict[str, str]:
+    pairs = (each.partition(b"=") for each in (process / "environ").read_bytes().split(b"\0"))
+    return {os.fsdecode(name): os.fsdecode(text) for name, _, text in pairs if name}
+
+
+def _is_same(one: config.Settings, other: config.Settings) -> bool:
+    """Whether settings name the same ring store, which is what makes a cluster one."""
+    parts = [config.etcd_parts(each.cluster.ring_store) for each in (one, other)]
+    if parts[0] is None or parts[1] is None:
+        return _store(one) == _store(other)
+    return parts[0][1] == parts[1][1] and not set(parts[0][0]).isdisjoint(parts[1][0])
+
+
+def _store(settings: config.Settings) -> str:
+    """The ring store, with its whole path."""
+    url = settings.cluster.ring_store
+    return url if config.etcd_parts(url) else open_store(url, settings).url
 
 
 def free_endpoint(ring: Ring) -> str:

@@ -13,7 +13,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from common import clock
+from common import clock, config
 from common.errors import ConfigError, MinitrueError, RingError, RingStoreError
 from common.ringbuild import with_delete
 from common.ringmoves import begin, steps
@@ -361,3 +361,62 @@ def test_of_a_process_that_cannot_be_seen_from_here_nobody_says_that_it_is_gone(
     for other in (re.sub(r" on \S+,", " on elsewhere,", mine), re.sub(r"begun (\d+) \w+", r"begun 1 0000", mine)):
         assert not ring_driver.is_gone(re.sub(r"process \d+", "process 4194303", other))
     assert not ring_driver.is_gone("ringctl on host, process 4194303, last heard 2030-01-01T00:00:00Z, 01234567")
+
+
+# Programs of other clusters
+
+
+class FakeSupervisor(Supervisor):
+    """supervisord with one program, ing1, that runs as a process of the test or not at all."""
+
+    def __init__(self, folder, pid):
+        (folder / "supervisord.conf").write_text("[program:ing1]\n")
+        super().__init__(folder / "supervisord.conf")
+        self.pid, self.said, self.own_pid = pid, [], os.getpid()
+
+    def control(self, *words):
+        self.said.append(words)
+        running = f"RUNNING   pid {self.pid}, uptime 0:00:01" if self.pid else "BACKOFF   Exited too quickly"
+        return {("status",): f"nodes:ing1    {running}\n", ("pid",): f"{self.own_pid}\n"}.get(words, "")
+
+
+@pytest.mark.parametrize("runs", [True, False])
+@pytest.mark.parametrize("ours", [True, False])
+def test_only_the_program_of_a_node_of_this_cluster_is_ended(world, tmp_path, monkeypatch, runs, ours):
+    (tmp_path / "other" / "conf").mkdir(parents=True)
+    other = tmp_path / "other" / "conf" / "minitrue.toml"
+    other.write_text("")
+    monkeypatch.setenv("MINITRUE_CONFIG", str(world.settings if ours else other))
+    with subprocess.Popen(["/bin/cat"], stdin=subprocess.PIPE) as process:
+        made = FakeSupervisor(tmp_path, process.pid if runs else 0)
+        made.own_pid = process.pid  # supervisord's environment, which its programs have as well
+        monkeypatch.setattr(ringctl_move, "_maybe", lambda _: made)
+        said = " ".join(ringctl(world, "remove", "ing1", "--yes").split())
+        process.stdin.close()
+    assert (("stop", "nodes:ing1") in made.said) == ours
+    assert ("its program has ended" in said) == ours
+    assert ("is another cluster's and is left alone (its settings are" in said) == (not ours)
+
+
+def test_a_file_of_a_node_of_another_cluster_stays_where_its_program_does_not_run(world, tmp_path):
+    made = FakeSupervisor(tmp_path, 0)
+    made.folder.mkdir()
+    (tmp_path / "a, b").mkdir()
+    (tmp_path / "a, b" / "other.toml").write_text("")
+    made.path("ing1").write_text(supervised.program("ing1", tmp_path, str(tmp_path / "a, b" / "other.toml")))
+    assert "other.toml" in made.other_cluster("ing1", config.load(world.settings, {}))
+    made.path("ing1").write_text(supervised.program("ing1", tmp_path, str(world.settings)))
+    assert made.other_cluster("ing1", config.load(world.settings, {})) == ""
+    made.path("ing1").write_text(supervised.program("ing1", tmp_path, str(tmp_path / "none.toml")))
+    with pytest.raises(SupervisorError, match="cannot tell of which cluster the program ing1 is"):
+        made.other_cluster("ing1", config.load(world.settings, {}))
+
+
+def test_clusters_in_etcd_are_told_apart_by_prefix_and_members():
+    def settings(url):
+        return config.Settings(cluster=config.Cluster(ring_store=url))
+
+    same = settings("etcd://h1:1,h2:2/a")
+    assert supervised._is_same(same, settings("etcd://h2:2,h3:3/a"))
+    for other in ("etcd://h1:1,h2:2/b", "etcd://h3:3/a", "file:a"):
+        assert not supervised._is_same(same, settings(other))
