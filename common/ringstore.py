@@ -198,7 +198,10 @@ class FileStore:
         try:
             make_directory(self.path.parent, self._disk)
             with self._lock():
-                check_follows(ring, self.load(), expected_epoch, str(self.path))
+                stored = self.load()
+                check_follows(ring, stored, expected_epoch, str(self.path))
+                if stored is None:
+                    self._forget_others(ring.cluster)
                 self._replace(ring)
         except OSError as error:
             raise RingStoreError(f"cannot write {self.path}: {error.strerror}") from error
@@ -312,6 +315,19 @@ class FileStore:
         replace_file(self.path, [ring.dumps()], disk=self._disk)
         old = [self._past_path(past.epoch) for past in self._kept() if past.epoch <= ring.epoch][:-HISTORY]
         remove_files(old, self._disk)
+
+    def _forget_others(self, cluster: str) -> None:
+        """Remove what another cluster left beside its ring: by its store ids fresh nodes would have lost their disks.
+
+        Whose it is says the history, which goes last: cut short, this is done again. Raises OSError.
+        """
+        try:
+            left = [Ring.loads(path.read_bytes()).cluster for path in sorted(self._history.glob("*.json"))]
+        except RingError:
+            return  # perhaps of this cluster, whose losses are not to be forgotten
+        if left and cluster not in left:
+            for folder in (self._stores, self._marks, self._history):
+                remove_files(sorted(folder.glob("*")), self._disk)
 
     def _kept(self) -> list[Past]:
         """What the folder of the history holds, ascending by epoch. Raises RingStoreError."""

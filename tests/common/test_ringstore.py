@@ -312,6 +312,18 @@ def test_a_store_id_is_claimed_once_and_the_one_before_is_told(store):
     assert store.store_ids() == {"ing1": "bb", "ing2": "cc"}
 
 
+@pytest.mark.parametrize(("cluster", "kept"), [("c1", True), ("c2", False)])
+def test_the_first_ring_of_another_cluster_begins_without_the_ids_and_marks_of_the_one_before(store, cluster, kept):
+    store.save(FIRST, 0)
+    store.claim("ing1", "aa")
+    store.put_mark(Mark("ing1", "bridge1"))
+    store.path.unlink()
+    store.save(first_ring(cluster, NODES, 16, 1), 0)
+    assert store.store_ids() == ({"ing1": "aa"} if kept else {})
+    assert store.marks() == ({Mark("ing1", "bridge1")} if kept else frozenset())
+    assert [past.epoch for past in store.history()] == [1]
+
+
 @pytest.mark.parametrize("step", range(8))
 def test_a_claim_that_failed_left_the_id_before_or_the_new_one(tmp_path, step):
     FileStore(tmp_path / "ring.json").claim("ing1", "aa")
