@@ -43,7 +43,7 @@ from common.errors import MinitrueError, RingConflictError, RingStoreError
 from common.protocol import FenceReply, JobState
 from common.ring import Move, Ring
 from common.ringmoves import Step, begin, dropped, finish, settled, steps
-from common.ringstore import RingStore
+from common.ringstore import Mark, RingStore
 from tools import ring_driver
 from tools.ring_outlook import Outlook, sorted_out, spread
 
@@ -180,13 +180,16 @@ class Mover:
         if ring is None:
             raise MoverError(f"no ring in {self._store.url}")
         marks = self._store.marks()
-        epochs, silent = {}, {}
+        epochs, silent, bridges = {}, {}, dict[str, dict[str, Any]]()
         for node, answer in self._ask.statuses(ring, [each.id for each in ring.nodes]).items():
             if isinstance(answer, MinitrueError):
                 silent[node] = str(answer)
             else:
                 epochs[node] = int(answer.get("epoch", 0))
-        return Outlook(ring, marks, epochs, silent)
+                for bridge, told in answer.get("bridges", {}).items():
+                    if bridge not in bridges or told["age_s"] < bridges[bridge]["age_s"]:
+                        bridges[bridge] = told
+        return Outlook(ring, marks, epochs, silent, bridges)
 
     # One wave
 
@@ -223,9 +226,9 @@ class Mover:
         """Make targets owners: whether any became one."""
         for _ in range(SAVES):
             ring = self._loaded()
-            marked = {mark.node for mark in self._store.marks()}
+            marks = self._store.marks()
             fences.renew()
-            chosen = [each for each in moves if self._may_end(outlook, ring, each, marked, fences)]
+            chosen = [each for each in moves if self._may_end(outlook, ring, each, marks, fences)]
             if not chosen:
                 return False
             self._say(f"{len(chosen)} partitions change hands")
@@ -234,13 +237,16 @@ class Mover:
         return False
 
     @staticmethod
-    def _may_end(outlook: Outlook, ring: Ring, move: Move, marked: set[str], fences: "Fences") -> bool:
+    def _may_end(outlook: Outlook, ring: Ring, move: Move, marks: frozenset[Mark], fences: "Fences") -> bool:
         """Whether what was proven of a move holds for this ring and these marks."""
         partition, source, target = move
+        marked = {mark.node for mark in marks}
         same = ring.move(partition) == move and ring.since[partition] == outlook.ring.since[partition]
         if not same or target in marked:
             return False
         if any(node.id in marked - outlook.marked for node in ring.owners(partition)):
+            return False
+        if outlook.is_given_up(partition) and outlook.undelivered(partition, marks):
             return False
         if source is None:
             return True

@@ -4,7 +4,10 @@ A move goes on while its target answers at the ring's epoch and bears no mark, a
 of them is current (bears no mark): it has every acknowledged point. An owner that is gone for good does not have to
 answer; who says so is the operator, and that is kept in the ring store as a mark by LOST: a node with a mark is not
 read, so it need not be fenced. Where all owners of a partition are lost, and the operator has accepted that (a mark by
-LOSS), its target begins with nothing.
+LOSS), its target begins with nothing but what spools have for these owners: it waits until each bridge with a mark on
+one of them says that it has taken its records from before the target joined out of that spool, and sent them to the
+target, too. Once so that stays so: a bridge writes no record of an earlier epoch than that of the last move it knows,
+and what it writes then goes to the target as well.
 
 Why all owners, and not just the one that is pulled from: an owner with the ring from before the move may acknowledge a
 point that the target was not sent. Once it has the new ring it takes only batches that go to the target, too.
@@ -12,9 +15,9 @@ point that the target was not sent. Once it has the new ring it takes only batch
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Final
+from typing import Any, Final
 
 from common.ring import Move, Node, Ring
 from common.ringmoves import Step
@@ -26,12 +29,16 @@ LOSS: Final = "ringctl.loss"  # puts the mark of a lost node whose data is given
 
 @dataclass(frozen=True)
 class Outlook:
-    """Ring, marks, and the epoch that each node which answers has. silent: why others do not, by node."""
+    """Ring, marks, and the epoch that each node which answers has. silent: why others do not, by node.
+
+    bridges: what each said of itself last.
+    """
 
     ring: Ring
     marks: frozenset[Mark]
     epochs: Mapping[str, int]
     silent: Mapping[str, str]
+    bridges: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     @cached_property
     def marked(self) -> frozenset[str]:
@@ -57,6 +64,21 @@ class Outlook:
         owners = self.ring.owners(partition)
         return all(self.is_lost(node.id) and Mark(node.id, LOSS) in self.marks for node in owners)
 
+    def undelivered(self, partition: int, marks: Iterable[Mark]) -> str:
+        """Why the target of a partition that is given up may still lack points that lie in spools, or ""."""
+        since, owners = int(self.ring.since[partition]), {node.id for node in self.ring.owners(partition)}
+        for node, by in sorted(marks):
+            if node not in owners or by in (LOST, LOSS, node):
+                continue
+            told = self.bridges.get(by)
+            if told is None:
+                return f"{by} has points for {node} in its spool and is not heard"
+            if told["epoch"] < since or told.get("oldest_epochs", {node: 0}).get(node, since) < since:
+                error = told.get("spools", {}).get(node, {}).get("error")
+                why = f": {error}" if error else ""
+                return f"{by} has points for {node} in its spool that have not reached the new owners{why}"
+        return ""
+
     def peer(self, partition: int, source: str | None) -> str | None:
         """The current owner to get a partition from: the one that leaves, if it is one; None where none is current."""
         current = [node.id for node in self.ring.owners(partition) if node.id not in self.marked]
@@ -77,7 +99,8 @@ class Outlook:
         if self.peer(partition, source) is None and not self.is_given_up(partition):
             names = ", ".join(f"{node.id} ({self._why_marked(node.id)})" for node in owners)
             return f"no owner of partitions of {names} is current"
-        return ""
+        is_joined = isinstance(step, Move) and self.is_given_up(partition)
+        return self.undelivered(partition, self.marks) if is_joined else ""
 
     @staticmethod
     def _asked(owners: Iterable[Node], step: Step | Move) -> list[Node]:

@@ -113,7 +113,7 @@ class World:
         self.marked: set[Mark] = set()
         self.nodes = {node.id: FakeNode(node.id, ring) for node in ring.nodes}
         self.acked: dict[int, set[int]] = {p: set() for p in range(ring.partitions)}
-        self.spools: dict[str, list[tuple[int, int]]] = {}
+        self.spools: dict[str, list[tuple[int, int, int]]] = {}
         self.bridge = ring
         self.points = 0
         self.note = ""
@@ -165,7 +165,7 @@ class World:
         for name in nodes:
             try:
                 node = self._reached(name, ring)
-                found[name] = {"epoch": node.ring.epoch}
+                found[name] = {"epoch": node.ring.epoch, "bridges": {"bridge1": self._beat()}}
             except NoAnswerError as error:
                 found[name] = error
         return found
@@ -274,8 +274,12 @@ class World:
             self._unmark(missed)
             return  # the mark is durable, and the ring is another one by now: sent again by that
         for name in missed:
-            self.spools.setdefault(name, []).append((partition, self.points))
+            self.spools.setdefault(name, []).append((partition, self.points, ring.epoch))
         self.acked[partition].add(self.points)
+
+    def _beat(self) -> dict[str, Any]:
+        oldest = {name: min(epoch for *_, epoch in spool) for name, spool in self.spools.items() if spool}
+        return {"age_s": 0.0, "epoch": self.bridge.epoch, "oldest_epochs": oldest}
 
     def _unmark(self, names: Sequence[str]) -> None:
         for name in names:
@@ -289,13 +293,18 @@ class World:
                 continue
             ring = self.bridge = self.ring
             left = []
-            for partition, point in spool:
+            for partition, point, epoch in spool:
                 writers = [self.nodes[writer.id] for writer in ring.writers(partition)]
+                is_old = epoch < ring.since.max()
+                if is_old and not self.nodes[name].is_up:
+                    writers = [node for node in writers if node.name != name]
                 if all(node.takes(partition, ring.epoch) for node in writers):
                     for node in writers:
                         node.rows.setdefault(partition, set()).add(point)
+                    if is_old and not self.nodes[name].is_up and ring.has(name):
+                        left.append((partition, point, ring.epoch))  # to the others, and spooled again
                 else:
-                    left.append((partition, point))
+                    left.append((partition, point, epoch))
             self.spools[name] = left
             if not left:
                 self._unmark([name])
@@ -350,6 +359,6 @@ class World:
         """Each point that was acknowledged is at each owner of now, or in the spool for it."""
         for partition in range(self.ring.partitions):
             for owner in self.ring.owners(partition):
-                spooled = {point for spool in self.spools.values() for where, point in spool if where == partition}
+                spooled = {point for spool in self.spools.values() for where, point, _ in spool if where == partition}
                 held = self.nodes[owner.id].rows.get(partition, set())
                 assert self.acked[partition] <= held | spooled, (partition, owner.id)

@@ -280,3 +280,39 @@ def test_a_partition_is_pulled_from_who_leaves_unless_he_is_behind():
     assert Outlook(ring, frozenset(), epochs, {}).peer(0, other) == other
     assert Outlook(ring, frozenset({Mark(other, "b")}), epochs, {}).peer(0, other) == one
     assert Outlook(ring, frozenset({Mark(other, "b"), Mark(one, one)}), epochs, {}).peer(0, other) is None
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_who_begins_with_nothing_is_no_owner_before_it_has_what_lies_in_spools(seed):
+    world = World(ring_of(3, 1), seed)
+    world.nodes["ing0"].is_up = False
+    world.lost.add("ing0")
+    world.live()
+    spooled = [(partition, point) for partition, point, _ in world.spools["ing0"]]
+    assert spooled
+    world.acked = {each: {point for partition, point in spooled if partition == each} for each in world.acked}
+    world.put_mark(Mark("ing0", LOST))
+    world.put_mark(Mark("ing0", LOSS))
+    commit(world, replaced(world.ring))
+    drain, world._drain = world._drain, lambda: None
+    with pytest.raises(MoverError, match="bridge1 has points for ing0 in its spool that have not reached"):
+        Mover(world, world, pause=world.pause).run(20.0)
+    world._drain = drain
+    driven(world)
+    assert not world.ring.has("ing0")
+    world.check_kept()
+
+
+def test_a_bridge_that_is_not_heard_keeps_who_begins_with_nothing_waiting():
+    ring = begin(grown(ring_of(1, 1)), steps(grown(ring_of(1, 1)))[:1])
+    move, lost = ring.moves[0], frozenset({Mark("ing0", LOST), Mark("ing0", LOSS), Mark("ing0", "bridge1")})
+    for bridges, why in [
+        ({}, "is not heard"),
+        ({"bridge1": {"epoch": ring.epoch - 1, "oldest_epochs": {"ing0": ring.epoch}}}, "have not reached"),
+        ({"bridge1": {"epoch": ring.epoch, "oldest_epochs": {"ing0": 0}}}, "have not reached"),
+    ]:
+        assert why in Outlook(ring, lost, {"ing8": ring.epoch}, {}, bridges).hindrance(move)
+    full = {"bridge1": {"epoch": ring.epoch, "spools": {"ing0": {"error": "full: 9"}}}}  # of an older version
+    assert "owners: full: 9" in Outlook(ring, lost, {"ing8": ring.epoch}, {}, full).hindrance(move)
+    clean = {"bridge1": {"epoch": ring.epoch, "oldest_epochs": {"ing0": ring.epoch}}}
+    assert Outlook(ring, lost, {"ing8": ring.epoch}, {}, clean).hindrance(move) == ""

@@ -21,7 +21,7 @@ was gathered since the last flush and by what was taken and is not done. Belongs
 import errno
 import math
 import os
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from itertools import takewhile
 from pathlib import Path
@@ -77,7 +77,8 @@ class _Gathered(NamedTuple):
 
 class _File:
     """A file of records. size: up to its last durable record; records: not done yet; first_ns: when the first was
-    taken in. damage: parts that are no records, from and to.
+    taken in. damage: parts that are no records, from and to. epochs: how many of the records are of each; of one
+    that cannot be read none is known.
     """
 
     def __init__(self, number: int, first_ns: int) -> None:
@@ -86,6 +87,8 @@ class _File:
         self.records = 0
         self.first_ns = first_ns
         self.damage: set[tuple[int, int]] = set()
+        self.epochs: Counter[int] = Counter()
+        self.is_known = True
 
 
 class Spool:
@@ -132,6 +135,17 @@ class Spool:
         if self.records:
             return max(self._files[0].first_ns, self._settled_ns)
         return self._gathered[0].taken_ns if self._gathered else None
+
+    @property
+    def oldest_epoch(self) -> int | None:
+        """The lowest epoch by which a record was split that is not done, 0 where parts cannot be read; None: nothing.
+
+        Records of an epoch have reached all who take their points by that ring, but for those who have a spool, too.
+        """
+        if self.damaged or not all(file.is_known for file in self._files):
+            return 0
+        gathered = [each.batch.epoch for each in self._gathered]
+        return min([*gathered, *(epoch for file in self._files for epoch in +file.epochs)], default=None)
 
     @property
     def is_empty(self) -> bool:
@@ -181,6 +195,7 @@ class Spool:
         file = self._files[-1]
         file.size = span.end
         file.records += 1
+        file.epochs[gathered.batch.epoch] += 1
         self.bytes += span.end - span.begin
         self.gathered_bytes -= gathered.batch.memory_bytes
         gathered.batch.release.release()
@@ -255,6 +270,7 @@ class Spool:
             self._taken.remove(entry)
             self._settled_ns = max(self._settled_ns, entry.taken_ns)
             file = next(file for file in self._files if file.number == entry.number)
+            file.epochs[entry.batch.epoch] -= 1
             file.records = max(0, file.records - 1)  # one that could not be read at the start was not counted
         now = clock.monotonic_s()
         if self.error and now < self.retry_s:
@@ -329,9 +345,11 @@ class Spool:
                 self._pass_over(file, file.size, found.begin)
                 file.size = found.end
                 file.records += 1
+                file.epochs[found.record.epoch] += 1
                 file.first_ns = file.first_ns or found.record.taken_ns
             whole = spoolrecord.looks_whole(window, file.size)
         if window.unreadable:
+            file.is_known = False
             file.size, file.damage = window.size, set()  # perhaps for a while: left whole, judged when it is drained
             return file
         if whole:
@@ -469,6 +487,10 @@ class Spools:
             }
             for node, spool in self._spools.items()
         }
+
+    def oldest_epochs(self) -> dict[str, int]:
+        """The lowest epoch in each spool that holds anything, see Spool.oldest_epoch."""
+        return {node: epoch for node, spool in self._spools.items() if (epoch := spool.oldest_epoch) is not None}
 
     def _full(self) -> str:
         """Why there is no room, "" while there is some."""

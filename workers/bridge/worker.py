@@ -398,6 +398,7 @@ class Bridge:
             "replay": self._replay.status(),
             "owners": self._delivery.status(now),
             "spools": self._spools.status(),
+            "oldest_epochs": self._spools.oldest_epochs(),
             "memory_bytes": self._held_bytes,
             "delivery": dict(self._delivery.counts),
             "ignored": dict(self._delivery.mismatches),

@@ -385,3 +385,25 @@ def test_draining_a_large_spool_takes_little_memory(tmp_path: Path, monkeypatch:
         tracemalloc.stop()
     assert (count, spools.bytes) == (100, 0)
     assert peak < 4 << 20
+
+
+def test_a_spool_says_by_which_ring_the_oldest_batch_was_split(tmp_path: Path) -> None:
+    spools = open_spools(tmp_path)
+    assert spools.of(NODE).oldest_epoch is None
+    fill(spools, range(2))
+    batch, _ = make(2)
+    epoch = batch.epoch
+    assert spools.oldest_epochs() == {NODE: epoch}
+    spools = open_spools(tmp_path)
+    assert spools.oldest_epochs() == {NODE: epoch}
+    batch.epoch = epoch + 1
+    spools.of(NODE).append(batch)
+    spools.flush(clock.monotonic_s())
+    entries = [spools.of(NODE).next(), spools.of(NODE).next()]
+    for entry in entries:
+        assert entry is not None
+        entry.release()
+    spools.tick(clock.monotonic_s())
+    assert spools.oldest_epochs() == {NODE: epoch + 1}
+    spools.of(NODE).damaged = 1
+    assert spools.of(NODE).oldest_epoch == 0
