@@ -4,7 +4,7 @@ Owns what they ask and print; nodes do the work. Changes no ring; accept-loss ma
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from typing import Any, Final
 
 import click
@@ -45,7 +45,7 @@ def repair(settings: config.Settings, store: RingStore, output: Output, partitio
     """Let owners compare what they hold, and get from each other what one of them lacks.
 
     Nodes do that by themselves every storage.repair_interval_s. What is younger than storage.repair_settle_s is left
-    out: it may be on its way. Exit code 1 when some could not be compared.
+    out: it may be on its way. Exit code 1 when some could not be compared; those with one owner cannot be.
     """
     if (bool(partitions), bool(named), everything).count(True) != 1 or (tags and not named):
         raise click.UsageError("want one of --partition, --series (with --tag) and --all")
@@ -55,17 +55,30 @@ def repair(settings: config.Settings, store: RingStore, output: Output, partitio
     beyond = [each for each in wanted if each >= ring.partitions]
     if beyond:
         raise click.UsageError(f"partition {beyond[0]}, want 0 to {ring.partitions - 1}")
-    jobs, failed = _begin(ask, ring, wanted or range(ring.partitions), keys)
+    asked = set(wanted or range(ring.partitions))
+    alone = {partition for partition in asked if len(ring.owners(partition)) < 2}
+    jobs, failed = _begin(ask, ring, asked - alone, keys)
     ended = _wait(ask, ring, jobs, failed, output)
     table = new_table("node", "", ">compared", ">equal", ">points got", ">bytes", ">took", "")
     for node, job in ended.items():
         figures = (f"{job.done}/{job.partitions}", str(job.equal), f"{job.points:,}", size_text(job.bytes))
         table.add_row(node, job.state, *figures, duration_text(job.seconds), escape(job.error))
     failed |= {node: job.error or job.state for node, job in ended.items() if job.state != "done" or job.error}
-    output.say(table, *(escape(f"{node}: {why}") for node, why in failed.items() if node not in ended))
+    tables = [table] if ended else []
+    output.say(*tables, *(escape(f"{node}: {why}") for node, why in failed.items() if node not in ended))
+    if alone:
+        output.say(_alone_text(ring, len(alone), len(asked)))
     told = {node: _facts(job) for node, job in ended.items()}
-    output.result({"ok": not failed, "nodes": told, "failed": failed})
-    return 1 if failed else 0
+    is_ok = not failed and not alone
+    output.result({"ok": is_ok, "nodes": told, "failed": failed, "one_owner": len(alone)})
+    return 0 if is_ok else 1
+
+
+def _alone_text(ring: Ring, alone: int, asked: int) -> str:
+    which = "the partition" if asked == 1 else f"{alone:,} of {asked:,} partitions"
+    have = "has" if asked == 1 or alone == 1 else "have"
+    more = "ringctl replication 2 gives each two" if ring.replication < 2 else "ringctl resume gives them more"
+    return f"{which} {have} one owner: there is nothing to compare with ({more})"
 
 
 def _facts(job: JobState) -> dict[str, Any]:
@@ -73,12 +86,12 @@ def _facts(job: JobState) -> dict[str, Any]:
 
 
 def _begin(
-    ask: Asker, ring: Ring, wanted: Sequence[int], keys: Sequence[bytes]
+    ask: Asker, ring: Ring, wanted: Set[int], keys: Sequence[bytes]
 ) -> tuple[dict[str, JobState], dict[str, str]]:
     """The jobs begun by node, and why others are not."""
     jobs, failed = {}, {}
     for node in ring.nodes:
-        mine = sorted(set(wanted) & set(ring.owned_partitions(node.id).tolist()))
+        mine = sorted(wanted & set(ring.owned_partitions(node.id).tolist()))
         if mine:
             try:
                 jobs[node.id] = ask.repair(ring, node.id, mine, keys)

@@ -15,6 +15,7 @@ from click.testing import CliRunner
 
 from common import clock, config
 from common.errors import ConfigError, MinitrueError, RingError, RingStoreError
+from common.protocol import JobState
 from common.ringbuild import with_delete
 from common.ringmoves import begin, steps
 from common.ringstore import Mark
@@ -420,3 +421,28 @@ def test_clusters_in_etcd_are_told_apart_by_prefix_and_members():
     assert supervised._is_same(same, settings("etcd://h2:2,h3:3/a"))
     for other in ("etcd://h1:1,h2:2/b", "etcd://h3:3/a", "file:a"):
         assert not supervised._is_same(same, settings(other))
+
+
+# Repair
+
+
+def test_a_repair_of_partitions_with_one_owner_says_that_there_is_nothing_to_compare_with(world):
+    world.rings = [ring_of(3, 1)]
+    assert "16 of 16 partitions have one owner: there is nothing to compare with" in " ".join(
+        ringctl(world, "repair", "--all", code=1).split()
+    )
+    assert "the partition has one owner" in ringctl(world, "repair", "--partition", "3", code=1)
+    assert answer(world, "repair", "--all", code=1) == {"ok": False, "nodes": {}, "failed": {}, "one_owner": 16}
+
+
+def test_a_repair_compares_those_partitions_that_have_two_owners(world):
+    asked = {}
+
+    def repair(ring, node, partitions, keys=()):
+        asked[node] = partitions
+        return JobState(1, "repair", "done", "", *(len(partitions),) * 3, 0, 0, b"", 0, 0, 0, 0.0, "")
+
+    world.repair = repair
+    found = answer(world, "repair", "--all")
+    assert (found["ok"], found["one_owner"]) == (True, 0)
+    assert sum(map(len, asked.values())) == 2 * world.ring.partitions
