@@ -30,6 +30,7 @@ from tools import (
     ringctl_repair,
     ringctl_status,
     ringctl_store,
+    supervised,
 )
 from tools.output import DASHES, EXIT_CODES, Output, duration_text, new_table, size_text
 from tools.ringctl_status import NodeStatus
@@ -327,7 +328,7 @@ def _advice(nodes: Sequence[NodeStatus], amiss: Sequence[NodeStatus]) -> list[st
         return ["No node answers. next: supervisord -c supervisord.conf (or: make run)"]
     silent = [node.id for node in amiss if not node.reachable]
     if silent:
-        programs = " ".join(f"ingestion:{node}" for node in silent)
+        programs = " ".join(supervised.program_name(node) for node in silent)
         return [escape(f"next: supervisorctl -c supervisord.conf status {programs}")]
     return [
         "next: tools/ringctl status, once more: a node takes over a new ring within cluster.ring_poll_s, and a spool "

@@ -5,6 +5,7 @@ not write. Nodes of many clusters are called ing1, so `other_cluster` says whose
 """
 
 import configparser
+import contextlib
 import itertools
 import os
 import re
@@ -148,6 +149,18 @@ class Supervisor:
         if "refused connection" in said or "no such file" in said or (done.returncode not in (0, 3) or "ERROR" in said):
             raise SupervisorError(f"supervisorctl -c {self.file} {' '.join(words)}: {said.splitlines()[0]}")
         return done.stdout
+
+
+def program_name(node: str, file: Path = ROOT / "supervisord.conf") -> str:
+    """What supervisorctl calls the program of a node, by its file alone: with its group, if it has one."""
+    parser = configparser.RawConfigParser(inline_comment_prefixes=(";",), strict=False)
+    with contextlib.suppress(configparser.Error, OSError, ValueError):
+        parser.read(file, encoding="utf-8")
+    for section in parser.sections():
+        members = parser.get(section, "programs", fallback="").split(",")
+        if section.startswith("group:") and node in [each.strip() for each in members]:
+            return f"{section.removeprefix('group:')}:{node}"
+    return node
 
 
 def program(node: str, logs: Path, settings: str) -> str:

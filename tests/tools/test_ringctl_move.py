@@ -24,7 +24,15 @@ from tests.flow import Flow
 from tests.support import ROOT, wait_until
 from tests.tools.moving import FakeNode, World
 from tests.tools.test_ring_mover import grown, ring_of
-from tools import ring_driver, ringctl_app, ringctl_move, ringctl_repair, ringctl_show_moves, supervised
+from tools import (
+    ring_driver,
+    ringctl_app,
+    ringctl_move,
+    ringctl_repair,
+    ringctl_show_moves,
+    ringctl_status,
+    supervised,
+)
 from tools.ring_change import plan
 from tools.ring_mover import Mover
 from tools.ring_outlook import LOSS, LOST
@@ -446,3 +454,17 @@ def test_a_repair_compares_those_partitions_that_have_two_owners(world):
     found = answer(world, "repair", "--all")
     assert (found["ok"], found["one_owner"]) == (True, 0)
     assert sum(map(len, asked.values())) == 2 * world.ring.partitions
+
+
+# Names of programs
+
+
+def test_status_names_the_program_of_a_silent_node_as_supervisorctl_does(tmp_path):
+    assert supervised.program_name("ing2") == "ingestion:ing2"
+    assert supervised.program_name("ing4") == "ing4"  # of conf.d, in no group
+    assert supervised.program_name("ing2", tmp_path / "none.conf") == "ing2"
+    up = ringctl_status.NodeStatus("ing2", "", "z", True, "", {})
+    away = [ringctl_status.NodeStatus(node, "", "z", False, "no connection", {}) for node in ("ing1", "ing4")]
+    assert ringctl_app._advice([up, *away], away) == [
+        "next: supervisorctl -c supervisord.conf status ingestion:ing1 ing4"
+    ]
