@@ -241,3 +241,21 @@ def test_a_bridge_that_missed_two_rings_spools_nothing_for_the_former_owner() ->
     assert message.waiting == 0
     world.tick()
     assert not list((world.directory / "spool").glob("*/*.spool"))
+
+
+def test_a_spool_of_a_node_that_stays_away_says_when_all_of_it_has_gone_to_the_node_that_joins() -> None:
+    first, second = moving()
+    world = World(first).start()
+    world.silence("n0")
+    world.publish(series_of(0))
+    world.tick()
+    assert world.spools.oldest_epochs() == {"n0": first.epoch}
+    world.delivery.adopt(second)
+    world.tick()
+    assert world.spools.oldest_epochs() == {"n0": first.epoch}  # n2 was sent it, and has not stored it
+    for _ in range(3):
+        world.ack_all()
+        world.tick(0.1)
+    assert world.delivery.counts["rows_stored"] == 1
+    assert world.spools.oldest_epochs() == {"n0": second.epoch}
+    assert {mark.node for mark in world.store.marks()} == {"n0"}
