@@ -11,6 +11,7 @@ from typing import Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+from msgspec import UNSET
 
 from common import protocol
 from common.errors import ProtocolError
@@ -169,6 +170,7 @@ class Samples:
             min(before.delete_number, found.delete_number) if gather.replies else before.delete_number,
             sorted({*before.nodes, *found.nodes}),
             [missing[node] for node in sorted(missing)],
+            marks_s_ago=max(before.marks_s_ago or 0.0, found.marks_s_ago or 0.0) or UNSET,
         )
 
 

@@ -36,10 +36,13 @@ class Grouped(NamedTuple):
     labels: npt.NDArray[np.int32]
 
     def without(self, ids: Integers) -> "Grouped":
-        """The same groups without some series; one may have none left."""
+        """The same groups without some series. Those with none left go, and the others are numbered anew: by series
+        there is one label for each id that is left, and an answer's rows name groups by their number.
+        """
         keep = ~np.isin(self.ids, ids)
-        sizes = np.bincount(self.groups[keep], minlength=len(self.sizes))
-        return self._replace(ids=self.ids[keep], hashes=self.hashes[keep], groups=self.groups[keep], sizes=sizes)
+        left, groups = np.unique(self.groups[keep], return_inverse=True)
+        sizes = np.bincount(groups, minlength=len(left))
+        return Grouped(self.ids[keep], self.hashes[keep], groups, sizes, self.labels[left])
 
 
 class Selections:

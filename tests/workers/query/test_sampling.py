@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
+from msgspec import UNSET
 
 from common import config
 from common.errors import ProtocolError
@@ -214,6 +215,22 @@ def test_the_first_page_of_one_devices_metric_teaches_where_its_series_lie() -> 
         for _ in range(2):
             assert rows_of(Samples(answered, wanted, BEGINNING, 10.0).chunks()) == [(key, 1, 1.0)]
     assert asked == [plan.everything, 1 << lies_in, plan.everything, plan.everything]
+
+
+def test_marks_that_could_not_be_read_for_any_page_are_told_at_the_end() -> None:
+    nodes = Nodes(make_rows(1))
+    unread = iter([0.0, 2.5, 1.0])
+
+    def answered(gather: Gather[SamplesReply], allow_partial: bool) -> Coverage:
+        gather.marks_s_ago = next(unread, 0.0)
+        return nodes(gather, allow_partial)
+
+    found = Samples(answered, EVERYTHING, BEGINNING, 10.0, page_rows=1)
+    chunks = found.chunks(8)
+    next(chunks)
+    assert found.coverage.marks_s_ago is UNSET
+    assert list(chunks)
+    assert found.coverage.marks_s_ago == 2.5
 
 
 def test_a_page_that_is_not_in_order_is_refused() -> None:

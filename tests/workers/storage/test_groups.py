@@ -380,6 +380,27 @@ def test_only_the_partitions_asked_and_series_that_match_are_answered_for(filled
         assert reply.partitions == bits
 
 
+@pytest.mark.parametrize("by", BY)
+def test_series_left_out_take_their_groups_along_and_the_others_keep_their_labels(
+    filled: Filled, by: list[str]
+) -> None:
+    keys = sorted(each for each in filled.oracle.points if isinstance(each, bytes))
+    for left_out in (keys[:1], keys[3:4], [each for each in keys if each.endswith(b"1")], keys):
+        request = GroupsRequest(EVERYWHERE, ALL_SERIES, None, None, [], by, ["count"], PLENTY, left_out)
+        reply = groups.answer(filled.store, request, EVERYWHERE, Cancel())
+        columns = figures.unpack(reply.columns, ("group", "count"))
+        labels = [tuple(reply.groups[number]) for number in columns["group"].tolist()]
+        found = dict(zip(labels, columns["count"].tolist(), strict=True))
+        wanted: dict[Label, int] = {}
+        for each in [each for each in keys if each not in left_out]:
+            wanted[_label(each, by)] = wanted.get(_label(each, by), 0) + len(filled.oracle.points[each])
+        assert found == wanted
+        assert list(map(tuple, reply.groups)) == sorted(
+            wanted, key=lambda label: [(one is not None, one) for one in label]
+        )
+        assert sum(reply.group_series) == reply.series == len(keys) - len(left_out)
+
+
 def test_areas_make_rows_without_points_where_nothing_else_is_told(tmp_path: Path) -> None:
     store = open_store(tmp_path)
     store.append([batch_of([(key("a"), time * 10**9, float(time)) for time in (0, 10, 100)])])
