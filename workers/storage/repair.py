@@ -1,7 +1,8 @@
 """The repair of a node: the thread that gets from other nodes what this one lacks.
 
-Owns the connections to the peers, the jobs in work and when they begin. What is asked, and what is proven by the
-answers, is converge.py's; what is stored, and how, the store's. Never writes to another node: each pulls for itself.
+Owns the connections to the peers, the jobs in work and when they begin. Which peers serve a job is serving.py's; what
+is asked, and what is proven by the answers, converge.py's; what is stored, and how, the store's. Never writes to
+another node: each pulls for itself.
 
     pull     rows of partitions that move here, from the node that ringctl names
     refill   of a node that is behind: from one current co-owner of each partition; then it is behind no more
@@ -32,7 +33,7 @@ from typing import Any, Final, Protocol
 import numpy as np
 
 from common import bus, clock, config, log, metrics, protocol
-from common.errors import MinitrueError, ProtocolError, RingStoreError
+from common.errors import MinitrueError, ProtocolError
 from common.protocol import ErrorReply, FetchReply, Message, PullRequest, RepairRequest
 from common.ring import Node as RingNode
 from common.ringstore import Mark
@@ -44,6 +45,7 @@ from workers.storage.jobs import Job, Jobs, Leg
 from workers.storage.node import Node, partitions_of
 from workers.storage.orders import Wake
 from workers.storage.peers import Peers
+from workers.storage.serving import HopelessError, Serving, TryAgainError
 from workers.storage.work import Handler, RefusedError, at_once
 
 TICK_S: Final = 0.1  # between looks at connections, deadlines and what is due
@@ -62,6 +64,8 @@ _COUNTED: Final = {
     "points": "Points pulled from other nodes because this one lacked them.",
     "blocks": "Blocks pulled that were taken as they are.",
     "bytes": "Bytes of points that other nodes sent to this one, in blocks and rows.",
+    "summarized": "Blocks compared by their summaries, here and by peers.",
+    "decoded": "Blocks decoded to compare what is in them, here and by peers.",
     "failures": "Attempts at pulls and repairs that failed; all but the last one of a job are made again.",
 }
 _REPLIES: Final[Mapping[bytes, Any]] = {
@@ -86,14 +90,6 @@ class Here(Protocol):
 
     def take(self, replies: Sequence[FetchReply]) -> Taken:
         """Take in what this node lacks of replies."""
-
-
-class _TryAgainError(MinitrueError):
-    """What ends an attempt, and may be better later."""
-
-
-class _HopelessError(MinitrueError):
-    """What ends a job."""
 
 
 class Run:
@@ -135,7 +131,7 @@ class Repair:
         self._jobs = Jobs(self._wake.set)
         self._node = node
         self._here = here
-        self._marks = marks
+        self._serving = Serving(node, marks)
         self._settings = settings
         self._behind = behind
         self._poller = bus.Poller([self._wake])
@@ -276,8 +272,8 @@ class Repair:
         self._next_round_s = now_s + self._interval_s()
         owned = np.flatnonzero(self._node.view.owned).tolist()
         try:
-            is_behind = bool(self._node.view.behind.any()) or self._node.node_id in self._marked()
-        except _TryAgainError as error:
+            is_behind = bool(self._node.view.behind.any()) or self._node.node_id in self._serving.marked()
+        except TryAgainError as error:
             logger.warning("no round of repair this time", reason=str(error))
             return
         if owned and not is_behind and not self._is_open(jobs.ROUND):
@@ -308,13 +304,12 @@ class Repair:
         """Begin an attempt at a leg, or find that all is done."""
         job = run.job
         if job.at == len(job.legs):
-            job.legs = [*job.legs, *self._next_legs(run)]
+            job.legs = [*job.legs, *self._serving.next_legs(job, run.failures)]
             if job.at == len(job.legs):
                 self._end(job, jobs.FAILED if run.failures and job.kind in ATTEMPTS else jobs.DONE, job.note)
                 return
         leg = job.legs[job.at]
-        run.peer = self._peer(job, leg)
-        self._check_current(leg.peer)
+        run.peer = self._serving.peer(job, leg)
         run.hits = self._hits()
         job.state = jobs.RUNNING
         settled_ns = clock.wall_ns() - int(self._settings.repair_settle_s * 1e9)
@@ -331,75 +326,6 @@ class Repair:
         ).run()
         logger.debug("leg begun", job=job.number, peer=leg.peer, partitions=len(leg.partitions))
         self._advance(run, None)
-
-    def _next_legs(self, run: Run) -> list[Leg]:
-        """Who is to be asked for what, when a job has come to the end of what it knew; none when it is done.
-
-        Raises _TryAgainError while nobody can be asked.
-        """
-        job = run.job
-        if job.kind == jobs.REFILL:
-            return self._legs_of_refill(run)
-        if job.legs:
-            return []
-        if job.kind == jobs.PULL:
-            return [Leg(job.peer, job.partitions)]
-        shared, marked = self._shared(job.partitions), self._marked()
-        behind = sorted(set(shared) & marked)
-        if behind:
-            job.note = f"not compared with {', '.join(behind)}: behind"
-        return [Leg(peer, partitions) for peer, partitions in shared.items() if peer not in marked]
-
-    def _legs_of_refill(self, run: Run) -> list[Leg]:
-        """For each partition of which this node is behind a co-owner that is current, with the fewest failures."""
-        lacking = np.flatnonzero(self._node.view.behind & self._node.view.written).tolist()
-        if not lacking:
-            return []
-        marked, left, legs = self._marked(), set(lacking), []
-        for peer, partitions in sorted(self._shared(lacking).items(), key=lambda each: run.failures[each[0]]):
-            mine = [each for each in partitions if each in left and peer not in marked]
-            left.difference_update(mine)
-            if mine:
-                legs.append(Leg(peer, mine))
-        if not legs:
-            raise _TryAgainError(f"{len(lacking)} partitions, such as {lacking[0]}, have no co-owner that is current")
-        return legs
-
-    def _shared(self, partitions: Sequence[int]) -> dict[str, list[int]]:
-        """Some partitions by their other owners, in the order of the ring's nodes."""
-        ring, shared = self._node.view.ring, dict[str, list[int]]()
-        for partition in partitions:
-            for owner in ring.owners(partition):
-                if owner.id != self._node.node_id:
-                    shared.setdefault(owner.id, []).append(partition)
-        return dict(sorted(shared.items()))
-
-    def _peer(self, job: Job, leg: Leg) -> RingNode:
-        """The peer of a leg, as the ring has it now. Partitions that either lost are left out of a repair.
-
-        Raises _HopelessError where that ends a pull.
-        """
-        view = self._node.view
-        if job.kind != jobs.PULL:
-            leg.partitions = self._shared([each for each in leg.partitions if view.written[each]]).get(leg.peer, [])
-        elif not view.ring.has(leg.peer):
-            raise _HopelessError(f"{leg.peer} is not in the ring of epoch {view.ring.epoch}")
-        elif not view.written[list(leg.partitions)].all():
-            raise _HopelessError(f"some of the partitions are not this node's any more at epoch {view.ring.epoch}")
-        if not view.ring.has(leg.peer):
-            raise _TryAgainError(f"{leg.peer} is not in the ring of epoch {view.ring.epoch}")
-        return view.ring.node(leg.peer)
-
-    def _check_current(self, peer: str) -> None:
-        if peer in self._marked():
-            raise _TryAgainError(f"{peer} is behind: it may lack points itself")
-
-    def _marked(self) -> set[str]:
-        """The nodes that have a mark. Raises _TryAgainError while that is not known."""
-        try:
-            return {mark.node for mark in self._marks()}
-        except RingStoreError as error:
-            raise _TryAgainError(f"marks unreadable: {error}") from error
 
     def _hits(self) -> int:
         return self._behind.hits if self._behind is not None else 0
@@ -437,10 +363,10 @@ class Repair:
             return
         if run.hits != self._hits():
             leg.tally = Tally()
-            raise _TryAgainError("damage was found meanwhile")
+            raise TryAgainError("damage was found meanwhile")
         self._behind.clear(leg.tally.equal | leg.tally.proven, run.hits)
         if leg.tally.moving:
-            raise _TryAgainError(f"points of long ago go on to arrive in {len(leg.tally.moving)} partitions")
+            raise TryAgainError(f"points of long ago go on to arrive in {len(leg.tally.moving)} partitions")
 
     def _send(self, run: Run) -> None:
         """Ask the peer, and meanwhile this node."""
@@ -450,7 +376,7 @@ class Repair:
         if not self._peers.ask(peer, run.step.kind, run.step.body, run):
             run.due_s = clock.monotonic_s() + RESEND_S
             if run.due_s > run.connect_by_s:
-                raise _TryAgainError(self._peers.why_not(peer))
+                raise TryAgainError(self._peers.why_not(peer))
             return
         run.is_sent = True
         if isinstance(run.step, Ask):
@@ -470,12 +396,14 @@ class Repair:
         assert step is not None and run.steps is not None
         if message.kind == protocol.ERROR:
             error = protocol.decode_body(message.body, ErrorReply)
-            raise _TryAgainError(f"{message.header.sender}: {error.error}: {error.message}")
+            raise TryAgainError(f"{message.header.sender}: {error.error}: {error.message}")
         if message.kind != protocol.REPLY:
             raise ProtocolError(f"{message.header.sender} answered {step.kind.decode()} with {message.kind.decode()}")
         reply = protocol.decode_body(message.body, _REPLIES[step.kind])
         if isinstance(step, Ask):
             ours, run.ours = run.ours, None
+            for cost in (reply.cost, ours.cost):
+                self.counts.update(summarized=cost.blocks_summarized, decoded=cost.blocks_decoded)
             self._advance(run, (reply, ours))
         else:
             self._advance(run, self._fetched(run, reply, len(message.body)))
@@ -483,9 +411,7 @@ class Repair:
     def _fetched(self, run: Run, reply: FetchReply, size: int) -> Fetched:
         """Keep what was fetched until it is worth to be taken in, and see what the rate allows next."""
         if reply.delete_number != self._here.delete_number:
-            raise _TryAgainError(
-                f"delete {self._here.delete_number} came into force, rows are of {reply.delete_number}"
-            )
+            raise TryAgainError(f"delete {self._here.delete_number} came into force, rows are of {reply.delete_number}")
         run.fetched.append(reply)
         run.fetched_bytes += size
         taken = self._take(run) if run.fetched_bytes >= self._fetch_bytes(run.job) else Taken()
@@ -507,7 +433,7 @@ class Repair:
 
     def _fail(self, run: Run, error: Exception) -> None:
         """What to do about an error of a job; one job never ends the node."""
-        if isinstance(error, _HopelessError):
+        if isinstance(error, HopelessError):
             self._end(run.job, jobs.FAILED, str(error))
         elif isinstance(error, MinitrueError):
             self._put_off(run, str(error))
