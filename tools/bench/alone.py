@@ -26,6 +26,11 @@ def cpu_s(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / TICKS_S
 
 
+def read_bytes(pid: int) -> int:
+    """What a process has read from files so far, whether from the disk or from the system's cache."""
+    return int(Path(f"/proc/{pid}/io").read_text().split()[1])
+
+
 def resident_mb(pid: int | None = None) -> float:
     """Memory that a process holds now; None: this one."""
     return _status_mb("VmRSS", pid)
