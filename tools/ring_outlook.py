@@ -72,7 +72,10 @@ class Outlook:
                 continue
             told = self.bridges.get(by)
             if told is None:
-                return f"{by} has points for {node} in its spool and is not heard"
+                return (
+                    f"{by} has points for {node} in its spool and is not heard: start it, or if it is gone for good: "
+                    f"ringctl accept-loss {node} --bridge {by}"
+                )
             if told["epoch"] < since or told.get("oldest_epochs", {node: 0}).get(node, since) < since:
                 error = told.get("spools", {}).get(node, {}).get("error")
                 why = f": {error}" if error else ""

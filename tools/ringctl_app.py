@@ -25,6 +25,7 @@ from common.ringstore import RingStore, open_store
 from tools import (
     ring_driver,
     ringctl_bridges,
+    ringctl_loss,
     ringctl_move,
     ringctl_nodes,
     ringctl_repair,
@@ -78,9 +79,7 @@ def command(function: Callable[..., int]) -> click.Command:
 @command
 @click.option("--nodes", "nodes_file", type=click.Path(path_type=Path), help="Nodes [cluster.initial_ring].")
 @click.option("--if-missing", is_flag=True, help="Do nothing, with success, where there is a ring already.")
-def init(
-    settings: config.Settings, store: RingStore, output: Output, nodes_file: Path | None, if_missing: bool
-) -> int:
+def init(settings: config.Settings, store: RingStore, output: Output, nodes_file: Path | None, if_missing: bool) -> int:
     """Make the ring of a new cluster.
 
     Draws a cluster id, shares the partitions among the nodes of the file by weight, owners of one partition in
@@ -174,9 +173,7 @@ def show(_: config.Settings, store: RingStore, output: Output) -> int:
 @click.argument("device")
 @click.argument("metric")
 @click.option("--tag", "tags", multiple=True, metavar="K=V", help="A tag of the series; once for each tag.")
-def locate(
-    _: config.Settings, store: RingStore, output: Output, device: str, metric: str, tags: Sequence[str]
-) -> int:
+def locate(_: config.Settings, store: RingStore, output: Output, device: str, metric: str, tags: Sequence[str]) -> int:
     """Show which nodes own the series of DEVICE and METRIC.
 
     A series is a device, a metric and tags: give every tag that its points carry, as another set of tags is another
@@ -206,6 +203,7 @@ def locate(
 
 ringctl_move.register(command)
 ringctl_repair.register(command)
+ringctl_loss.register(command)
 ringctl_store.register(command)
 
 

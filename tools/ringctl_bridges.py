@@ -1,6 +1,6 @@
 """What `ringctl status` says of bridges: those that some node has heard, as told by the node that heard each last."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from rich.markup import escape
@@ -11,12 +11,17 @@ from tools.ringctl_status import NodeStatus
 
 def heard(nodes: Sequence[NodeStatus]) -> dict[str, dict[str, Any]]:
     """The latest status of each bridge, ascending by id. age_s: how old it is."""
-    latest: dict[str, dict[str, Any]] = {}
-    for node in nodes:
-        for bridge, told in node.answer.get("bridges", {}).items():
-            if bridge not in latest or told["age_s"] < latest[bridge]["age_s"]:
-                latest[bridge] = told
-    return dict(sorted(latest.items()))
+    return latest(node.answer for node in nodes)
+
+
+def latest(statuses: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """The same, from what nodes answer."""
+    found: dict[str, dict[str, Any]] = {}
+    for status in statuses:
+        for bridge, told in status.get("bridges", {}).items():
+            if bridge not in found or told["age_s"] < found[bridge]["age_s"]:
+                found[bridge] = told
+    return dict(sorted(found.items()))
 
 
 def late(bridges: dict[str, dict[str, Any]], late_s: float) -> list[str]:

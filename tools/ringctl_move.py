@@ -24,7 +24,7 @@ from tools.output import Output
 from tools.ring_ask import Asker
 from tools.ring_change import Plan
 from tools.ring_mover import WAVE, Mover, Progress
-from tools.ring_outlook import LOSS, LOST, Outlook
+from tools.ring_outlook import LOST
 from tools.ringctl_show_moves import Teller, plan_facts, plan_lines, progress_facts, rate_of
 from tools.supervised import Supervisor, SupervisorError
 
@@ -277,8 +277,9 @@ def _change(
     found = _planned(settings, after, how.rate)
     if how.plan:
         return _show_plan(after, found, output)
-    if here and supervisor is not None:
+    if starts is not None and here and supervisor is not None:
         supervisor.check_ready()
+        supervisor.check_free(starts.id, settings)
     output.say(*plan_lines(after, found))
     if not _agreed(output, how.yes, f"Change the ring of epoch {ring.epoch} so?"):
         return 1
@@ -360,8 +361,7 @@ def _start(
 ) -> None:
     """Have a node started, and wait until it answers. Raises SupervisorError where that takes too long."""
     if supervisor is not None:
-        supervisor.add(node.id, settings)
-        output.say(escape(f"{node.id} is started: {supervisor.path(node.id)}"))
+        output.say(escape(f"{node.id} is started: {supervisor.add(node.id, settings)}"))
     elif supervised.is_here(node.endpoint):
         output.say(f"start {node.id} on this machine: python -m workers.storage --node-id {node.id}")
     else:
@@ -377,9 +377,7 @@ def _start(
         time.sleep(LOOK_S)
 
 
-def _carry(
-    settings: config.Settings, store: RingStore, output: Output, how: How, supervisor: Supervisor | None
-) -> int:
+def _carry(settings: config.Settings, store: RingStore, output: Output, how: How, supervisor: Supervisor | None) -> int:
     """Carry changes out until there is nothing left to do."""
     _check_driver(store, output, how)
     leaving = [node for node in _load(store).nodes if node.state == DRAINING]
@@ -391,13 +389,13 @@ def _carry(
             return _interrupted(store, output, mover.progress)
     ring = _load(store)
     gone = [node for node in leaving if not ring.has(node.id)]
-    for node in gone:
-        _end(settings, output, node, supervisor)
+    ended = {node.id: _end(settings, node, supervisor) for node in gone}
+    output.say(*map(escape, ended.values()))
     output.say(
         f"done at epoch {ring.epoch}: {progress.done:,} changes of owners, {progress.points:,} points copied in "
         f"{progress.seconds:.0f} s"
     )
-    output.result({"ok": True, "left": [node.id for node in gone], **progress_facts(progress)} | {"epoch": ring.epoch})
+    output.result({"ok": True, "left": list(ended), "programs": ended, **progress_facts(progress), "epoch": ring.epoch})
     return 0
 
 
@@ -413,34 +411,23 @@ def _interrupted(store: RingStore, output: Output, progress: Progress) -> int:
     return 1
 
 
-def _end(settings: config.Settings, output: Output, node: Node, supervisor: Supervisor | None) -> None:
-    """End the program of a node that has left the ring, where that is on this machine and of this cluster."""
+def _end(settings: config.Settings, node: Node, supervisor: Supervisor | None) -> str:
+    """End the program of a node that has left the ring, where that is on this machine and of this cluster: in words."""
+    left = f"{node.id} has left the ring"
     if supervisor is None or not supervised.is_here(node.endpoint):
-        output.say(f"{node.id} has left the ring: end its program on its machine")
-        return
+        return f"{left}: end its program on its machine"
     try:
         if not supervisor.has(node.id):
-            output.say(escape(f"{node.id} has left the ring: end its program, {supervisor.file} has none of that name"))
-            return
+            return f"{left}: end its program, {supervisor.file} has none of that name"
         other = supervisor.other_cluster(node.id, settings)
         if other:
             text = f"the program {node.id} of {supervisor.file} is another cluster's and is left alone ({other})"
-            output.say(escape(f"{node.id} has left the ring: end its program; {text}"))
-            return
-        forgotten = supervisor.end(node.id)
+            return f"{left}: end its program; {text}"
+        if supervisor.end(node.id):
+            return f"{left}, and its program has ended"
     except SupervisorError as error:
-        output.say(escape(f"{node.id} has left the ring; its program was not ended: {error}"))
-        return
-    output.say(f"{node.id} has left the ring, and its program has ended")
-    if not forgotten:
-        output.say(escape(f"take its section out of {supervisor.file}, or it is started with the others next time"))
-
-
-def accept_lost(store: RingStore, node: str) -> None:
-    """Give up what a lost node held."""
-    store.put_mark(Mark(node, LOSS))
-
-
-def is_lost(store: RingStore, ring: Ring, node: str) -> bool:
-    """Whether a node is taken for lost."""
-    return Outlook(ring, store.marks(), {}, {}).is_lost(node)
+        return f"{left}; its program was not ended: {error}"
+    return (
+        f"{left}, and its program has ended. It is only stopped: take its section out of {supervisor.file}, or "
+        "supervisord starts it with the others next time, and it waits to be in the ring again"
+    )

@@ -1,6 +1,6 @@
-"""Commands of tools/ringctl about what nodes lack: repair, accept-loss, and watch, which shows it as it changes.
+"""Commands of tools/ringctl about what nodes lack: repair, and watch, which shows it as it changes.
 
-Owns what they ask and print; nodes do the work. Changes no ring; accept-loss may put a mark.
+Owns what they ask and print; nodes do the work. Changes no ring and no mark.
 """
 
 import time
@@ -13,14 +13,13 @@ from rich.live import Live
 from rich.markup import escape
 
 from common import bus, clock, config, protocol, series
-from common.errors import ConfigError, MinitrueError, RingError
+from common.errors import MinitrueError, RingError
 from common.protocol import JobState
 from common.ring import Ring
 from common.ringstore import RingStore
 from tools.output import Output, duration_text, new_table, size_text
 from tools.ring_ask import Asker
 from tools.ring_outlook import mark_text
-from tools.ringctl_move import accept_lost, is_lost
 from tools.ringctl_show_moves import rate_of, watch_table
 
 POLL_S: Final = 0.2
@@ -30,7 +29,7 @@ ENDED: Final = ("done", "failed", "cancelled")
 
 def register(command: Callable[[Callable[..., int]], click.Command]) -> None:
     """Make the commands. command: what makes a command of a function (settings, store, output, ...)."""
-    for function in (repair, accept_loss, watch):
+    for function in (repair, watch):
         command(function)
 
 
@@ -58,7 +57,7 @@ def repair(settings: config.Settings, store: RingStore, output: Output, partitio
     asked = set(wanted or range(ring.partitions))
     alone = {partition for partition in asked if len(ring.owners(partition)) < 2}
     jobs, failed = _begin(ask, ring, asked - alone, keys)
-    ended = _wait(ask, ring, jobs, failed, output)
+    ended = wait(ask, ring, jobs, failed, output)
     table = new_table("node", "", ">compared", ">equal", ">points got", ">bytes", ">took", "")
     for node, job in ended.items():
         figures = (f"{job.done}/{job.partitions}", str(job.equal), f"{job.points:,}", size_text(job.bytes))
@@ -100,10 +99,10 @@ def _begin(
     return jobs, failed
 
 
-def _wait(
+def wait(
     ask: Asker, ring: Ring, jobs: dict[str, JobState], failed: dict[str, str], output: Output
 ) -> dict[str, JobState]:
-    """The jobs when they have ended."""
+    """The jobs when they have ended. Those that tell nothing any more are added to `failed`, with the reason."""
     heard_s, said = dict.fromkeys(jobs, clock.monotonic_s()), clock.monotonic_s()
     while left := [node for node, job in jobs.items() if job.state not in ENDED and node not in failed]:
         time.sleep(POLL_S)
@@ -123,44 +122,6 @@ def _wait(
             said = clock.monotonic_s()
             output.say("; ".join(f"{node} {job.done}/{job.partitions}" for node, job in jobs.items()))
     return jobs
-
-
-@click.argument("node")
-@click.option("--yes", is_flag=True, help="Do not ask.")
-def accept_loss(settings: config.Settings, store: RingStore, output: Output, node: str, yes: bool) -> int:
-    """Accept that what NODE lacks is lost: it answers again, and its answers count as complete.
-
-    For data that is gone for good: a lost disk or a damaged file, with no other owner that has it. As long as an owner
-    has it, wait: the node is repaired from that one by itself. For a node that was removed or replaced with --lost this
-    gives up what only it held.
-    """
-    ring, ask = _load(store), Asker(bus.load_key(settings))
-    ring.node(node)
-    lost = is_lost(store, ring, node)
-    status = None if lost else ask.statuses(ring, [node])[node]
-    if isinstance(status, MinitrueError):
-        raise ConfigError(f"{status}; if it is gone for good: ringctl remove {node} --lost, or ringctl replace")
-    behind = {} if status is None else status.get("behind") or {}
-    if not lost and not behind:
-        raise RingError(f"{node} lacks nothing that it knows of: there is no loss to accept")
-    count = len(ring.owned_partitions(node)) if lost else behind["partitions"]
-    why = "it is taken for lost" if lost else "; ".join(behind["reasons"])
-    output.say(escape(f"{node}: points of {count} partitions are missing or may be: {why}"))
-    if not yes:
-        if output.is_json or not output.is_terminal:
-            raise click.UsageError("nobody to ask here: say --yes")
-        if not click.confirm("Go on without them, for good?"):
-            return 1
-    if lost:
-        accept_lost(store, node)
-        output.say("accepted; next: ringctl resume")
-        output.result({"node": node, "released": count, "behind": 0})
-        return 0
-    reply = ask.accept_loss(ring, node, behind["of_partitions"])
-    released, left = protocol.members(reply.released), protocol.members(reply.behind)
-    output.say(f"accepted: {node} answers for {len(released)} partitions again")
-    output.result({"node": node, "released": len(released), "behind": len(left)})
-    return 0
 
 
 @click.option("--every", type=click.FloatRange(min=0.1), default=1.0, show_default=True, help="Seconds between looks.")

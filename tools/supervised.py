@@ -29,6 +29,7 @@ ROOT: Final = Path(__file__).resolve().parent.parent
 FOLDER: Final = "conf.d"
 FIRST_PORT: Final = 5710  # as in conf/ring.toml
 PORT_STEP: Final = 10
+_WRITTEN: Final = "; Written by ringctl "  # begins the files that are ours
 WITHIN_S: Final = 60.0  # supervisorctl stop waits for the program, 30 s at most
 
 
@@ -56,20 +57,40 @@ class Supervisor:
             )
         self.control("status")
 
+    def check_free(self, node: str, settings: config.Settings) -> None:
+        """Whether a program of this name may be started for this cluster. Raises SupervisorError."""
+        file = self.path(node)
+        if file.exists() and not file.read_text("utf-8", "replace").startswith(_WRITTEN):
+            raise SupervisorError(f"{file} is there, and ringctl did not write it: move it away, or choose another id")
+        other = self.other_cluster(node, settings) if self.has(node) else ""
+        if other:
+            raise SupervisorError(
+                f"the program {node} of {self.file} is another cluster's ({other}): choose another id, or name this "
+                "cluster's supervisord with --supervisor"
+            )
+
     def path(self, node: str) -> Path:
         """The file of an added node."""
         return self.folder / f"{node}.conf"
 
-    def add(self, node: str, settings: config.Settings) -> None:
-        """Write the program of a node and start it. The same again changes nothing. Raises SupervisorError."""
+    def add(self, node: str, settings: config.Settings) -> str:
+        """Start the program of a node: that of supervisord's own file, else one that is written. Says where it is.
+
+        The same again changes nothing. Raises SupervisorError.
+        """
+        if not self.path(node).exists() and (name := self._name(node)):
+            if not self._is_up(node):
+                self.control("start", name)
+            return f"{name} of {self.file}"
         logs = ROOT / "data" / "log" if self.file.parent == ROOT else self.file.parent / "data" / "log"
         make_directory(logs)
         make_directory(self.folder)
         replace_file(self.path(node), [program(node, logs, settings.file).encode()])
         self.control("reread")
         self.control("update", node)
-        if "RUNNING" not in (state := self.state(node)) and "STARTING" not in state:
+        if not self._is_up(node):
             self.control("start", node)
+        return str(self.path(node))
 
     def end(self, node: str) -> bool:
         """Stop the program of a node, and forget it where `add` wrote it. Whether it is forgotten."""
@@ -125,6 +146,10 @@ class Supervisor:
         """What supervisorctl says of a program, "" where there is none."""
         return next((line for line in self._lines() if line.split()[0].split(":")[-1] == node), "")
 
+    def _is_up(self, node: str) -> bool:
+        state = self.state(node).split()[1:2]
+        return state in (["RUNNING"], ["STARTING"])
+
     def _name(self, node: str) -> str:
         """The full name of a node's program, with its group."""
         line = self.state(node)
@@ -166,7 +191,7 @@ def program_name(node: str, file: Path = ROOT / "supervisord.conf") -> str:
 def program(node: str, logs: Path, settings: str) -> str:
     """The section of a storage node, as supervisord.conf has those that come with the project."""
     lines = [
-        f"; Written by ringctl add {node}; ringctl remove {node} takes it away.",
+        f"{_WRITTEN}add {node}; ringctl remove {node} takes it away.",
         f"[program:{node}]",
         f'command="{_escaped(sys.executable)}" -m workers.storage --node-id {node}',
         f"directory={_escaped(ROOT)}",

@@ -27,6 +27,7 @@ from tests.tools.test_ring_mover import grown, ring_of
 from tools import (
     ring_driver,
     ringctl_app,
+    ringctl_loss,
     ringctl_move,
     ringctl_repair,
     ringctl_show_moves,
@@ -47,7 +48,7 @@ def world(monkeypatch, tmp_path):
     made.nodes["ing8"] = FakeNode("ing8", made.ring)
     monkeypatch.setattr(clock, "monotonic_s", lambda: made.now)
     monkeypatch.setattr(ringctl_app, "open_store", lambda url, settings: made)
-    for module in (ringctl_move, ringctl_repair):
+    for module in (ringctl_move, ringctl_repair, ringctl_loss):
         monkeypatch.setattr(module, "Asker", lambda *_: made)
     monkeypatch.setattr(ringctl_move, "Mover", functools.partial(Mover, pause=made.pause))
     made.settings = tmp_path / "minitrue.toml"
@@ -468,3 +469,100 @@ def test_status_names_the_program_of_a_silent_node_as_supervisorctl_does(tmp_pat
     assert ringctl_app._advice([up, *away], away) == [
         "next: supervisorctl -c supervisord.conf status ingestion:ing1 ing4"
     ]
+
+
+def test_an_added_node_takes_no_file_that_is_not_ringctl_s_and_no_program_of_another_cluster(world, tmp_path):
+    made, settings = FakeSupervisor(tmp_path, 0), config.load(world.settings, {})
+    made.check_free("ing8", settings)
+    made.folder.mkdir()
+    made.path("ing8").write_text("[program:ing8]\ncommand=/bin/cat\n")
+    with pytest.raises(SupervisorError, match=r"ing8\.conf is there, and ringctl did not write it: move it away"):
+        made.check_free("ing8", settings)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "minitrue.toml").write_text("")
+    made.path("ing8").write_text(supervised.program("ing8", tmp_path, str(tmp_path / "other" / "minitrue.toml")))
+    with pytest.raises(SupervisorError, match=r"the program ing8 of .* is another cluster's .*: choose another id"):
+        made.check_free("ing8", settings)
+    made.path("ing8").write_text(supervised.program("ing8", tmp_path, str(world.settings)))
+    made.check_free("ing8", settings)
+
+
+def test_a_node_of_supervisord_s_own_file_is_started_from_there_when_it_comes_back(world, tmp_path):
+    made = FakeSupervisor(tmp_path, 0)
+    assert made.add("ing1", config.load(world.settings, {})) == f"nodes:ing1 of {made.file}"
+    assert ("start", "nodes:ing1") in made.said and not made.path("ing1").exists()
+
+
+# Bridges that are gone for good
+
+
+def gone_bridge(world, *nodes):
+    """A bridge that nobody hears has points for nodes in its spool, and it was all that was ever acknowledged."""
+    for node in nodes:
+        world.put_mark(Mark(node, "bridge9"))
+
+
+def test_a_mark_of_a_bridge_goes_when_the_node_has_what_current_owners_have(world, monkeypatch):
+    monkeypatch.setattr(ringctl_repair.time, "sleep", world.pause)
+    gone_bridge(world, "ing0")
+    with pytest.raises(RingError, match="if it is gone for good: --bridge bridge9"):
+        ringctl(world, "accept-loss", "ing0", "--yes")
+    pulled = []
+
+    def pull(ring, node, partitions, peer):
+        assert Mark("ing0", "bridge9") in world.marks()  # until all is there
+        pulled.extend(partitions)
+        return World.pull(world, ring, node, partitions, peer)
+
+    world.pull = pull
+    told = answer(world, "accept-loss", "ing0", "--bridge", "bridge9", "--yes")
+    assert (told["ok"], told["only_there"], told["copied_from_others"]) == (True, 0, len(pulled))
+    assert sorted(pulled) == world.ring.owned_partitions("ing0").tolist() and not world.marks()
+
+
+def test_a_mark_of_a_bridge_stays_while_the_node_cannot_get_what_it_lacks(world, monkeypatch):
+    monkeypatch.setattr(ringctl_repair.time, "sleep", world.pause)
+    gone_bridge(world, "ing0")
+    world.nodes["ing1"].is_up = False
+    world.lost.add("ing1")
+    with pytest.raises(ConfigError, match="ing1 does not answer, and has what ing0 lacks"):
+        ringctl(world, "accept-loss", "ing0", "--bridge", "bridge9", "--yes")
+    world.nodes["ing1"].is_up = True
+
+    def refuse(*_):
+        raise MinitrueError("no such thing")
+
+    world.pull = refuse
+    told = answer(world, "accept-loss", "ing0", "--bridge", "bridge9", "--yes", code=1)
+    assert set(told["failed"].values()) == {"no such thing"} and Mark("ing0", "bridge9") in world.marks()
+
+
+def test_where_all_owners_lack_what_a_bridge_has_that_is_said_before_it_is_given_up(world, monkeypatch):
+    monkeypatch.setattr(ringctl_repair.time, "sleep", world.pause)
+    gone_bridge(world, "ing0", "ing1", "ing2")
+    said = " ".join(ringctl(world, "accept-loss", "ing0", "--bridge", "bridge9", "--yes").split())
+    count = len(world.ring.owned_partitions("ing0"))
+    assert f"{count} partitions, of which each has no other owner that is current" in said
+    assert world.marks() == {Mark("ing1", "bridge9"), Mark("ing2", "bridge9")}
+
+
+def test_a_mark_of_a_bridge_that_lives_or_that_nobody_put_is_not_given_up(world):
+    gone_bridge(world, "ing0")
+    with pytest.raises(RingError, match="no mark of a bridge bridge7 on ing0; bridges have marks: bridge9 on ing0"):
+        ringctl(world, "accept-loss", "ing0", "--bridge", "bridge7", "--yes")
+    heard = World.statuses
+    world.statuses = lambda ring, nodes: {
+        node: status | {"bridges": {"bridge9": {"age_s": 0.5}}} for node, status in heard(world, ring, nodes).items()
+    }
+    with pytest.raises(ConfigError, match=r"bridge9 was heard .* ago, so it is not gone"):
+        ringctl(world, "accept-loss", "ing0", "--bridge", "bridge9", "--yes")
+
+
+def test_a_lost_node_keeps_the_mark_of_a_bridge_until_its_own_data_is_given_up(world):
+    gone_bridge(world, "ing0")
+    world.put_mark(Mark("ing0", LOST))
+    with pytest.raises(RingError, match="its own data comes first: ringctl accept-loss ing0"):
+        ringctl(world, "accept-loss", "ing0", "--bridge", "bridge9", "--yes")
+    ringctl(world, "accept-loss", "ing0", "--yes")
+    assert answer(world, "accept-loss", "ing0", "--bridge", "bridge9", "--yes")["copied_from_others"] == 0
+    assert Mark("ing0", "bridge9") not in world.marks()
