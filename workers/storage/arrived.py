@@ -15,6 +15,7 @@ from common.errors import CodecError, ProtocolError
 from common.points import PointBatch
 from common.protocol import FetchReply, StoredBlocks
 from workers.storage import aggregate_kernels, kernels, pages, windows
+from workers.storage.compaction_plan import PERIOD_NS, SPLIT_ROWS, SPLIT_ROWS_PER_SERIES, WIDE
 from workers.storage.fetching import checksum
 from workers.storage.head import Grouped
 from workers.storage.layout import DamagedError
@@ -22,6 +23,7 @@ from workers.storage.pages import PAGE_BLOCKS, Blocks
 from workers.storage.recent import Integers, Rows, Values
 from workers.storage.stored_blocks import Raw, joined
 
+Flags = npt.NDArray[np.bool_]
 HashesOf = Callable[[Sequence[bytes]], npt.NDArray[np.uint64]]
 
 _WHERE: Final = "blocks of another store"
@@ -46,6 +48,16 @@ class Arrived(NamedTuple):
     def size(self) -> int:
         """About what they take on disk."""
         return (len(self.raw.data) if self.raw is not None else 0) + self.times.nbytes + self.values.nbytes
+
+    def at(self, blocks: Flags, rows: Flags) -> "Arrived":
+        """Some of the blocks and of the rows."""
+        raw = None if self.raw is None or not blocks.any() else self.raw
+        if raw is not None and not blocks.all():
+            raw = raw.at(np.flatnonzero(blocks))
+        return self._replace(
+            raw=raw, owners=self.owners[blocks], row_owners=self.row_owners[rows], times=self.times[rows],
+            values=self.values[rows],
+        )  # fmt: skip
 
     def grouped(self) -> tuple[Grouped, list[bytes]]:
         """The rows as those of a head, settled, its ids without meaning; and their keys."""
@@ -78,6 +90,25 @@ def of_replies(replies: Sequence[FetchReply], hashes_of: HashesOf) -> Arrived:
     none = (np.empty(0, np.int64), kernels.NO_TIMES, kernels.NO_VALUES)
     columns: list[Any] = [np.concatenate(column) for column in zip(none, *rows, strict=True)]
     return Arrived([keys[at] for at in order], hashes[np.array(order, np.int64)], raw, owners, *columns)
+
+
+def by_period(found: Arrived) -> list[Arrived]:
+    """The points of each period that is worth a segment of its own (compaction_plan.py), then all others together.
+
+    So what compaction keeps apart, and retention drops as a whole, comes apart. A block over a border stays as it is.
+    """
+    none = np.empty(0, np.int64)
+    low, high, counts = (none,) * 3 if found.raw is None else found.raw.blocks[:3]
+    of_blocks, of_rows = low // PERIOD_NS, found.times // PERIOD_NS
+    of_blocks = np.where(of_blocks == high // PERIOD_NS, of_blocks, WIDE)
+    periods, places = np.unique(np.concatenate([of_blocks, of_rows]), return_inverse=True)
+    rows = np.bincount(places, np.concatenate([counts, np.ones(len(of_rows), np.int64)]), len(periods))
+    worth = (periods != WIDE) & (rows >= max(SPLIT_ROWS, SPLIT_ROWS_PER_SERIES * len(found.keys)))
+    if len(periods) < 2 or not worth.any():
+        return [found]
+    parts = [found.at(of_blocks == period, of_rows == period) for period in periods[worth].tolist()]
+    others = periods[~worth]
+    return parts + ([found.at(np.isin(of_blocks, others), np.isin(of_rows, others))] if len(others) else [])
 
 
 def _ranked(keys: Sequence[bytes], numbers: Any, rank: dict[bytes, int]) -> Integers:

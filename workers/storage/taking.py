@@ -1,8 +1,8 @@
 """Points of another store, taken in: durable and visible when `take_in` returns.
 
 Owns the segments that it writes until the view names them: what came as blocks becomes one as it is, what came as
-rows another; never a WAL file, never a head, so that the writer is not needed. Called by any thread; `_lock` lets one
-in at a time.
+rows another, each period that is worth it by itself (arrived.by_period); never a WAL file, never a head, so that the
+writer is not needed. Called by any thread; `_lock` lets one in at a time.
 
 Beside the writer, the sealer and the maintainer this is safe as the sealing of a head is: the segment is durable
 before the view names it, the view changes under its own lock, and who changes it meanwhile starts from what it is
@@ -111,21 +111,20 @@ class Taking:
             raise ProtocolError(f"store id of {len(origin)} bytes, want {layout.STORE_ID_BYTES}")
         return Header(self._layout.store_id, origin, number, (), ())
 
-    def _take(
-        self, header: Header, replies: Sequence[FetchReply], sift: Callable[[Arrived], Arrived] | None
-    ) -> Taken:
+    def _take(self, header: Header, replies: Sequence[FetchReply], sift: Callable[[Arrived], Arrived] | None) -> Taken:
         found = arrived.of_replies(replies, self._catalog.hashes_of)
         found = found if sift is None else sift(found)
         numbers: list[int] = []
         try:
             self._clean()
             self._check_room(found.size)
-            if found.raw is not None:
-                numbers.append(self._numbers.take())
-                self._write_blocks(self._layout.segment_path(numbers[-1]), header, found, found.raw)
-            if len(found.times):
-                numbers.append(self._numbers.take())
-                self._write_rows(self._layout.segment_path(numbers[-1]), header, found)
+            for part in arrived.by_period(found):
+                if part.raw is not None:
+                    numbers.append(self._numbers.take())
+                    self._write_blocks(self._layout.segment_path(numbers[-1]), header, part, part.raw)
+                if len(part.times):
+                    numbers.append(self._numbers.take())
+                    self._write_rows(self._layout.segment_path(numbers[-1]), header, part)
             opened = [self._open(number) for number in numbers]
         except BaseException as error:
             self._discard(numbers)
@@ -141,7 +140,7 @@ class Taking:
         self._current.put_segments((), opened)
         self._on_taken()
         points, blocks = sum(each.points for each in opened), len(found.owners)
-        whole = opened[0].points if blocks else 0
+        whole = 0 if found.raw is None else int(found.raw.blocks.counts.sum())
         taken = Taken(
             tuple(each.number for each in opened), points, blocks, points - whole, sum(each.bytes for each in opened)
         )

@@ -29,6 +29,7 @@ from tests.workers.storage.support import (
 )
 from workers.storage import lacking, limits
 from workers.storage.arrived import Arrived
+from workers.storage.compaction_plan import PERIOD_NS, SPLIT_ROWS
 from workers.storage.exchange import Exchange
 from workers.storage.fetching import checksum
 from workers.storage.limits import DiskFloorError
@@ -92,9 +93,7 @@ def test_taking_in_is_not_bound_by_max_series(stores: Callable[..., Store]) -> N
     assert contents(store, SERIES) == expected(oracle_of(*(rows_of(each, range(3)) for each in SERIES)), SERIES)
 
 
-def test_what_a_process_has_taken_in_is_there_after_it_was_killed(
-    stores: Callable[..., Store], tmp_path: Path
-) -> None:
+def test_what_a_process_has_taken_in_is_there_after_it_was_killed(stores: Callable[..., Store], tmp_path: Path) -> None:
     store = filled(stores(), rows_of(A, range(3)), rows_of(A, range(3, 5)))
     store.take_in(everything(filled(stores(), rows_of(B, range(3)), rows_of(C, range(3)))))
     again = open_store(copy_as_if_killed(tmp_path / "s0", tmp_path / "copy"), QuickDisk())
@@ -289,3 +288,25 @@ def test_equal_stores_have_equal_digests_whatever_their_blocks(stores: Callable[
     first, second = (Exchange(each, lambda: EVERYWHERE).digests(asked) for each in (one, other))
     assert (first.counts, first.digests) == (second.counts, second.digests)
     assert protocol.members(first.partitions) == list(range(PARTITIONS))
+
+
+def test_each_period_that_is_worth_it_comes_into_segments_of_its_own(stores: Callable[..., Store]) -> None:
+    source, target = stores(head_rows=200_000), stores()
+    border = 600 * PERIOD_NS
+    step = PERIOD_NS // (2 * SPLIT_ROWS)
+    sealed = rows_of(A, range(border - (SPLIT_ROWS + 100) * step, border + (SPLIT_ROWS + 9000) * step, step))
+    few = rows_of(B, range(border - 5 * PERIOD_NS, border - 4 * PERIOD_NS, PERIOD_NS // 10))
+    filled(source, [*sealed, *few], rows_of(C, range(border, border + SPLIT_ROWS + 5)))
+    taken = target.take_in(everything(source))
+    assert taken.points == len(sealed) + len(few) + SPLIT_ROWS + 5
+    assert taken.rows == SPLIT_ROWS + 5
+    spans = sorted((each.t_min // PERIOD_NS, each.t_max // PERIOD_NS) for each in target.view.stored.segments)
+    together = (595, 600)  # few points, and a block over the border
+    assert spans == [together, (599, 599), (600, 600), (600, 600)]
+    assert contents(target, SERIES) == contents(source, SERIES)
+
+
+def test_points_of_one_period_and_few_points_of_many_stay_together(stores: Callable[..., Store]) -> None:
+    source, target = stores(), stores()
+    filled(source, rows_of(A, range(0, 40 * PERIOD_NS, PERIOD_NS)), rows_of(B, range(5)))
+    assert len(target.take_in(everything(source)).segments) == 2
