@@ -7,7 +7,7 @@ Owns the commands and what they print. The only program that writes the ring sto
 import functools
 import secrets
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,12 +18,14 @@ from rich.markup import escape
 from rich.table import Table
 
 from common import bus, config, series
-from common.errors import ConfigError, MinitrueError, RingStoreError
+from common.errors import ConfigError, MinitrueError, RingError, RingStoreError
 from common.ring import ACTIVE, NOBODY, Ring
 from common.ringmoves import shares, steps
-from common.ringstore import RingStore, open_store
+from common.ringstore import Mark, RingStore, open_store
 from tools import (
     ring_driver,
+    ring_known,
+    ringctl_backup,
     ringctl_bridges,
     ringctl_loss,
     ringctl_move,
@@ -140,19 +142,61 @@ def status(settings: config.Settings, store: RingStore, output: Output) -> int:
     Shows what each holds, and what is amiss: a node that does not answer, that has another ring than the store, that
     has set damaged files aside, or that is behind because a bridge has points for it in its spool. Bridges are shown as
     the nodes have heard them in the last hour; one that is not heard any more is amiss.
+    While the ring store cannot be read, nodes are asked for what they know; cluster.initial_ring names the first.
     Exit code 1 if anything is amiss.
     """
-    ring = _load(store)
-    marks = store.marks()
+    try:
+        ring, marks = store.load(), store.marks()
+    except (RingError, RingStoreError) as error:
+        return _status_without_store(settings, store, output, error, str(error))
+    if ring is None:
+        return _status_without_store(settings, store, output, _no_ring(store), f"no ring in {store.url}")
     nodes = ringctl_status.ask_all(ring, marks, bus.load_key(settings))
     amiss = [node for node in nodes if node.fault]
-    bridges = ringctl_bridges.heard(nodes)
-    gone = ringctl_bridges.late(bridges, settings.bridge_late_s)
-    said = ringctl_bridges.lines(bridges, settings.bridge_late_s)
-    output.say(_summary(ring), _status_table(nodes), *said, *_unfinished(ring, store), *_advice(nodes, amiss))
+    bridges, gone, said = _bridges(settings, nodes)
+    advice = _advice(nodes, amiss, _waits_for(marks, gone))
+    output.say(_summary(ring), _status_table(nodes), *said, *_unfinished(ring, store), *advice)
     told = {"nodes": [msgspec.structs.asdict(n) for n in nodes], "bridges": bridges, "marks": sorted(marks)}
     output.result({"ok": not (amiss or gone), **_ring_facts(ring, store), **told})
     return 1 if amiss or gone else 0
+
+
+def _bridges(
+    settings: config.Settings, nodes: Sequence[NodeStatus]
+) -> tuple[dict[str, dict[str, Any]], list[str], list[str]]:
+    """Bridges as they were heard last, those that are not heard any more, and what is to be said of all."""
+    bridges = ringctl_bridges.heard(nodes)
+    late_s = settings.bridge_late_s
+    return bridges, ringctl_bridges.late(bridges, late_s), ringctl_bridges.lines(bridges, late_s)
+
+
+def _waits_for(marks: Iterable[Mark], gone: Sequence[str]) -> list[Mark]:
+    """Marks of bridges that are not heard any more."""
+    return [mark for mark in sorted(marks) if mark.by in gone]
+
+
+def _status_without_store(
+    settings: config.Settings, store: RingStore, output: Output, error: MinitrueError, fault: str
+) -> int:
+    """What nodes know while the ring store is away, or has no ring: fault. Raises the error where no node answers."""
+    key = bus.load_key(settings)
+    try:
+        answers, _ = ring_known.ask_all(ring_known.first_nodes(settings, ()), key)
+    except ConfigError:  # nobody to ask
+        raise error from None
+    if not answers:
+        raise error
+    ring = max((answer.ring for answer in answers.values()), key=lambda ring: ring.epoch)
+    marks = ringctl_backup.marks_told({node: answer.status for node, answer in answers.items()})
+    nodes = ringctl_status.ask_all(ring, marks, key, "another node has")
+    bridges, _, said = _bridges(settings, nodes)
+    output.say(escape(f"The ring store is of no use: {fault}"), f"As nodes know it: {_summary(ring)}")
+    output.say(
+        _status_table(nodes), *said, _AWAY, f"next: mend {store.url}; if it lost the ring: tools/ringctl restore"
+    )
+    told = {"nodes": [msgspec.structs.asdict(n) for n in nodes], "bridges": bridges, "marks": sorted(marks)}
+    output.result({"ok": False, "store_error": fault, **_ring_facts(ring, store), **told})
+    return 1
 
 
 @command
@@ -229,8 +273,12 @@ def _parse_tags(texts: Sequence[str]) -> dict[str, str]:
 def _load(store: RingStore) -> Ring:
     ring = store.load()
     if ring is None:
-        raise RingStoreError(f"no ring in {store.url}: make one with tools/ringctl init")
+        raise _no_ring(store)
     return ring
+
+
+def _no_ring(store: RingStore) -> RingStoreError:
+    return RingStoreError(f"no ring in {store.url}: make one with tools/ringctl init (one that was lost: restore)")
 
 
 # What is shown
@@ -318,12 +366,16 @@ def _figures(answer: dict[str, Any]) -> list[str]:
     return ["-" if answer.get(key) is None else form(answer[key]) for _, key, form in FIGURES]
 
 
-def _advice(nodes: Sequence[NodeStatus], amiss: Sequence[NodeStatus]) -> list[str]:
+def _advice(nodes: Sequence[NodeStatus], amiss: Sequence[NodeStatus], stuck: Sequence[Mark] = ()) -> list[str]:
     """The next command to type."""
     if not amiss:
         return []
     if all(not node.reachable for node in nodes):
         return ["No node answers. next: supervisord -c supervisord.conf (or: make run)"]
+    if stuck:
+        node, bridge = stuck[0]
+        loss = f"tools/ringctl accept-loss {node} --bridge {bridge}"
+        return [escape(f"next: start {bridge}, its spool drains then; if it is gone for good: {loss}")]
     silent = [node.id for node in amiss if not node.reachable]
     if silent:
         programs = " ".join(supervised.program_name(node) for node in silent)
@@ -333,6 +385,11 @@ def _advice(nodes: Sequence[NodeStatus], amiss: Sequence[NodeStatus]) -> list[st
         "drains by itself"
     ]
 
+
+_AWAY: Final = (
+    "Workers go on with the ring and the marks that they know: points are taken in, questions answered. Changes of the "
+    "ring, deletes and workers that start wait."
+)
 
 # Columns of `status`: title, key of the node's answer, form.
 FIGURES: Final[Sequence[tuple[str, str, Callable[[Any], str]]]] = (

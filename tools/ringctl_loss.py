@@ -52,7 +52,7 @@ def accept_loss(
     """
     ring = store.load()
     if ring is None:
-        raise RingStoreError(f"no ring in {store.url}: make one with tools/ringctl init")
+        raise RingStoreError(f"no ring in {store.url}: make one with tools/ringctl init (one that was lost: restore)")
     ring.node(node)
     lost, ask = Mark(node, LOST) in store.marks(), Asker(bus.load_key(settings))
     if bridge is not None:

@@ -248,7 +248,7 @@ def _how(options: Mapping[str, Any]) -> How:
 def _load(store: RingStore) -> Ring:
     ring = store.load()
     if ring is None:
-        raise RingStoreError(f"no ring in {store.url}: make one with tools/ringctl init")
+        raise RingStoreError(f"no ring in {store.url}: make one with tools/ringctl init (one that was lost: restore)")
     return ring
 
 

@@ -168,7 +168,7 @@ def _look(ask: Asker, store: RingStore, output: Output, live: Live | None) -> No
 def _load(store: RingStore) -> Ring:
     ring = store.load()
     if ring is None:
-        raise RingError(f"no ring in {store.url}: make one with tools/ringctl init")
+        raise RingError(f"no ring in {store.url}: make one with tools/ringctl init (one that was lost: restore)")
     return ring
 
 

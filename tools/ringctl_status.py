@@ -32,19 +32,22 @@ class NodeStatus(msgspec.Struct, frozen=True):
     answer: dict[str, Any]
 
 
-def ask_all(ring: Ring, marks: Collection[Mark], key: bus.Key | None) -> list[NodeStatus]:
-    """The status of every node, in the ring's order. A node that bears a mark has that as its fault, if no other."""
+def ask_all(ring: Ring, marks: Collection[Mark], key: bus.Key | None, whose: str = "the store has") -> list[NodeStatus]:
+    """The status of every node, in the ring's order. A node that bears a mark has that as its fault, if no other.
+
+    whose: says of a node with another ring where this one is.
+    """
     with ThreadPoolExecutor(ASKED_AT_ONCE) as pool:
-        found = list(pool.map(lambda node: _ask(ring, node, key), ring.nodes))
+        found = list(pool.map(lambda node: _ask(ring, node, key, whose), ring.nodes))
     return [msgspec.structs.replace(node, fault=node.fault or _behind(node.id, marks)) for node in found]
 
 
-def _ask(ring: Ring, node: Node, key: bus.Key | None) -> NodeStatus:
+def _ask(ring: Ring, node: Node, key: bus.Key | None, whose: str) -> NodeStatus:
     try:
         answer = _answer(ring, node, key)
     except MinitrueError as error:
         return NodeStatus(node.id, node.endpoint, node.zone, False, str(error), {})
-    return NodeStatus(node.id, node.endpoint, node.zone, True, _fault(ring, answer), answer)
+    return NodeStatus(node.id, node.endpoint, node.zone, True, _fault(ring, answer, whose), answer)
 
 
 def _behind(node: str, marks: Collection[Mark]) -> str:
@@ -69,20 +72,20 @@ def _answer(ring: Ring, node: Node, key: bus.Key | None) -> dict[str, Any]:
     return protocol.decode_body(message.body, dict[str, Any])
 
 
-def _fault(ring: Ring, answer: dict[str, Any]) -> str:
+def _fault(ring: Ring, answer: dict[str, Any], whose: str) -> str:
     """What an answering node should be looked at for."""
-    return "; ".join(filter(None, (_ring_fault(ring, answer), _trouble(answer), _damage(answer))))
+    return "; ".join(filter(None, (_ring_fault(ring, answer, whose), _trouble(answer), _damage(answer))))
 
 
-def _ring_fault(ring: Ring, answer: dict[str, Any]) -> str:
+def _ring_fault(ring: Ring, answer: dict[str, Any], whose: str) -> str:
     epoch, ring_hash = answer.get("epoch"), answer.get("ring_hash")
     if (epoch, ring_hash) == (ring.epoch, ring.hash):
         return ""
     if epoch == ring.epoch:
-        return f"has another ring of epoch {epoch} ({ring_hash}, the store has {ring.hash})"
+        return f"has another ring of epoch {epoch} ({ring_hash}, {whose} {ring.hash})"
     held = answer.get("not_adopted")
     why = f", and cannot adopt {held[0]}: {held[1]}" if held else ""
-    return f"has the ring of epoch {epoch}, the store has {ring.epoch}{why}"
+    return f"has the ring of epoch {epoch}, {whose} {ring.epoch}{why}"
 
 
 def _trouble(answer: dict[str, Any]) -> str:

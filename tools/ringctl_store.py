@@ -3,27 +3,22 @@
 Owns what they ask and print; which ring is put back is decided in ringctl_backup.py.
 """
 
-import secrets
-from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, NamedTuple
 
 import click
 import msgspec
 from rich.markup import escape
 
-from common import bus, clock, config, files, protocol
-from common.errors import MinitrueError, ProtocolError, RingError, RingStoreError
-from common.ring import Node, Ring
+from common import bus, clock, config, files
+from common.errors import RingError, RingStoreError
+from common.ring import Ring
 from common.ringstore import Mark, RingStore
 from common.timestamps import NS_PER_S
-from tools import ringctl_backup, ringctl_nodes
+from tools import ring_known, ringctl_backup
 from tools.output import Output, new_table, size_text, time_text
 from tools.ringctl_backup import Backup, Found
-
-ANSWER_WITHIN_S: Final = 2.0
-ASKED_AT_ONCE: Final = 32
 
 
 def register(command: Callable[[Callable[..., int]], click.Command]) -> None:
@@ -146,7 +141,9 @@ def _gather(settings: config.Settings, store: RingStore, file: Path | None) -> _
     stored, fault = _stored(store)
     if stored is not None:
         found.append(Found(store.url, stored))
-    answers, silent = _ask_all(_first_nodes(settings, found), bus.load_key(settings))
+    answers, silent = ring_known.ask_all(
+        ring_known.first_nodes(settings, [each.ring for each in found]), bus.load_key(settings)
+    )
     nodes = [Found(f"node {node}", answer.ring) for node, answer in sorted(answers.items())]
     told = ringctl_backup.marks_told({node: answer.status for node, answer in answers.items()})
     above = max((bridge.get("epoch", 0) for answer in answers.values() for bridge in answer.bridges), default=0)
@@ -159,58 +156,6 @@ def _stored(store: RingStore) -> tuple[Ring | None, str]:
     except RingError as error:
         return None, str(error)
     return ring, "" if ring else f"no ring in {store.url}"
-
-
-def _first_nodes(settings: config.Settings, found: Iterable[Found]) -> list[Node]:
-    """The nodes to ask first: those of all rings known, else those that the cluster began with."""
-    nodes = {node.id: node for each in sorted(found, key=lambda each: each.ring.epoch) for node in each.ring.nodes}
-    if nodes:
-        return list(nodes.values())
-    return list(ringctl_nodes.new_ring(settings.path(settings.cluster.initial_ring), "any", True).nodes)
-
-
-class _Answer(NamedTuple):
-    ring: Ring
-    status: dict[str, Any]
-
-    @property
-    def bridges(self) -> list[dict[str, Any]]:
-        return list(self.status.get("bridges", {}).values())
-
-
-def _ask_all(nodes: list[Node], key: bus.Key | None) -> tuple[dict[str, _Answer], dict[str, str]]:
-    """What nodes answer, also those that only other nodes know of; and why others do not."""
-    answers: dict[str, _Answer] = {}
-    silent: dict[str, str] = {}
-    with ThreadPoolExecutor(ASKED_AT_ONCE) as pool:
-        while nodes:
-            for node, (answer, why) in zip(nodes, pool.map(lambda node: _ask(node, key), nodes), strict=True):
-                if answer is None:
-                    silent[node.id] = why
-                else:
-                    answers[node.id] = answer
-            named = {node.id: node for answer in answers.values() for node in answer.ring.nodes}
-            nodes = [node for id_, node in named.items() if id_ not in answers and id_ not in silent]
-    return answers, silent
-
-
-def _ask(node: Node, key: bus.Key | None) -> tuple[_Answer | None, str]:
-    try:
-        reply = protocol.decode_body(_request(node, protocol.RING, key), protocol.RingReply)
-        status = protocol.decode_body(_request(node, protocol.STATUS, key), dict[str, Any])
-        return _Answer(Ring.loads(reply.document), status), ""
-    except MinitrueError as error:
-        return None, str(error)
-
-
-def _request(node: Node, kind: bytes, key: bus.Key | None) -> bytes:
-    incarnation = secrets.randbelow((1 << 63) - 1) + 1
-    header = protocol.Header(protocol.VERSION, protocol.ANY, protocol.ANY, "ringctl", incarnation, 1, 0, "")
-    message = bus.request(node.request_endpoint, kind, header, {}, ANSWER_WITHIN_S, key)
-    if message.kind == protocol.ERROR:
-        refusal = protocol.decode_body(message.body, protocol.ErrorReply)
-        raise ProtocolError(f"{node.request_endpoint} answers {refusal.error}: {refusal.message}")
-    return message.body
 
 
 def _plan(known: _Known) -> _Plan:

@@ -257,3 +257,35 @@ def test_an_etcd_that_was_put_back_gets_the_ring_that_nodes_go_by(children, plac
         assert answer(place, "restore", "--yes")["epoch"] == 3
     assert fault_of(store.load(), force) is None
     assert [row["epoch"] for row in answer(place, "history")["rings"]] == [1, 3]
+
+
+# Without the ring store
+
+
+@pytest.mark.parametrize(("document", "said"), [("{", "is not JSON"), (None, "no ring in")])
+def test_status_tells_what_nodes_know_while_the_ring_store_cannot_be_read(place, first, document, said):
+    if document is not None:
+        (place / "ring.json").write_text(document)
+    behind = {"bridge1": {"age_s": 0.5, "spools": {"ing1": {"bytes": 9, "records": 1, "oldest_s_ago": 3.0,
+                                                            "error": "", "damaged": 0}}}}  # fmt: skip
+    facts = {"epoch": 7, "ring_hash": at_epoch(7, first).hash, "points": 5, "bridges": behind}
+    with answering(at_epoch(7, first), "ing0", "ing1", **facts):
+        done = run(place, "status")
+        told = json.loads(run(place, "status", "--json").output)
+    words = " ".join(done.output.split())
+    assert done.exit_code == 1
+    assert said in words and "As nodes know it: cluster c1, epoch 7" in words and "Workers go on with the ring" in words
+    assert "ringctl init" not in words  # which would make another cluster
+    assert "if it lost the ring: tools/ringctl restore" in words
+    assert (told["ok"], told["epoch"], told["marks"]) == (False, 7, [["ing1", "bridge1"]])
+    assert [node["fault"] for node in told["nodes"]] == ["", "is behind: points for it are in the spool of bridge1"]
+    assert said in told["store_error"]
+
+
+def test_status_says_how_to_go_on_where_a_bridge_that_has_points_is_not_heard(place, store, first):
+    store.save(first, 0)
+    store.put_mark(Mark("ing1", "bridge1"))
+    facts = {"epoch": 1, "ring_hash": first.hash, "bridges": {"bridge1": {"age_s": 900.0}}}
+    with answering(first, "ing0", "ing1", **facts):
+        words = " ".join(run(place, "status").output.split())
+    assert "if it is gone for good: tools/ringctl accept-loss ing1 --bridge bridge1" in words
