@@ -17,6 +17,16 @@ digest comes from rows that this node has besides. Where points keep coming, eac
 which are on their way here, too: after PASSES such a partition is *moving*. Nothing is lacking behind a fence, or in
 what lies so far back that nothing comes any more.
 
+Rows on their way. A row of long ago, or of a clock that is ahead, that is being written now reaches two nodes at two
+moments, however its time compares with what has settled. So a comparison that nobody hurries looks at stretches that
+it would fetch once more after a moment, doubt_s: what reached the peer and not yet this node,
+
+    here   |  digests: differ        row arrives     | digests: equal, nothing is fetched
+    peer   |  row arrives, digests: differ           | digests: equal
+
+is here by then. What is fetched nevertheless does no harm. The second look is later in the same pass, so the proof
+holds as it is.
+
 Rows with the same time and another value: the larger value counts on both sides, so a smaller one of the peer's is
 not lacking here.
 """
@@ -70,6 +80,12 @@ class Flush(NamedTuple):
     """Take in whatever was fetched and is not taken in yet. The step's result: Taken."""
 
 
+class Pause(NamedTuple):
+    """Wait for so long, in seconds. The step's result: None."""
+
+    seconds: float
+
+
 class Taken(NamedTuple):
     """What was lacking of replies: rows, also those in blocks; blocks taken as they are; in which partitions."""
 
@@ -87,7 +103,7 @@ class Fetched(NamedTuple):
 
 
 Digested = protocol.DigestsReply | protocol.SeriesDigestsReply | protocol.RangeDigestsReply
-Step = Ask | Fetch | Flush
+Step = Ask | Fetch | Flush | Pause
 Steps = Generator[Step, Any, T]
 
 
@@ -169,6 +185,7 @@ class Converge:
     partitions: those that the tally has already are left out. count: of the ring. start_ns, end_ns: of what is
     compared, None is open. settled_ns: from the second pass on nothing behind it is looked at, None: all is.
     keys: only these series, which are of the partitions named; None: all. fetch_bytes: of one reply, about.
+    doubt_s: before stretches that differ are looked at again, 0: they are fetched at once.
     """
 
     def __init__(
@@ -181,8 +198,10 @@ class Converge:
         settled_ns: int | None = None,
         keys: Sequence[bytes] | None = None,
         fetch_bytes: int = 4 << 20,
+        doubt_s: float = 0.0,
     ) -> None:
         self.tally = tally
+        self._doubt_s = doubt_s
         self._partitions = [each for each in partitions if not tally.has(each)]
         self._count = count
         self._delete_number = delete_number
@@ -307,7 +326,7 @@ class Converge:
         leaves = [each.range for each in found if each.is_leaf]
         while open_ or leaves:
             while len(leaves) >= RANGES or (leaves and not open_):
-                yield from self._take(_joined(leaves[:RANGES]))
+                yield from self._take(_joined((yield from self._still(leaves[:RANGES]))))
                 del leaves[:RANGES]
             parts = [part for each in open_[-RANGES // PARTS :] for part in _cut(each.range)]
             del open_[-RANGES // PARTS :]
@@ -315,6 +334,14 @@ class Converge:
                 differing, _ = yield from self._compare(parts)
                 leaves += [each.range for each in differing if each.is_leaf]
                 open_ += [each for each in differing if not each.is_leaf]
+
+    def _still(self, ranges: Sequence[Range]) -> Steps[Sequence[Range]]:
+        """Those of some stretches that go on to differ for a moment."""
+        if not self._doubt_s:
+            return ranges
+        yield Pause(self._doubt_s)
+        found, _ = yield from self._compare(ranges)
+        return [each.range for each in found]
 
     def _compare(self, ranges: Sequence[Range]) -> Steps[tuple[list[Found], npt.NDArray[np.bool_]]]:
         """The stretches in which the peer has points and this node not the same; by stretch, whether it is the same."""
@@ -329,7 +356,7 @@ class Converge:
     def _take(self, ranges: Sequence[Range]) -> Steps[None]:
         """Fetch stretches."""
         item, from_ns = 0, None
-        while True:
+        while ranges:
             body = protocol.FetchRequest(self._delete_number, list(ranges), self._fetch_bytes, item, from_ns)
             reply = yield from self._fetch(Fetch(protocol.FETCH, body))
             if not reply.more:

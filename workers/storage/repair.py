@@ -9,7 +9,8 @@ another node: each pulls for itself.
     repair   asked for: compare with every co-owner that is current
     round    the same in the background, every storage.repair_interval_s
 
-Repairs and rounds look at what is older than storage.repair_settle_s only: newer points may be on their way. No job
+Repairs and rounds look at what is older than storage.repair_settle_s only: newer points may be on their way; and twice
+at what differs, a moment apart, for points of any time may (converge.py). No job
 uses a node that has a mark: it may lack acknowledged points, and a refill from it would prove nothing. (That is looked
 up when a leg begins. A mark put later speaks of points acknowledged later, and those have gone to this node, too, or
 lie in a spool for it, which has a mark of its own.) A node that is damaged while it refills begins again with what it
@@ -35,16 +36,16 @@ import numpy as np
 from common import bus, clock, config, log, metrics, protocol
 from common.errors import MinitrueError, ProtocolError
 from common.protocol import ErrorReply, FetchReply, Message, PullRequest, RepairRequest
-from common.ring import Node as RingNode
 from common.ringstore import Mark
 from common.series import partition_of
+from common.wake import Wake
 from workers.storage import jobs
 from workers.storage.behind import Behind
-from workers.storage.converge import Ask, Converge, Fetch, Fetched, Flush, Steps, Taken, Tally
+from workers.storage.converge import Ask, Converge, Fetch, Fetched, Flush, Pause, Taken, Tally
 from workers.storage.jobs import Job, Jobs, Leg
 from workers.storage.node import Node, partitions_of
-from workers.storage.orders import Wake
 from workers.storage.peers import Peers
+from workers.storage.runs import Run
 from workers.storage.serving import HopelessError, Serving, TryAgainError
 from workers.storage.work import Handler, RefusedError, at_once
 
@@ -54,6 +55,7 @@ RESEND_S: Final = 0.05  # between tries to send, meanwhile
 RETRY_S: Final = 0.2  # before the second attempt, doubled up to
 RETRY_MAX_S: Final = 10.0
 FETCH_BYTES: Final = 8 << 20  # of one reply: what a few of them take in memory is little, and a segment is not tiny
+DOUBT_S: Final = 1.0  # in which a batch that reached one owner reaches the others, unless one of them gets a mark
 AT_ONCE: Final = {jobs.PULL: 8, jobs.REFILL: 1, jobs.REPAIR: 1, jobs.ROUND: 1}  # jobs of a kind in work
 ATTEMPTS: Final = {
     jobs.REPAIR: 8,
@@ -90,27 +92,6 @@ class Here(Protocol):
 
     def take(self, replies: Sequence[FetchReply]) -> Taken:
         """Take in what this node lacks of replies."""
-
-
-class Run:
-    """A job in work: the attempt under way, or when the next one is due (due_s, monotonic)."""
-
-    def __init__(self, job: Job, hits: int) -> None:
-        self.job = job
-        self.hits = hits  # of what the node lacks, when this began
-        self.peer: RingNode | None = None
-        self.steps: Steps[None] | None = None
-        self.fetched: list[FetchReply] = []  # not taken in yet
-        self.fetched_bytes = 0
-        self.step: Ask | Fetch | None = None  # to be sent when it is due, or in flight
-        self.is_sent = False
-        self.ours: Any = None  # this node's own answer to an Ask in flight
-        self.due_s = 0.0
-        self.connect_by_s = 0.0
-        self.free_s = 0.0  # when what was pulled is no more than the rate allows
-        self.attempts = 0
-        self.progress = -1
-        self.failures: Counter[str] = Counter()  # of legs, by peer
 
 
 class Repair:
@@ -323,6 +304,7 @@ class Repair:
             settled_ns=settled_ns if job.kind == jobs.REFILL else None,
             keys=job.keys,
             fetch_bytes=self._fetch_bytes(job),
+            doubt_s=0.0 if whole else min(DOUBT_S, self._settings.repair_settle_s),
         ).run()
         logger.debug("leg begun", job=job.number, peer=leg.peer, partitions=len(leg.partitions))
         self._advance(run, None)
@@ -342,13 +324,19 @@ class Repair:
             self._end_leg(run, leg)
         else:
             run.step = step
-            run.due_s = run.free_s if isinstance(run.step, Fetch) else 0.0
+            run.due_s = self._due_s(run, step)
             run.connect_by_s = max(clock.monotonic_s(), run.due_s) + CONNECT_S
         if run.job.kind == jobs.REFILL:
             self._clear(run, leg)
         progress = run.job.at + leg.tally.done + leg.tally.points
         if progress > run.progress:
             run.progress, run.attempts, run.job.error = progress, 0, ""
+
+    def _due_s(self, run: Run, step: Ask | Fetch | Pause) -> float:
+        """When to carry a step out."""
+        if isinstance(step, Pause):
+            return clock.monotonic_s() + step.seconds
+        return run.free_s if isinstance(step, Fetch) else 0.0
 
     def _end_leg(self, run: Run, leg: Leg) -> None:
         run.steps = run.step = None
@@ -369,9 +357,12 @@ class Repair:
             raise TryAgainError(f"points of long ago go on to arrive in {len(leg.tally.moving)} partitions")
 
     def _send(self, run: Run) -> None:
-        """Ask the peer, and meanwhile this node."""
+        """Ask the peer, and meanwhile this node; go on when a pause is over."""
         assert run.step is not None
         assert run.peer is not None
+        if isinstance(run.step, Pause):
+            self._advance(run, None)
+            return
         peer = run.peer
         if not self._peers.ask(peer, run.step.kind, run.step.body, run):
             run.due_s = clock.monotonic_s() + RESEND_S
@@ -393,7 +384,7 @@ class Repair:
 
     def _take_reply(self, run: Run, message: Message) -> None:
         step = run.step
-        assert step is not None and run.steps is not None
+        assert isinstance(step, Ask | Fetch) and run.steps is not None
         if message.kind == protocol.ERROR:
             error = protocol.decode_body(message.body, ErrorReply)
             raise TryAgainError(f"{message.header.sender}: {error.error}: {error.message}")

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from common import protocol, series
 from common.protocol import Range
 from workers.storage import converge
-from workers.storage.converge import Ask, Converge, ConvergeError, Fetch, Fetched, Flush, Taken, Tally
+from workers.storage.converge import Ask, Converge, ConvergeError, Fetch, Fetched, Flush, Pause, Taken, Tally
 
 PARTITIONS = 4
 KEYS = sorted((series.series_key(f"d{number}", "m") for number in range(8)), key=series.series_hash)
@@ -146,7 +146,10 @@ def _columns(rows: Iterable[list[tuple[Place, Bits]]]) -> tuple[bytes, bytes]:
     return _packed("q", list(map(len, found))), _packed("Q", list(map(digest_of, found)))
 
 
-def drive(job: Converge, theirs: Memory, ours: Memory, before_step: Callable[[int], None] = lambda _: None) -> None:
+def drive(
+    job: Converge, theirs: Memory, ours: Memory, before_step: Callable[[int], None] = lambda _: None,
+    at_pause: Callable[[], None] = lambda: None,
+) -> None:  # fmt: skip
     """Carry a job out to its end. before_step: called with the number of each step."""
     steps = job.run()
     result: Any = None
@@ -160,6 +163,9 @@ def drive(job: Converge, theirs: Memory, ours: Memory, before_step: Callable[[in
         before_step(number)
         number += 1
         assert number < 100_000, "goes on for ever"
+        if isinstance(step, Pause):
+            result = at_pause()
+            continue
         if isinstance(step, Ask):
             result = theirs.answer(step.body), ours.answer(step.body)
             continue
@@ -203,13 +209,15 @@ def make_small(set_: Callable[[Any, str, int], None]) -> None:
 
 
 @settings(max_examples=150)
-@given(ROWS, ROWS, ROWS)
-def test_everything_of_the_peer_is_here_afterwards_and_the_tally_is_right(both: Rows, theirs: Rows, ours: Rows) -> None:
+@given(ROWS, ROWS, ROWS, st.sampled_from([0.0, 1.0]))
+def test_everything_of_the_peer_is_here_afterwards_and_the_tally_is_right(
+    both: Rows, theirs: Rows, ours: Rows, doubt_s: float
+) -> None:
     with pytest.MonkeyPatch.context() as patch:
         make_small(patch.setattr)
         there, here = Memory(joined(both, theirs)), Memory(joined(both, ours))
         before = dict(here.rows)
-        tally = converged(there, here)
+        tally = converged(there, here, doubt_s=doubt_s)
         assert here.rows == joined(there.rows, before)
         equal = {
             partition for partition in range(PARTITIONS) if _of(there.rows, partition) == _of(here.rows, partition)
@@ -270,6 +278,18 @@ def test_a_partition_to_which_points_go_on_to_arrive_is_moving(small: None) -> N
     drive(Converge(range(PARTITIONS), PARTITIONS, 0, tally), there, here, flow)
     partition = series.partition_of(KEYS[0], PARTITIONS)
     assert (tally.moving, tally.done) == ({partition}, PARTITIONS)
+
+
+def test_rows_on_their_way_when_it_is_compared_are_not_fetched_and_those_that_lack_are(small: None) -> None:
+    rows = {(KEYS[0], time): 1 for time in range(20)}
+    there, here, tally = Memory(rows), Memory(rows), Tally()
+    del here.rows[KEYS[0], 3], here.rows[KEYS[0], 17]
+    job = Converge(range(PARTITIONS), PARTITIONS, 0, tally, doubt_s=1.0)
+    drive(job, there, here, at_pause=lambda: here.rows.update({(KEYS[0], 17): 1}))
+    assert here.rows == rows
+    assert tally.points == 1
+    assert there.moved <= converge.LEAF_ROWS
+    assert tally.equal == set(range(PARTITIONS))
 
 
 def test_equal_partitions_cost_one_question(small: None) -> None:

@@ -161,6 +161,21 @@ def test_points_that_have_not_settled_are_left_to_their_way(make: Make) -> None:
     assert sum(other.digests()[0]) == 0
 
 
+def test_old_points_on_their_way_when_replicas_are_compared_are_not_pulled(make: Make) -> None:
+    ring = ring_of(2, 2)
+    one, other = make(ring, "n1"), make(ring, "n2", repair_settle_s=1.0)
+    put(one, rows_of(A, range(10)))
+    put(one, rows_of(key("b"), range(10)))
+    put(other, rows_of(A, range(9)))
+    put(other, rows_of(key("b"), range(9)))
+    request = protocol.RepairRequest(protocol.bitmap(range(PARTITIONS), PARTITIONS))
+    number = other.jobs(protocol.REPAIR, request)[0].job
+    put(other, rows_of(A, range(9, 10)))
+    job = other.ended(number)
+    assert (job.state, job.points) == ("done", 1)
+    assert other.digests() == one.digests()
+
+
 def test_rounds_in_the_background_find_what_is_lacking(make: Make) -> None:
     ring = ring_of(2, 2)
     one = make(ring, "n1")
