@@ -2,7 +2,9 @@
 
 A mark is there before the first PUBACK that relies on a spool, and until that spool is drained. So a node without
 a mark, looked for after a point was acknowledged, has that point if it is an owner of it; one with a mark must not
-be asked, or an answer would lack points and say nothing. Belongs to the scatter thread.
+be asked, or an answer would lack points and say nothing. So marks are looked at before a question begins, after idle
+time as well: a store that tells of a change, or that it cannot be read, is heard by the next question. Belongs to the
+scatter thread.
 """
 
 from collections.abc import Mapping
@@ -29,6 +31,11 @@ class Behind:
         self._next_s = float("-inf")
         self._read_s = clock.monotonic_s()
         self._is_failing = False
+        store.watch(self._look_soon)
+
+    def _look_soon(self) -> None:
+        """Any thread: the next look is due at once. Looks note first when the next one is due and read then."""
+        self._next_s = float("-inf")
 
     def unread_s(self, now_s: float) -> float:
         """For how many seconds marks have not been read, 0 while they can be. Who fell behind since is not known."""

@@ -2,6 +2,10 @@
 
 Owns no socket and reads no clock, as all questions (gather.py). Nodes that are behind, or whose partitions are about to
 move, are not compared; one that does not answer leaves the comparison incomplete, not the answer.
+
+What owners hold of a series only grows, at one delete number. So they need not tell the same at the same time
+(`Heard`): when A has told at some time what B has told at another, each holds from then on all that the other held at
+first.
 """
 
 from collections.abc import Callable, Mapping
@@ -22,8 +26,12 @@ NOTHING: Figure = (0, 0)
 R = TypeVar("R")
 
 
+class UnverifiedError(ProtocolError):
+    """Owners that could not be compared, and why."""
+
+
 class Compare(Question):
-    """replies: of each node, by partition or by series (request), disjoint in their partitions."""
+    """replies: of each node, by partition or by series, disjoint in their partitions. answered: those partitions."""
 
     kind = protocol.VERIFY
 
@@ -32,18 +40,20 @@ class Compare(Question):
         wanted: Callable[[Plan], Partitions],
         request: Callable[[bytes, int], VerifyRequest],
         timeout_s: float,
+        by_series: bool = False,
     ) -> None:
-        """wanted: the partitions, by the plan. request: from bitmap and delete number to the body."""
+        """wanted: the partitions, by the plan. request: from bitmap and delete number to the body, that asks so."""
         super().__init__(timeout_s)
+        self._by_series = by_series
         self.wanted: Partitions = 0
         self.replies: dict[str, list[VerifyReply]] = {}
-        self._answered: dict[str, Partitions] = {}
+        self.answered: dict[str, Partitions] = {}
         self._select = wanted
         self._request = request
 
     def targets(self, plan: Plan) -> Mapping[str, Partitions]:
         if self.plan is not None and plan.ring.epoch != self.plan.ring.epoch:
-            self.replies, self._answered = {}, {}  # of other owners, or of before a delete
+            self.replies, self.answered = {}, {}  # of other owners, or of before a delete
         self.plan = plan
         self.wanted = self._select(plan)
         left = {node: self._lacking(node) for node in self._current()}
@@ -57,7 +67,7 @@ class Compare(Question):
         answered = from_bitmap(reply.partitions)
         if answered & ~ask.partitions:
             raise ProtocolError(f"{ask.node} answers for partitions that it was not asked for")
-        check(reply, 0 if reply.keys else answered.bit_count())
+        check(reply, len(reply.keys) if self._by_series else answered.bit_count())
         if self.plan is not None and reply.delete_number != self.plan.ring.delete_number:
             self.refuse(ask.node, f"compares at delete {reply.delete_number}", self.deadline_s)
             return
@@ -67,11 +77,11 @@ class Compare(Question):
             self.refuse(ask.node, reason, self.deadline_s)
         if answered:
             self.replies.setdefault(ask.node, []).append(reply)
-            self._answered[ask.node] = self._answered.get(ask.node, 0) | answered
+            self.answered[ask.node] = self.answered.get(ask.node, 0) | answered
 
     def complete(self) -> bool:
         """Whether every current owner has told all that it holds."""
-        return bool(self._answered) and not any(map(self._lacking, self._current()))
+        return bool(self.answered) and not any(map(self._lacking, self._current()))
 
     @property
     def cutoffs(self) -> set[int]:
@@ -100,7 +110,7 @@ class Compare(Question):
         for key in set().union(*told.values()):
             bit = 1 << partition_of(key, partitions)
             found[key] = {
-                node: figures.get(key, NOTHING) for node, figures in told.items() if self._answered[node] & bit
+                node: figures.get(key, NOTHING) for node, figures in told.items() if self.answered[node] & bit
             }
         return found
 
@@ -109,7 +119,34 @@ class Compare(Question):
 
     def _lacking(self, node: str) -> Partitions:
         owned = 0 if self.plan is None else self.plan.owned(node)
-        return owned & self.wanted & ~self._answered.get(node, 0)
+        return owned & self.wanted & ~self.answered.get(node, 0)
+
+
+class Heard:
+    """What owners have told of series in which they differed, in comparisons one after the other.
+
+    open: what each owner has told last of a series, of those of which all of them have told no figure yet, at whatever
+    times.
+    """
+
+    def __init__(self, told: Mapping[bytes, Mapping[str, Figure]]) -> None:
+        """told: by the first comparison. Which series are looked at is up to it: later ones are new since."""
+        self.open = {key: figures for key, figures in told.items() if len(set(figures.values())) > 1}
+        self._seen = {key: {node: {figure} for node, figure in figures.items()} for key, figures in self.open.items()}
+
+    def hear(self, told: Mapping[bytes, Mapping[str, Figure]]) -> bool:
+        """Take in a later comparison; whether any series that stays open has changed since the one before."""
+        has_changed = False
+        for key, before in list(self.open.items()):
+            figures, seen = told.get(key, dict.fromkeys(before, NOTHING)), self._seen[key]
+            for node, figure in figures.items():
+                seen.setdefault(node, set()).add(figure)
+            if set.intersection(*seen.values()):
+                del self.open[key]
+            else:
+                self.open[key] = figures
+                has_changed = has_changed or figures != before
+        return has_changed
 
 
 class Direct(Question, Generic[R]):
@@ -149,9 +186,8 @@ def figures_of(reply: VerifyReply) -> list[Figure]:
     return list(zip(counts.tolist(), digests.tolist(), strict=True))
 
 
-def check(reply: VerifyReply, partitions: int) -> None:
-    """Raise ProtocolError for a reply that no node computes. partitions: how many it is about, where not by series."""
-    sizes = {len(reply.counts), len(reply.digests)}
-    wanted = {8 * len(reply.keys)} if reply.keys else {0, 8 * partitions}
-    if len(sizes) > 1 or not sizes <= wanted:
-        raise ProtocolError(f"VerifyReply has columns of {sorted(sizes)} bytes, want {sorted(wanted)}")
+def check(reply: VerifyReply, figures: int) -> None:
+    """Raise ProtocolError for a reply that no node computes. figures: of how many partitions, or keys, it tells."""
+    sizes = [len(reply.counts), len(reply.digests)]
+    if sizes != [8 * figures] * 2:
+        raise ProtocolError(f"VerifyReply has columns of {sizes} bytes, want {8 * figures}")

@@ -15,11 +15,10 @@ from workers.query.explain import Stages, explained
 from workers.query.frame import Context, Request, Response, encode
 from workers.query.gather import Gather
 from workers.query.plan import exact_pair
-from workers.query.refusal import Refusal
 from workers.query.request import Query
 from workers.query.table import PAGE_ROWS, Kind, Table, time
 from workers.query.times import Time
-from workers.query.verified import Verified, Verifier
+from workers.query.verified import RingChangedError, Verified, Verifier
 
 _KINDS: Final[dict[str, Kind]] = {"time": "time", "count": "count", "tags": "tags"}
 VERIFY_TRIES: Final = 3
@@ -142,31 +141,33 @@ def _groups(
     _gather(context, work, gather)
     if (pair := exact_pair(match)) is not None and not rows:
         gather.learn(pair)
-    if verified is None or not rows:
+    if verified is None:
         return gather.replies
-    if any(reply.delete_number != verified.delete_number for reply in gather.replies):
-        raise _DeletedError
-    return [*gather.replies, joining.reply(rows, ask(b""), verified.delete_number)]
+    if not verified.holds_by(gather.plan) or _deleted(verified, gather):
+        raise RingChangedError
+    return [*gather.replies, joining.reply(rows, ask(b""), verified.delete_number)] if rows else gather.replies
 
 
-class _DeletedError(Exception):
-    """Points were deleted after series were joined."""
+def _deleted(verified: Verified, gather: Gather[GroupsReply]) -> bool:
+    """Whether a node has taken points away that were joined."""
+    return bool(verified.rows) and any(reply.delete_number != verified.delete_number for reply in gather.replies)
 
 
 def _verified(context: Context, work: Work) -> Found:
-    """Compare the owners, then ask as ever; again where a delete came between."""
+    """Compare the owners, then ask as ever; again where the owners changed, or points were deleted, between."""
+    query, spend = work.query, answering.limits(context.settings)
     for _ in range(VERIFY_TRIES):
-        query, spend = work.query, answering.limits(context.settings)
-        work.coverages.clear()
         work.verified = Verifier(
-            context.scatter.ask, query.match, query.start_ns, query.end_ns, spend, work.deadline_s, context.repairs
+            context.scatter.ask, query.match, query.start_ns, query.end_ns, spend, _left_s(work), context.repairs
         ).run()
         work.stages.end("verify")
         try:
             return _grouped(context, work)
-        except _DeletedError:
+        except RingChangedError:
             work.query = query
-    raise Refusal(503, "incomplete", f"points were deleted during each of {VERIFY_TRIES} tries: ask again")
+            work.coverages.clear()
+    work.verified = Verified(reason=f"the ring changed after owners were compared, {VERIFY_TRIES} times")
+    return _grouped(context, work)
 
 
 def _gather(context: Context, work: Work, gather: Gather[Any]) -> None:
@@ -176,7 +177,8 @@ def _gather(context: Context, work: Work, gather: Gather[Any]) -> None:
 
 def _left_s(work: Work) -> float:
     """How long the next question may take: the first one all the time there is."""
-    return max(0.001, work.deadline_s - clock.monotonic_s()) if work.asked else work.timeout_s
+    begun = work.asked or work.verified is not None
+    return max(0.001, work.deadline_s - clock.monotonic_s()) if begun else work.timeout_s
 
 
 # The answer

@@ -8,7 +8,6 @@ from typing import Any, Final
 
 import msgspec
 
-from common import clock
 from common.errors import MSGSPEC_ERRORS, ProtocolError
 from common.series import parse_key
 from workers.query import answering, formats, selection, table
@@ -54,10 +53,9 @@ def samples(context: Context, asked: Request) -> Response:
 
 
 def _verified(context: Context, wanted: selection.Selection, timeout_s: float) -> Verified:
-    deadline_s = clock.monotonic_s() + timeout_s
     spend = answering.limits(context.settings)
     ask = context.scatter.ask
-    found = Verifier(ask, wanted.match, wanted.start_ns, wanted.end_ns, spend, deadline_s, context.repairs)
+    found = Verifier(ask, wanted.match, wanted.start_ns, wanted.end_ns, spend, timeout_s, context.repairs)
     return found.run()
 
 

@@ -23,6 +23,7 @@ _SECOND: Final = 10**9
 _LONG: Final = ("values", "value_counts")
 
 Rows = tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]  # times (ns, ascending, each once), values
+NO_ROWS: Final[Rows] = (np.empty(0, np.int64), np.empty(0, np.float64))
 Bucket = tuple[int, int, int]  # its start as told, first and last ns
 
 

@@ -20,10 +20,10 @@ from common.points import PointBatch
 from common.protocol import Message
 from common.ring import Node, Ring
 from common.series import parse_key
+from common.wake import Wake
 from workers.query import table
 from workers.query.gate import Busy
 from workers.query.plan import Plan
-from workers.query.scatter import Wake
 
 TICK_S: Final = 0.1  # how soon the thread notices a ring, and that nobody listens any more
 READY_S: Final = 1.0  # for which a new stream waits for the greetings of all nodes

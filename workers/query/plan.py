@@ -108,6 +108,12 @@ class Plan:
             owned |= rank.get(node, 0)
         return owned
 
+    def has_owners_of(self, other: Self, partitions: Partitions) -> bool:
+        """Whether partitions have the same owners by another plan, and the same points are deleted."""
+        nodes = {node for plan in (self, other) for rank in plan.ranks for node in rank}
+        changed = any((self.owned(node) ^ other.owned(node)) & partitions for node in nodes)
+        return not changed and self.ring.delete_number == other.ring.delete_number
+
     def bitmap(self, partitions: Partitions) -> bytes:
         """The bitmap of a set of partitions as requests carry it."""
         return partitions.to_bytes((self.ring.partitions + 7) // 8, "little")

@@ -5,6 +5,7 @@ that is used up is asked for again behind its last point, of whoever owns those 
 ring, or a node that is lost while another owner is there, goes unnoticed. Belongs to the thread that iterates.
 """
 
+import dataclasses
 import heapq
 from collections.abc import Callable, Iterator, Mapping
 from typing import Final, NamedTuple
@@ -131,6 +132,8 @@ class Samples:
         self._note(gather, self._gather(gather, self._allow_partial))
         if (pair := exact_pair(wanted.match)) is not None:
             gather.learn(pair)
+        if self._verified is not None and not self._verified.holds_by(gather.plan):
+            self._verified = dataclasses.replace(self._verified, reason="the ring changed after owners were compared")
         if self._joined and any(reply.delete_number != self._joined_at for reply in gather.replies):
             raise Refusal(503, "incomplete", "points were deleted after owners were compared: ask again")
         for reply in gather.replies:

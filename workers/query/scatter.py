@@ -31,6 +31,7 @@ from common.errors import MinitrueError, ProtocolError, RingError, RingStoreErro
 from common.protocol import AggregateReply, ErrorReply, Header, Message
 from common.ring import Node, Ring
 from common.ringstore import RingStore, RingView
+from common.wake import Wake
 from workers.query.behind import Behind, Reason
 from workers.query.gather import NEVER_S, Ask, Glance, Question
 from workers.query.known import Known
@@ -199,6 +200,8 @@ class Scatter:
             self._hurried = False
             self._view.hurry()
             self._follow_ring(now_s)
+        if self._inbox:
+            self._follow_marks(now_s)  # first: when one has gone, what is known of series is doubted
         if self._inbox and self.plan is not None:
             self._asked_s = now_s
             self.plan.known.look(self._owners, now_s)
@@ -546,19 +549,3 @@ def _outcomes(asks: list[Ask], message: Message) -> Sequence[Outcome]:
     if len(outcomes) != len(asks):
         raise ProtocolError(f"AggregatesReply has {len(outcomes)} outcomes, want {len(asks)}")
     return [outcome.error or outcome.reply for outcome in outcomes]
-
-
-class Wake:
-    """A descriptor by which any thread wakes the one that polls it."""
-
-    def __init__(self) -> None:
-        self._descriptor = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-
-    def fileno(self) -> int:
-        return self._descriptor
-
-    def set(self) -> None:
-        os.eventfd_write(self._descriptor, 1)
-
-    def clear(self) -> None:
-        os.eventfd_read(self._descriptor)

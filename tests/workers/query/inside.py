@@ -15,7 +15,7 @@ from tests.workers.query.fake import make_ring
 from workers.query import http
 from workers.query.frame import Context
 from workers.query.gather import Ask, Question
-from workers.query.plan import Plan
+from workers.query.plan import Partitions, Plan
 
 NOW_NS = 1_700_000_600 * 10**9
 Answerer = Callable[[str, bytes, Any], Any]  # node, kind, request -> reply or ErrorReply
@@ -39,18 +39,23 @@ class Scattered:
         question.deadline_s = clock.monotonic_s() + question.timeout_s
         if self.plan is None:
             return
-        for node, partitions in question.targets(self.plan).items():
-            ask = Ask(node, partitions, question, question.timeout_s, question.deadline_s)
-            request = question.body(self.plan, partitions)
-            self.asked.append((node, question.kind, request))
-            if node in self.away:
-                question.refuse(node, "is away", 0.0)
-                continue
-            reply = self._answer(node, question.kind, request)
-            if isinstance(reply, protocol.ErrorReply):
-                question.reject(ask, reply)
-            else:
-                question.accept(ask, msgspec.msgpack.encode(reply))
+        while not question.complete() and question.error is None and (targets := question.targets(self.plan)):
+            for node, partitions in targets.items():
+                self._put(question, node, partitions)
+
+    def _put(self, question: Question, node: str, partitions: Partitions) -> None:
+        assert self.plan is not None
+        ask = Ask(node, partitions, question, question.timeout_s, question.deadline_s)
+        request = question.body(self.plan, partitions)
+        self.asked.append((node, question.kind, request))
+        if node in self.away:
+            question.refuse(node, "is away", 0.0)
+            return
+        reply = self._answer(node, question.kind, request)
+        if isinstance(reply, protocol.ErrorReply):
+            question.reject(ask, reply)
+        else:
+            question.accept(ask, msgspec.msgpack.encode(reply))
 
 
 class Inside:

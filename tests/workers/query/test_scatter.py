@@ -747,6 +747,30 @@ def test_a_node_behind_still_tells_its_status(cluster: Cluster) -> None:
     assert survey(cluster.scatter).complete()
 
 
+def test_after_idle_time_marks_are_looked_at_before_the_first_question(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scatter, "IDLE_TICK_S", 60.0)
+    wait_until(lambda: cluster.scatter._next_tick_s > time.monotonic() + 20.0, what="idle time")
+    cluster.store.put_mark(Mark("ing2", "bridge1"))
+    cluster.scatter._behind._look_soon()
+    assert not gather(cluster.scatter, timeout_s=0.1).complete()
+    assert not cluster.nodes["ing2"].requests
+
+
+def test_a_store_that_tells_of_a_change_is_looked_at_at_once(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    listeners: list[Callable[[], None]] = []
+    monkeypatch.setattr(cluster.store, "watch", listeners.append)
+    behind = Behind(cluster.store)
+    behind.look(100.0)
+    cluster.store.put_mark(Mark("ing2", "bridge1"))
+    behind.look(100.0)
+    assert set(behind.nodes) == set()
+    listeners[0]()
+    behind.look(100.0)
+    assert set(behind.nodes) == {"ing2"}
+
+
 def test_marks_that_cannot_be_read_leave_those_known(cluster: Cluster) -> None:
     cluster.store.put_mark(Mark("ing2", "bridge1"))
     is_noticed(cluster, "ing2")

@@ -1,19 +1,22 @@
 """Verified reads: owners that differ are joined exactly, whatever they lack, and only what differs is fetched."""
 
 import dataclasses
+import itertools
 import random
 from collections.abc import Sequence
 from typing import Any
 
 import pytest
 
-from common import protocol
+from common import clock, protocol
 from common.protocol import ErrorReply
+from common.ring import Ring
 from common.series import parse_key, partition_of
 from tests.workers.query.fake import Point, make_ring, point
 from tests.workers.query.inside import Inside
 from tests.workers.query.replicas import Replicas, settled
-from workers.query import verified
+from workers.query import fetching, verified
+from workers.query.gather import Question
 from workers.query.plan import Plan
 
 S = 10**9
@@ -169,7 +172,7 @@ def test_only_what_differs_is_fetched_and_its_repair_is_asked_for_once() -> None
 def test_of_a_long_series_only_the_stretch_that_differs_is_fetched_from_the_others(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(verified, "WHOLE_ROWS", 16)
+    monkeypatch.setattr(fetching, "WHOLE_ROWS", 16)
     points = [point("d1", "m", n * S, float(n)) for n in range(1000)]
     held = everywhere(points)
     for node in ("ing1", "ing3"):
@@ -222,3 +225,150 @@ def test_an_unknown_consistency_is_refused_and_current_is_the_usual_one() -> Non
     assert (status, answer["error"]) == (400, "bad_request")
     status, answer = pair.whole.call("POST", "/query", body | {"consistency": "current"})
     assert (status, "verified" in answer.get("coverage", {})) == (200, False)
+
+
+class Flowing(Replicas):
+    """Owners that each point reaches one after the other, while they are asked.
+
+    flow: points, of which some arrive with each request; `ahead` has each as many requests earlier than the others.
+    """
+
+    def __init__(self, ring: Ring, held: dict[str, list[Point]], flow: list[list[Point]], ahead: str, by: int) -> None:
+        super().__init__(ring, held)
+        self._flow, self._ahead, self._by, self._turn = flow, ahead, by, 0
+
+    def answer(self, node_id: str, kind: bytes, request: Any) -> Any:
+        self._turn += 1
+        for node in self.nodes.values():
+            arrived = self._turn if node.id == self._ahead else self._turn - self._by
+            node.points = settled([*node.points, *itertools.chain.from_iterable(self._flow[: max(0, arrived)])])
+        return super().answer(node_id, kind, request)
+
+
+def flowing(flow: list[list[Point]], by: int, held: list[Point]) -> Pair:
+    pair = Pair(everywhere(held))
+    pair.replicas = Flowing(pair.replicas.ring, everywhere(held), flow, "ing1", by)
+    pair.differing = Inside(pair.replicas.answer)
+    pair.differing.scatter.plan = Plan.of(pair.replicas.ring)
+    return pair
+
+
+def test_points_on_their_way_to_all_series_are_no_difference() -> None:
+    held = some_points(random.Random(8), devices=200, each=3)
+    series = sorted({key for key, _, _ in held})
+    # With each request some series get a point, so that no two owners ever are equal at the same time.
+    flow = [[(key, (1000 + turn) * S, 1.0) for key in series[turn::40]] for turn in range(40)]
+    pair = flowing(flow, 3, held)
+    status, answer = pair.differing.call(
+        "POST", "/query", {"device_id": "*", "metric_name": "m", "operation": "count", "consistency": "verified"}
+    )
+    assert (status, answer["coverage"]["verified"]) == (200, True), answer
+    assert answer["coverage"]["compared"] == {"owners": 2, "series_joined": 0, "reason": ""}
+    assert pair.replicas.kinds() == {protocol.VERIFY, protocol.GROUPS}
+    assert answer["count"] > len(settled(held))
+
+
+def test_points_that_come_faster_than_owners_can_be_asked_are_no_difference_either(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now_s = 2000
+    monkeypatch.setattr(clock, "wall_ns", lambda: now_s * S)
+    held = some_points(random.Random(9), devices=80, each=3)
+    series = sorted({key for key, _, _ in held})
+    flow = [[(key, now_s * S + turn, 1.0) for key in series] for turn in range(200)]
+    pair = flowing(flow, 2, held)
+    ring, first = pair.replicas.ring, pair.replicas.nodes["ing1"]
+    lacking = next(each for each in settled(held) if _owns(first, each))
+    for node in ring.owners(partition_of(lacking[0], PARTITIONS))[1:]:
+        pair.replicas.nodes[node.id].points.remove(lacking)  # and this one does not come
+    status, answer = pair.differing.call(
+        "POST", "/query", {"device_id": "*", "metric_name": "m", "operation": "count", "consistency": "verified"}
+    )
+    assert (status, answer["coverage"]["verified"]) == (200, True), answer
+    assert answer["coverage"]["compared"]["series_joined"] == 1
+    fetched = [request for _, kind, request in pair.replicas.asked if kind == protocol.SAMPLES]
+    whole = [request for request in fetched if request.start_ns is None or request.start_ns <= (now_s - 2) * S]
+    assert {request.match.device_id[0].text for request in whole} == {parse_key(lacking[0]).device_id}
+    assert len(whole) < len(fetched)
+
+
+def test_an_owner_that_goes_away_between_comparisons_leaves_the_answer_unverified_and_whole() -> None:
+    pair = Pair(torn(random.Random(10), some_points(random.Random(10)), 0.3))
+    answer_of, asked = pair.replicas.answer, []
+
+    def dying(node: str, kind: bytes, request: Any) -> Any:
+        asked.append((node, kind))
+        if node == "ing2" and asked.count((node, protocol.VERIFY)) > 1:
+            return ErrorReply(protocol.ERR_INTERNAL, "is gone")
+        return answer_of(node, kind, request)
+
+    pair.differing.scatter._answer = dying
+    answer, _ = pair.query()
+    assert (answer["coverage"]["complete"], answer["coverage"]["verified"]) == (True, False)
+    assert "ing2: internal: is gone" in answer["coverage"]["compared"]["reason"]
+    assert answer["coverage"]["compared"]["series_joined"] == 0
+
+
+@pytest.mark.parametrize("changes", [2, 99])
+@pytest.mark.parametrize("lost", [0.0, 0.3])
+def test_owners_that_change_between_comparing_and_asking_are_compared_again(changes: int, lost: float) -> None:
+    draw = random.Random(11)
+    pair = Pair(torn(draw, some_points(draw), lost), 3)
+    answer_of, left = pair.replicas.answer, [changes]
+    scatter = pair.differing.scatter
+
+    def moving(node: str, kind: bytes, request: Any) -> Any:
+        reply = answer_of(node, kind, request)
+        if left[0] and kind == protocol.VERIFY and node == "ing3":
+            left[0] -= 1
+            epoch, document = scatter.plan.ring.epoch + 1, pair.replicas.ring.document()
+            owners = [each[: 2 + epoch % 2] for each in document["owners"]]
+            scatter.plan = Plan.of(Ring.from_document(document | {"epoch": epoch, "owners": owners}))
+        return reply
+
+    scatter._answer = moving
+    answer, wanted = pair.query(operation="count")
+    assert answer["coverage"]["complete"] is True
+    if changes == 2:
+        assert answer["coverage"]["verified"] is True
+        assert answer["result"] == wanted["result"]
+    else:
+        assert answer["coverage"]["verified"] is False
+        assert "the ring changed" in answer["coverage"]["compared"]["reason"]
+
+
+def test_more_than_can_be_joined_is_answered_by_one_owner_and_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(verified, "JOIN_POINTS", 100)
+    draw = random.Random(12)
+    pair = Pair(torn(draw, some_points(draw, devices=30), 0.3))
+    answer, _ = pair.query()
+    assert (answer["coverage"]["complete"], answer["coverage"]["verified"]) == (True, False)
+    assert "at most 100 are fetched and joined" in answer["coverage"]["compared"]["reason"]
+    assert protocol.SAMPLES not in pair.replicas.kinds()
+    assert protocol.REPAIR in pair.replicas.kinds()
+
+
+def test_of_three_owners_the_one_that_lacks_rows_decides_nothing() -> None:
+    points = some_points(random.Random(13))
+    for lacking in ("ing1", "ing2", "ing3"):
+        held = everywhere(points)
+        held[lacking] = points[: len(points) // 2]
+        answer, wanted = Pair(held, 3).query()
+        assert told(answer) == told(wanted)
+        assert answer["coverage"]["verified"] is True
+        assert answer["coverage"]["compared"]["owners"] == 3
+
+
+def test_comparing_leaves_half_of_the_time_for_the_answer() -> None:
+    pair = Pair(everywhere(some_points(random.Random(14))))
+    asked = []
+    ask = pair.differing.scatter.ask
+
+    def noted(question: Question) -> None:
+        asked.append((question.kind, question.timeout_s))
+        ask(question)
+
+    pair.differing.scatter.ask = noted
+    pair.query(timeout_s=8)
+    times = dict(asked)
+    assert times[protocol.VERIFY] <= 4.0 < times[protocol.GROUPS] <= 8.0
