@@ -4,7 +4,6 @@ Owns the process's signal handlers. `run` is called once, from the main thread.
 """
 
 import os
-import select
 import signal
 import sys
 import time
@@ -14,6 +13,7 @@ from typing import Literal
 
 from common import config, log
 from common.errors import ConfigError, MinitrueError
+from common.wake import Wake
 
 MODE_VARIABLE = "MINITRUE_MODE"
 MODES = ("ingestion", "query", "all")
@@ -27,13 +27,13 @@ class Stop:
     """Set by SIGTERM or SIGINT. Pollable: `fileno` becomes readable and stays so."""
 
     def __init__(self) -> None:
-        self._descriptor = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._wake = Wake()
         self._set = False
 
     def set(self) -> None:
         """Ask the process to end. Safe in a signal handler and from any thread."""
         self._set = True
-        os.eventfd_write(self._descriptor, 1)
+        self._wake.set()
 
     def is_set(self) -> bool:
         """Whether the process was asked to end."""
@@ -41,12 +41,12 @@ class Stop:
 
     def fileno(self) -> int:
         """A descriptor that is readable from the moment the process was asked to end."""
-        return self._descriptor
+        return self._wake.fileno()
 
     def wait(self, timeout_s: float | None) -> bool:
         """Wait until asked to end, at most timeout_s (None: for ever); whether it was."""
         if not self._set:
-            select.select([self], [], [], timeout_s)
+            self._wake.wait(timeout_s)
         return self._set
 
 

@@ -18,10 +18,10 @@ from common import bus, clock, log, process, protocol
 from common.errors import MinitrueError, ProtocolError, RingStoreError
 from common.protocol import DigestsReply, DigestsRequest, Message
 from common.ring import Ring
+from common.wake import Wake
 from workers.storage.behind import Behind
 from workers.storage.exchange import Exchange
 from workers.storage.node import Node, Partitions, bitmap_of, partitions_of
-from workers.storage.orders import Wake
 from workers.storage.peers import Peers
 from workers.storage.store import Store
 

@@ -3,31 +3,10 @@
 Owns the queue. Any thread puts; one thread, the owner's, takes.
 """
 
-import os
 import queue
 from collections.abc import Callable
 
-
-class Wake:
-    """Pollable: readable from `set` on until `clear`."""
-
-    def __init__(self) -> None:
-        self._descriptor = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-
-    def fileno(self) -> int:
-        """What to poll."""
-        return self._descriptor
-
-    def set(self) -> None:
-        """Wake who polls. Any thread."""
-        os.eventfd_write(self._descriptor, 1)
-
-    def clear(self) -> None:
-        """Sleep again. To be called before the owner looks at what he was woken for."""
-        try:
-            os.eventfd_read(self._descriptor)
-        except BlockingIOError:
-            return  # nobody has woken him
+from common.wake import Wake
 
 
 class Orders(Wake):
