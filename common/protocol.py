@@ -520,24 +520,28 @@ class JobsReply(msgspec.Struct, frozen=True):
 
 
 class FenceRequest(msgspec.Struct, frozen=True):
-    """Refuse points and questions of some partitions, which the node owns, until the ring of `epoch` changes there.
+    """Refuse points of some partitions, which the node owns, until the ring of `epoch` changes there; with `reads`,
+    refuse questions of them, too.
 
-    The same again begins the time anew for which that holds (storage.fence_s).
+    The same again begins the time anew for which that holds (storage.fence_s). What is refused already stays so.
     """
 
     partitions: bytes
     epoch: int
+    reads: bool = True
 
 
 class FenceReply(msgspec.Struct, frozen=True):
     """epoch: of the node's ring; partitions: bitmap of those asked that are fenced now; seconds: for how long.
 
-    What was acknowledged of them before is in the node's store; nothing is acknowledged from then on.
+    What was acknowledged of them before is in the node's store; nothing is acknowledged from then on. incarnation: of
+    the node: a fence is in its memory, so another incarnation has none of those before.
     """
 
     epoch: int
     partitions: bytes
     seconds: float
+    incarnation: int
 
 
 class AcceptLossRequest(msgspec.Struct, frozen=True):

@@ -69,9 +69,9 @@ class Asker:
         """Let a node give a job up."""
         self.ask(ring, node, protocol.CANCEL_JOB, protocol.JobsRequest([number]), JobsReply)
 
-    def fence(self, ring: Ring, node: str, partitions: Sequence[int]) -> FenceReply:
-        """Let an owner refuse partitions for a moment."""
-        request = protocol.FenceRequest(protocol.bitmap(partitions, ring.partitions), ring.epoch)
+    def fence(self, ring: Ring, node: str, partitions: Sequence[int], reads: bool) -> FenceReply:
+        """Let an owner refuse points of partitions for a moment; questions of them, too."""
+        request = protocol.FenceRequest(protocol.bitmap(partitions, ring.partitions), ring.epoch, reads)
         return self.ask(ring, node, protocol.FENCE, request, FenceReply)
 
     def accept_loss(self, ring: Ring, node: str, partitions: Sequence[int]) -> protocol.AcceptLossReply:

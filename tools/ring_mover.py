@@ -9,8 +9,9 @@ One wave of partitions, each save being one epoch:
     begin    the targets join: from now on they get all points of their partitions, and count for PUBACK
     adopt    every owner and target answers at that epoch
     pull     each target gets the partition from a current owner, from the one that leaves if it is current
-    fence    the ones that leave refuse points and questions of it
+    fence    the ones that leave refuse points of it
     pull     once more, behind the fence: little, and then nothing is left that the target has not
+    close    the ones that leave refuse questions of it, too, and are the same processes as before
     finish   the targets are owners, unless a mark names them, and the ones that left are not
 
 What holds where this is cut short, and where others interfere:
@@ -45,6 +46,7 @@ from common.ring import Move, Ring
 from common.ringmoves import Step, begin, dropped, finish, settled, steps
 from common.ringstore import Mark, RingStore
 from tools import ring_driver
+from tools.ring_fences import Fences
 from tools.ring_outlook import Outlook, sorted_out, spread
 
 WAVE: Final = 64  # partitions at once: their points go to one owner more, and are refused for the time of a fence
@@ -74,7 +76,7 @@ class Asks(Protocol):
 
     def job(self, ring: Ring, node: str, number: int) -> JobState | None: ...
 
-    def fence(self, ring: Ring, node: str, partitions: Sequence[int]) -> FenceReply: ...
+    def fence(self, ring: Ring, node: str, partitions: Sequence[int], reads: bool) -> FenceReply: ...
 
 
 @dataclass
@@ -222,12 +224,12 @@ class Mover:
         done = [each for each in copied if each not in leaving or each.partition in checked]
         return self._finish(outlook, done, fences)
 
-    def _finish(self, outlook: Outlook, moves: Sequence[Move], fences: "Fences") -> bool:
+    def _finish(self, outlook: Outlook, moves: Sequence[Move], fences: Fences) -> bool:
         """Make targets owners: whether any became one."""
         for _ in range(SAVES):
             ring = self._loaded()
             marks = self._store.marks()
-            fences.renew()
+            fences.close()
             chosen = [each for each in moves if self._may_end(outlook, ring, each, marks, fences)]
             if not chosen:
                 return False
@@ -237,7 +239,7 @@ class Mover:
         return False
 
     @staticmethod
-    def _may_end(outlook: Outlook, ring: Ring, move: Move, marks: frozenset[Mark], fences: "Fences") -> bool:
+    def _may_end(outlook: Outlook, ring: Ring, move: Move, marks: frozenset[Mark], fences: Fences) -> bool:
         """Whether what was proven of a move holds for this ring and these marks."""
         partition, source, target = move
         marked = {mark.node for mark in marks}
@@ -250,9 +252,9 @@ class Mover:
             return False
         if source is None:
             return True
-        return source in marked if outlook.is_lost(source) else fences.holds(move)
+        return source in marked if outlook.is_lost(source) else fences.is_closed(move)
 
-    def _pulled(self, outlook: Outlook, moves: Sequence[Move], fences: "Fences | None") -> set[int]:
+    def _pulled(self, outlook: Outlook, moves: Sequence[Move], fences: Fences | None) -> set[int]:
         """Have targets pull: the partitions of which they have everything that their peer had when that began.
 
         Behind a fence nothing comes to the peer any more, and then it must be proven that they have everything.
@@ -279,7 +281,8 @@ class Mover:
             return False
         fences = Fences(self._store, self._ask)
         fences.put(outlook.ring, [step for step in chosen.values() if not outlook.is_lost(str(step.source))])
-        done = [step for step in chosen.values() if outlook.is_lost(str(step.source)) or fences.holds(step)]
+        fences.close()
+        done = [step for step in chosen.values() if outlook.is_lost(str(step.source)) or fences.is_closed(step)]
         self._say(f"{len(done)} partitions lose an owner")
         return bool(done) and self._save(dropped(outlook.ring, done))
 
@@ -367,7 +370,7 @@ class Pulls:
         self._groups = groups
         self._open: dict[str, list[_Pull]] = {}
 
-    def run(self, ask: Asks, fences: "Fences | None", fenced: set[int]) -> set[int]:
+    def run(self, ask: Asks, fences: Fences | None, fenced: set[int]) -> set[int]:
         """Begin them, wait for them: the partitions that are through. fenced: of which everything must be proven."""
         proven: set[int] = set()
         pulls = [pull for pair, partitions in self._groups.items() if (pull := self._begun(ask, *pair, partitions))]
@@ -420,52 +423,3 @@ class _Pull:
     state: JobState
     heard_s: float = field(default_factory=clock.monotonic_s)
     went_s: float = field(default_factory=clock.monotonic_s)
-
-
-class Fences:
-    """Fences that were put, and until when they hold. The times are those of before each question: they hold longer."""
-
-    def __init__(self, store: RingStore, ask: Asks) -> None:
-        self._store = store
-        self._ask = ask
-        self._ring: Ring | None = None
-        self._held: dict[str, set[int]] = {}
-        self._until_s: dict[str, float] = {}
-        self._seconds: dict[str, float] = {}
-
-    def put(self, ring: Ring, moves: Iterable[Move | Step]) -> None:
-        """Fence the sources."""
-        self._ring = ring
-        wanted: defaultdict[str, set[int]] = defaultdict(set)
-        for partition, source, _ in moves:
-            wanted[str(source)].add(partition)
-        for node, partitions in wanted.items():
-            self._fence(node, partitions)
-
-    def holds(self, move: Move | Step) -> bool:
-        """Whether the source of a move is fenced, and will be for a while."""
-        node = str(move.source)
-        left_s = self._until_s.get(node, 0.0) - clock.monotonic_s()
-        return move.partition in self._held.get(node, ()) and left_s > self._seconds[node] / 2
-
-    def renew(self) -> None:
-        """Renew those of which a third of the time is over. One that was over before its answer came holds no more."""
-        for node, partitions in self._held.items():
-            left_s = self._until_s[node] - clock.monotonic_s()
-            if partitions and left_s < self._seconds[node] * 2 / 3:
-                self._fence(node, partitions, renewed=True)
-
-    def _fence(self, node: str, partitions: set[int], renewed: bool = False) -> None:
-        asked_s = clock.monotonic_s()
-        try:
-            assert self._ring is not None
-            reply = self._ask.fence(self._ring, node, sorted(partitions))
-        except MinitrueError as error:
-            logger.info("not fenced", node=node, reason=str(error))
-            self._ring = self._store.load() or self._ring  # the node may have a newer one by now
-            return
-        if renewed and clock.monotonic_s() > self._until_s[node]:
-            self._held[node] = set()
-            return
-        self._held[node] = partitions & set(protocol.members(reply.partitions))
-        self._until_s[node], self._seconds[node] = asked_s + reply.seconds, reply.seconds

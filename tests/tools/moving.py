@@ -62,12 +62,15 @@ class FakeNode:
         self.is_up = True
         self.rows: dict[int, set[int]] = {}
         self.fenced: dict[int, float] = {}
+        self.closed: set[int] = set()
+        self.incarnation = 1
         self.jobs: dict[int, Job] = {}
 
     def adopt(self, ring: Ring) -> None:
         if ring.epoch <= self.ring.epoch:
             return
         self.fenced = {p: until for p, until in self.fenced.items() if ring.since[p] == self.ring.since[p]}
+        self.closed &= set(self.fenced)
         self.ring = ring
         for partition in [each for each in self.rows if each not in written(ring, self.name)]:
             del self.rows[partition]  # at once, where a node waits: nobody may rely on what it still has
@@ -77,6 +80,7 @@ class FakeNode:
         if any(until <= now for until in self.fenced.values()):
             self.adopt(stored)
             self.fenced = {p: until for p, until in self.fenced.items() if until > now}
+            self.closed &= set(self.fenced)
 
     def takes(self, partition: int, epoch: int) -> bool:
         return (
@@ -92,7 +96,7 @@ class FakeNode:
             self.is_up
             and epoch <= self.ring.epoch
             and partition in owned(self.ring, self.name)
-            and partition not in self.fenced
+            and partition not in self.closed
         )
 
 
@@ -192,15 +196,19 @@ class World:
             self._work(target, job)
         return self._state(target, job)
 
-    def fence(self, ring: Ring, node: str, partitions: Sequence[int]) -> FenceReply:
+    def fence(self, ring: Ring, node: str, partitions: Sequence[int], reads: bool) -> FenceReply:
         self._happen()
         source = self._reached(node, ring)
         if source.ring.epoch != ring.epoch:
             raise NoAnswerError("stale-epoch")
         fenced = owned(source.ring, node) & set(partitions)
         source.fenced.update(dict.fromkeys(fenced, self.now + FENCE_S))
+        source.closed |= fenced if reads else set()
+        reply = FenceReply(
+            source.ring.epoch, protocol.bitmap(sorted(fenced), ring.partitions), FENCE_S, source.incarnation
+        )
         self._happen()
-        return FenceReply(source.ring.epoch, protocol.bitmap(sorted(fenced), ring.partitions), FENCE_S)
+        return reply
 
     def clock(self) -> float:
         return self.now
@@ -232,7 +240,8 @@ class World:
         for name, node in self.nodes.items():
             if self._falls("crash") and name not in self.lost:
                 node.is_up = False
-                node.jobs, node.fenced = {}, {}
+                node.jobs, node.fenced, node.closed = {}, {}, set()
+                node.incarnation += 1
             elif not node.is_up and name not in self.lost and self.random.random() < 0.3:
                 node.is_up = True
                 node.adopt(self.ring)  # it begins with the ring of the store

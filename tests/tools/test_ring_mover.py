@@ -234,6 +234,38 @@ def test_a_lost_node_without_co_owners_is_replaced_only_when_its_loss_is_accepte
     assert not world.ring.has("ing0") and not world.marks() & {Mark("ing0", LOST), Mark("ing0", LOSS)}
 
 
+def test_a_source_that_starts_anew_behind_its_fence_leaves_only_when_it_was_fenced_and_compared_again():
+    world = World(ring_of(3, 2), 5)
+    commit(world, shrunk(world.ring))
+    source = world.nodes["ing1"]
+    asked = []
+
+    def fence(ring, node, partitions, reads, ask=world.fence):
+        if node == "ing1" and reads and ("ing1", True) not in asked:  # it ended and began anew: no fence, points since
+            source.fenced, source.closed, source.incarnation = {}, set(), source.incarnation + 1
+            before[:] = [len(world.rings)]
+        asked.append((node, reads))
+        return ask(ring, node, partitions, reads)
+
+    before = []
+    world.fence = fence
+    saves = []
+    save = world.save
+
+    def saved(ring, epoch):
+        saves.append((len(asked), ring))
+        save(ring, epoch)
+
+    world.save = saved
+    driven(world)
+    check_end(world)
+    closed = asked.index(("ing1", True))
+    assert ("ing1", False) in asked[closed:], "fenced again, and compared behind that"
+    again = closed + asked[closed:].index(("ing1", False))
+    given_away = [at for at, ring in saves if at > closed and len(ring.moves) < len(world.rings[before[0] - 1].moves)]
+    assert given_away[0] > again
+
+
 def test_a_target_with_a_mark_becomes_no_owner_before_that_is_gone():
     world = World(ring_of(3, 2), 4)
     commit(world, grown(world.ring))

@@ -1,12 +1,16 @@
-"""Fences: partitions that this node still owns, and neither takes nor answers for, because they are about to move.
+"""Fences: partitions that this node still owns, and takes no points of, because they are about to move.
 
 Owns until when each holds. Belongs to the writer thread.
 
 Whoever drives a move fences the old owner before he makes it final. From then on the old owner acknowledges no point of
-the partition, so what it holds can be compared with what the new owner holds, and it answers no question from rows that
-end at that moment while new ones go to the new owner alone. A fence ends when the ring changes there. Should its driver
-die, it lapses: after its time, once the ring store was seen (after that time) to hold the ring in force. While that
-cannot be read it stays: the partition may have been given away.
+the partition, so what it holds can be compared with what the new owner holds. While it does not, nobody does: a point
+is acknowledged when all that are to take it have it. So the old owner still has every acknowledged point, and answers,
+until the fence is *closed*: right before the move is made final, for then new points go to the new owner alone. From
+closing on it answers no question either.
+
+A fence ends when the ring changes there. Should its driver die, it lapses: after its time, once the ring store was seen
+(after that time) to hold the ring in force. While that cannot be read it stays: the partition may have been given away.
+A fence that is closed is not opened again before that: another driver may be about to save.
 """
 
 import numpy as np
@@ -19,24 +23,28 @@ logger = log.get("storage.fences")
 
 
 class Fences:
-    """seconds: how long a fence holds at least. fenced: bool by partition, replaced whole."""
+    """seconds: how long a fence holds at least. fenced, and of these closed: bool by partition, replaced whole."""
 
     def __init__(self, partitions: int, seconds: float) -> None:
         self.seconds = seconds
         self.fenced = np.zeros(partitions, np.bool_)
+        self.closed = np.zeros(partitions, np.bool_)
         self._until_s = np.zeros(partitions)
         self._epoch = np.zeros(partitions, np.int64)  # of the ring in force when it was fenced
 
-    def put(self, partitions: npt.NDArray[np.bool_], ring: Ring) -> None:
-        """Fence some partitions, or do it anew."""
+    def put(self, partitions: npt.NDArray[np.bool_], ring: Ring, reads: bool = True) -> None:
+        """Fence some partitions, or do it anew. reads: close these fences, too."""
         self._until_s[partitions] = clock.monotonic_s() + self.seconds
         self._epoch[partitions] = ring.epoch
         self.fenced = self.fenced | partitions
-        logger.info("fenced", partitions=int(partitions.sum()), epoch=ring.epoch)
+        if reads:
+            self.closed = self.closed | partitions
+        logger.info("fenced", partitions=int(partitions.sum()), epoch=ring.epoch, reads=reads)
 
     def follow(self, ring: Ring) -> None:
         """Let go what has changed with a newer ring."""
         self.fenced = self.fenced & (ring.since <= self._epoch)
+        self.closed = self.closed & self.fenced
 
     def due(self) -> bool:
         """Whether the time of a fence is over: then the ring store is to be looked at."""
@@ -50,6 +58,6 @@ class Fences:
         over = self.fenced & (self._until_s <= min(confirmed_s, clock.monotonic_s()))
         if not over.any():
             return False
-        self.fenced = self.fenced & ~over
+        self.fenced, self.closed = self.fenced & ~over, self.closed & ~over
         logger.warning("fence lapsed: nobody moved the partitions", partitions=int(over.sum()))
         return True

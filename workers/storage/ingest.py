@@ -109,7 +109,8 @@ class Ingest:
             self._tick()
 
     def fence(self, request: protocol.FenceRequest) -> protocol.FenceReply:
-        """Refuse partitions from here on: every batch taken before is stored and acked. To be called between groups.
+        """Refuse points of partitions from here on, or questions, too: every batch taken before is stored and acked.
+        To be called between groups.
 
         Raises RefusedError when the ring in force is of another epoch.
         """
@@ -119,9 +120,9 @@ class Ingest:
                 protocol.ERR_STALE_EPOCH, f"fence at epoch {request.epoch}, the ring here is at {view.ring.epoch}"
             )
         wanted = partitions_of(request.partitions, view.ring.partitions) & view.owned
-        self._fences.put(wanted, view.ring)
-        self.node.fence(self._fences.fenced)
-        return protocol.FenceReply(view.ring.epoch, bitmap_of(wanted), self.fence_s)
+        self._fences.put(wanted, view.ring, request.reads)
+        self.node.fence(self._fences.fenced, self._fences.closed)
+        return protocol.FenceReply(view.ring.epoch, bitmap_of(wanted), self.fence_s, self.node.incarnation)
 
     def commit(self, group: Sequence[Waiting]) -> None:
         """Store a group with one fdatasync and ack each of its batches."""
@@ -250,7 +251,7 @@ class Ingest:
         self._told_epoch = self.node.told_epoch
         self._adopt_newer(now=self._is_told_of_more() or self._fences.due())
         if self.node.view.ring is self.ring_view.ring and self._fences.lapse(self.ring_view.confirmed_s):
-            self.node.fence(self._fences.fenced)
+            self.node.fence(self._fences.fenced, self._fences.closed)
         if now < self._next_tick_s:
             return
         self._next_tick_s = now + TICK_S
@@ -293,7 +294,7 @@ class Ingest:
                 logger.error("ring not adopted, the old one stays", epoch=ring.epoch, reason=str(error))
             return
         self._fences.follow(ring)
-        self.node.adopt(ring, self._fences.fenced)
+        self.node.adopt(ring, self._fences.fenced, self._fences.closed)
         self.node.not_adopted = self._newer = None
         logger.info("ring adopted", epoch=ring.epoch, ring=ring.hash)
 

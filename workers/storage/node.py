@@ -42,8 +42,8 @@ class Ownership:
     """The ring as one node sees it. By partition, bool: constant.
 
     owned: it is an owner; written: it takes points, as owner or because it joins; behind: it may lack points of it;
-    fenced: about to move away; answered: it answers questions, so it owns it and nothing is in the way. bitmap:
-    `answered` as the protocol has it.
+    fenced: about to move away, takes no points; closed: and answers no questions; answered: it answers questions, so it
+    owns it and nothing is in the way. bitmap: `answered` as the protocol has it.
     """
 
     ring: Ring
@@ -51,20 +51,27 @@ class Ownership:
     written: Partitions
     behind: Partitions
     fenced: Partitions
+    closed: Partitions
     answered: Partitions
     bitmap: bytes
 
     @classmethod
     def of(
-        cls, ring: Ring, node_id: str, behind: Partitions | None = None, fenced: Partitions | None = None
+        cls,
+        ring: Ring,
+        node_id: str,
+        behind: Partitions | None = None,
+        fenced: Partitions | None = None,
+        closed: Partitions | None = None,
     ) -> "Ownership":
         """What `ring` gives to a node. A node that is not in the ring owns nothing."""
         owned = _among(ring, ring.owned_partitions(node_id))
         written = _among(ring, ring.written_partitions(node_id))
         behind = np.zeros_like(owned) if behind is None else behind
         fenced = np.zeros_like(owned) if fenced is None else fenced
-        answered = owned & ~behind & ~fenced
-        return cls(ring, owned, written, behind, fenced, answered, bitmap_of(answered))
+        closed = np.zeros_like(owned) if closed is None else closed
+        answered = owned & ~behind & ~closed
+        return cls(ring, owned, written, behind, fenced, closed, answered, bitmap_of(answered))
 
     def cover(self, asked: bytes) -> bytes:
         """The partitions of a request that this node answers for.
@@ -92,9 +99,9 @@ class Ownership:
             raise RefusedError(
                 protocol.ERR_BEHIND, f"may lack points of partitions {_listed(wanted & self.behind)}: ask another owner"
             )
-        if (wanted & self.fenced).any():
+        if (wanted & self.closed).any():
             raise RefusedError(
-                protocol.ERR_MOVING, f"partitions {_listed(wanted & self.fenced)} move away, epoch {self.ring.epoch}"
+                protocol.ERR_MOVING, f"partitions {_listed(wanted & self.closed)} move away, epoch {self.ring.epoch}"
             )
 
 
@@ -170,20 +177,20 @@ class Node:
             re_incarnation=to.incarnation,
         )
 
-    def adopt(self, ring: Ring, fenced: Partitions | None = None) -> None:
+    def adopt(self, ring: Ring, fenced: Partitions | None = None, closed: Partitions | None = None) -> None:
         """Take over a newer ring, with these fences. Writer thread only, between two groups."""
         with self._lock:
-            self.view = Ownership.of(ring, self.node_id, self.view.behind, fenced)
+            self.view = Ownership.of(ring, self.node_id, self.view.behind, fenced, closed)
 
-    def fence(self, fenced: Partitions) -> None:
+    def fence(self, fenced: Partitions, closed: Partitions) -> None:
         """Other fences. Writer thread only, between two groups."""
         with self._lock:
-            self.view = Ownership.of(self.view.ring, self.node_id, self.view.behind, fenced)
+            self.view = Ownership.of(self.view.ring, self.node_id, self.view.behind, fenced, closed)
 
     def lack(self, behind: Partitions) -> None:
         """Be behind for other partitions. Any thread."""
         with self._lock:
-            self.view = Ownership.of(self.view.ring, self.node_id, behind, self.view.fenced)
+            self.view = Ownership.of(self.view.ring, self.node_id, behind, self.view.fenced, self.view.closed)
 
     def ignore(self, reason: str) -> None:
         """Count a frame that was not for this process. Any thread."""

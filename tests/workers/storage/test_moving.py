@@ -57,8 +57,8 @@ def moving(pair: tuple[Alive, Alive]) -> tuple[int, int]:
     return partition, ring.epoch
 
 
-def fence(node: Alive, partition: int, epoch: int) -> FenceReply:
-    message = node.ask(protocol.FENCE, FenceRequest(only(partition), epoch), epoch)
+def fence(node: Alive, partition: int, epoch: int, reads: bool = True) -> FenceReply:
+    message = node.ask(protocol.FENCE, FenceRequest(only(partition), epoch, reads), epoch)
     assert message.kind == protocol.REPLY, message
     return protocol.decode_body(message.body, FenceReply)
 
@@ -92,6 +92,21 @@ def test_a_fenced_partition_is_neither_taken_nor_answered_but_told_to_other_stor
     held = source.ask(protocol.DIGESTS, DigestsRequest(0, only(partition)))
     assert protocol.decode_body(held.body, protocol.DigestsReply).counts == (2).to_bytes(8, "little")
     assert source.status()["partitions_fenced"] == 1
+
+
+def test_before_it_is_closed_a_fence_refuses_points_alone_and_closed_it_stays(pair: tuple[Alive, Alive]) -> None:
+    source, _ = pair
+    partition, epoch = moving(pair)
+    source.ingest._fences.seconds = 60.0
+    assert source.write(rows_of(A, [1, 2]), epoch).rows == 2
+    assert fence(source, partition, epoch, reads=False).incarnation == source.node.incarnation
+    assert source.write(rows_of(A, [3]), epoch).error == protocol.ERR_MOVING
+    assert source.count("a", epoch, only(partition)).count == 2
+    fence(source, partition, epoch)
+    fence(source, partition, epoch, reads=False)  # of another driver: the first one may be about to save
+    assert source.error_of(protocol.AGGREGATE, aggregate("a", only(partition))) == protocol.ERR_MOVING
+    ring = source.cluster.save(lambda ring: cancel(ring, [partition]))
+    assert source.count("a", ring.epoch, only(partition)).count == 2
 
 
 def test_what_was_taken_before_a_fence_is_stored_when_it_is_answered(pair: tuple[Alive, Alive]) -> None:
