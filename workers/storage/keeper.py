@@ -5,8 +5,9 @@ for `status` and `wake`.
 
 A partition is dropped when it has been neither owned nor joined for `grace_s` (counted from the start of the process at
 the earliest), and then only when each of its owners is there: by the same ring and the same deletes it answers that it
-holds at least as many points of it as lie here. So nothing is dropped that the owners lack, whatever went wrong
-before; that one waits, and `status` says why.
+holds at least as many points of it as lie here, up to the last time of these: what has come since would make up for
+what it lacks. That the owners have everything is what the move has proven; this is to notice when something went wrong
+all the same. Such a partition waits, and `status` says why.
 """
 
 from typing import Any, Final
@@ -37,14 +38,17 @@ logger = log.get("storage.keeper")
 class Round:
     """One time of asking the owners of partitions. Constant, but for what is still to be asked and answered.
 
-    partitions: those that are to be dropped; counts: points of them here, by partition; unsent, asked: by owner what
-    it is asked; missing: by partition, owners that have not confirmed.
+    partitions: those that are to be dropped; counts: points of them here, by partition; end_ns: the last time of those;
+    unsent, asked: by owner what it is asked; missing: by partition, owners that have not confirmed.
     """
 
-    def __init__(self, ring: Ring, partitions: Partitions, counts: npt.NDArray[np.int64], now_s: float) -> None:
+    def __init__(
+        self, ring: Ring, partitions: Partitions, counts: npt.NDArray[np.int64], end_ns: int, now_s: float
+    ) -> None:
         self.ring = ring
         self.partitions = partitions
         self.counts = counts
+        self.end_ns = end_ns
         self.until_s = now_s + ROUND_S
         self.unsent: dict[str, Partitions] = {}
         self.asked: dict[str, Partitions] = {}
@@ -173,16 +177,16 @@ class Keeper:
             self._ask(self._round, now_s)
 
     def _begin_round(self, ring: Ring, due: Partitions, now_s: float) -> None:
-        bitmap = bitmap_of(due)
-        counts = counts_of(self._here.digests(DigestsRequest(self._store.delete_number, bitmap)), len(due))
-        self._round = Round(ring, due, counts, now_s)
+        end_ns = self._store.last_time_of(due)
+        request = DigestsRequest(self._store.delete_number, bitmap_of(due), end_ns=end_ns)
+        self._round = Round(ring, due, counts_of(self._here.digests(request), len(due)), end_ns, now_s)
         self._next_round_s = now_s + RETRY_S
         self._ask(self._round, now_s)
 
     def _ask(self, asking: Round, now_s: float) -> None:
         """Ask what is not asked yet; at the end drop what is confirmed."""
         for owner, wanted in list(asking.unsent.items()):
-            request = DigestsRequest(self._store.delete_number, bitmap_of(wanted))
+            request = DigestsRequest(self._store.delete_number, bitmap_of(wanted), end_ns=asking.end_ns)
             if self._peers.ask(asking.ring.node(owner), protocol.DIGESTS, request, owner):
                 asking.asked[owner] = asking.unsent.pop(owner)
         for owner, why in self._peers.lost():

@@ -22,7 +22,7 @@ from common import clock, config, files, log
 from common.errors import StorageError
 from common.points import PointBatch
 from common.protocol import FetchReply
-from workers.storage import deletes, layout, limits, opening, status, wal
+from workers.storage import deletes, layout, limits, opening, segment, status, wal
 from workers.storage.aggregate import AggregatePlan
 from workers.storage.arrived import Arrived
 from workers.storage.catalog import Catalog
@@ -250,6 +250,16 @@ class Store(Reading):
         for each in self._current.now.stored.segments:
             found |= self._dropping.inside(each) & (drops.limits < each.number)
         return found
+
+    def last_time_of(self, partitions: npt.NDArray[np.bool_]) -> int:
+        """The last time of what segments have of some partitions; EARLIEST for nothing. Raises StorageError."""
+        last = segment.EARLIEST
+        with self.watching_damage():
+            for each in self._current.now.stored.segments:
+                if (self._dropping.inside(each) & partitions).any():
+                    named = partitions[self._partitions_of(each.hashes)]
+                    last = max(last, int(each.last_times()[named].max(initial=last)))
+        return last
 
     def status(self) -> dict[str, Any]:
         """What an operator wants to know. Sizes in bytes, durations as their names say.

@@ -295,6 +295,14 @@ def test_what_was_given_away_is_kept_while_its_owner_lacks_points_of_it(cluster:
     wait_until(lambda: count(source.store, device) == 0, what="the points to go")
 
 
+def test_newer_points_of_an_owner_do_not_make_up_for_those_that_it_lacks(cluster: Cluster) -> None:
+    source, _ = cluster.start("ing1", drop_grace_s=0.1), cluster.start("ing2")
+    partition, device = give_away(cluster, source, "ing2", [0, 1, 2, 4, 10, 11, 12])
+    trouble = f"ing2 has 4 points of partition {partition}, of which 5 are here"
+    wait_until(lambda: source.status()["forgetting"]["trouble"] == trouble, what="the keeper to say so")
+    assert count(source.store, device) == 5
+
+
 def test_what_comes_back_within_the_grace_is_kept(cluster: Cluster) -> None:
     source, _ = cluster.start("ing1", drop_grace_s=60.0), cluster.start("ing2")
     partition, device = give_away(cluster, source, "ing2", range(5))
