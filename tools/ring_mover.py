@@ -166,7 +166,7 @@ class Mover:
         went = bool(ready) and self._carry(outlook, [each for each in ready if isinstance(each, Move)])
         went = went or self._begin(outlook, left, reasons) or self._drop(outlook, left, reasons)
         went = went or self._settle(ring)
-        if not went and not left and not ring.moves:
+        if not went and not left and not ring.moves and settled(ring) is None:  # it is not where a delete came between
             return None
         if not went and not self._is_fresh():
             self._say("waiting", reasons)

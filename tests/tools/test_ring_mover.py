@@ -266,6 +266,23 @@ def test_a_source_that_starts_anew_behind_its_fence_leaves_only_when_it_was_fenc
     assert given_away[0] > again
 
 
+def test_a_drained_node_leaves_although_a_delete_is_committed_right_before_that_is_saved():
+    world = World(ring_of(3, 2), 1)
+    commit(world, shrunk(world.ring))
+    deleted = []
+
+    def save(ring, expected_epoch, saves=world.save):
+        if not ring.has("ing1") and not deleted:
+            deleted.append(world.ring.epoch + 1)
+            commit(world, with_delete(world.ring, Selector("sensor_1", "temperature"), 0, 1))
+        saves(ring, expected_epoch)
+
+    world.save = save
+    driven(world)
+    assert deleted and not world.ring.has("ing1")
+    check_end(world)
+
+
 def test_a_target_with_a_mark_becomes_no_owner_before_that_is_gone():
     world = World(ring_of(3, 2), 4)
     commit(world, grown(world.ring))
