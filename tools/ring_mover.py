@@ -26,6 +26,8 @@ What holds where this is cut short, and where others interfere:
   than that, the old owner may answer again at the old epoch, for as long as it takes it to see the new one.
 - A mark appeared at an owner after the look with which the wave began: a bridge may have relied on its spool under the
   ring of before. What was pulled from another owner may lack such a point, so that partition is pulled anew.
+- An owner that is to go, and nobody comes: marks are looked at again behind its fence. Had the one that stays just lost
+  its disk, there would be no co-owner left to refill it from.
 - Two Movers at once: the later one's note in the ring store ends the earlier one at its next step. Until then both may
   do the same work; each save is compared, and a pull takes the place of the other's.
 
@@ -36,7 +38,7 @@ import secrets
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, Protocol
 
 from common import clock, log, protocol
@@ -282,9 +284,12 @@ class Mover:
         fences = Fences(self._store, self._ask)
         fences.put(outlook.ring, [step for step in chosen.values() if not outlook.is_lost(str(step.source))])
         fences.close()
-        done = [step for step in chosen.values() if outlook.is_lost(str(step.source)) or fences.is_closed(step)]
+        now = replace(outlook, marks=self._store.marks())
+        closed = [step for step in chosen.values() if now.is_lost(str(step.source)) or fences.is_closed(step)]
+        done, why = sorted_out(closed, now.hindrance)
+        reasons += [each for each in why if each not in reasons]
         self._say(f"{len(done)} partitions lose an owner")
-        return bool(done) and self._save(dropped(outlook.ring, done))
+        return bool(done) and self._save(dropped(outlook.ring, [step for step in done if isinstance(step, Step)]))
 
     def _settle(self, ring: Ring) -> bool:
         """Let drained nodes leave the ring."""

@@ -266,6 +266,29 @@ def test_a_source_that_starts_anew_behind_its_fence_leaves_only_when_it_was_fenc
     assert given_away[0] > again
 
 
+def test_an_owner_does_not_go_while_the_one_that_stays_has_just_lost_its_disk():
+    world = World(ring_of(3, 2), 1)
+    world.live()
+    commit(world, CHANGES["replication 1"](world.ring))
+    lost = []
+
+    def fence(ring, node, partitions, reads, ask=world.fence):
+        if not lost:
+            lost.append((partitions[0], next(each.id for each in ring.owners(partitions[0]) if each.id != node)))
+            world.put_mark(Mark(lost[0][1], lost[0][1]))
+        return ask(ring, node, partitions, reads)
+
+    world.fence = fence
+    mover = Mover(world, world, pause=world.pause)
+    while not lost:
+        mover.step()
+    partition, name = lost[0]
+    assert len(world.ring.owners(partition)) == 2
+    world.remove_mark(Mark(name, name))
+    driven(world)
+    check_end(world)
+
+
 def test_a_drained_node_leaves_although_a_delete_is_committed_right_before_that_is_saved():
     world = World(ring_of(3, 2), 1)
     commit(world, shrunk(world.ring))
