@@ -127,8 +127,10 @@ class EtcdClient:
         return self._post(client, path, body)
 
     def _post(self, client: Etcd3Client, path: str, body: dict[str, Any]) -> dict[str, Any]:
-        headers = self._authorized(client)
-        return dict(client.post(client.get_url(path), json=body, headers=headers))
+        answer = client.post(client.get_url(path), json=body, headers=self._authorized(client))
+        if not isinstance(answer, dict):
+            raise ValueError(f"answers {str(answer)[:50]!r}, want an object: is it etcd?")
+        return answer
 
     def _headers(self, at: int) -> dict[str, str]:
         client = self._connection(at)

@@ -36,7 +36,7 @@ from common.ringstore import Mark, Past, RingStore
 
 MARK_TIMEOUT_S: Final = 1.0  # at most: the loop of a bridge waits for its marks
 TRIES: Final = 5  # of a write whose key others write, too
-REWATCH_S: Final = 1.0  # before a watch that ended by an error is begun again
+REWATCH_S: Final = 1.0  # before a watch that ended by an error, or at once, is begun again
 NS_PER_S: Final = 1e9
 
 logger = log.get("ring.etcd")
@@ -256,6 +256,7 @@ class EtcdStore:
         """Tell of each change of ring or marks. What may have been missed between two watches counts as one."""
         first, end = self._prefix + b"marks/", self._prefix + b"ring\0"
         while not self._closed.is_set():
+            begun_s = clock.monotonic_s()
             try:
                 for _ in self._client.watch(first, end):
                     changed()
@@ -264,7 +265,8 @@ class EtcdStore:
             except RingStoreError as error:
                 logger.debug("watch ended", detail=str(error))
                 changed()
-                self._closed.wait(REWATCH_S)
+                begun_s = clock.monotonic_s()
+            self._closed.wait(max(0.0, begun_s + REWATCH_S - clock.monotonic_s()))
 
     # Keys
 

@@ -18,7 +18,7 @@ import threading
 from collections.abc import Callable, Hashable
 from typing import Final, NamedTuple, Protocol
 
-from common import clock
+from common import clock, log
 from common.errors import RingError, RingStoreError
 from common.ring import Ring
 from common.ringstore import Mark, Past, RingStore
@@ -27,6 +27,8 @@ FIRST_WAIT_S: Final = 5.0  # for the first look, at most: its calls have time li
 AFTER_FAILURE_S: Final = 1.0  # between looks that fail, at least: a wrong password is hard work for etcd
 SETTLED_S: Final = 15.0  # after which bridges have put their marks again: they look every 5 s
 TRIES: Final = 5  # until ring and marks are of one moment
+
+logger = log.get("ring.follow")
 
 
 class Snapshot(Protocol):
@@ -202,6 +204,9 @@ class FollowedStore:
                     return Seen(begun_s, found.stamp, ring, fault, marks, doubt, "")
         except (RingStoreError, RingError) as error:
             return before._replace(error=str(error))
+        except Exception as error:  # of ours; did the thread end, ring and marks would stand still and nobody say so
+            logger.exception("BUG: a look at the ring store failed")
+            return before._replace(error=f"BUG: a look at {self.url} failed: {error!r}")
         return before._replace(error=f"{self.url}: the ring changed {TRIES} times while it was read")
 
     def _believed(self, found: frozenset[Mark], doubt: str, now_s: float) -> frozenset[Mark]:

@@ -1,5 +1,6 @@
 """The ring store in etcd, on real etcd processes: the contract of a store, requests that come late, and what fails."""
 
+import http.server
 import re
 import threading
 import time
@@ -63,6 +64,49 @@ def followed(own):
 def saved(store, *epochs):
     for epoch in epochs:
         store.save(at_epoch(epoch), epoch - 1)
+
+
+class Front(http.server.BaseHTTPRequestHandler):
+    """What stands in the place of etcd, such as a proxy: it answers everything, and with something else."""
+
+    body = b"null"
+    asked = 0
+
+    def do_POST(self) -> None:
+        type(self).asked += 1
+        self.rfile.read(int(self.headers["content-length"]))
+        self.send_response(200)
+        self.send_header("content-length", str(len(self.body)))
+        self.end_headers()
+        self.wfile.write(self.body)
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture
+def front(monkeypatch):
+    """A store behind one."""
+    monkeypatch.setattr(Front, "asked", 0)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Front) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        opened = open_store(f"etcd://127.0.0.1:{server.server_port}/x", config.Settings())
+        yield opened
+        opened.close()
+        server.shutdown()
+
+
+def test_an_answer_that_is_none_of_etcd_is_an_error_of_the_store(front):
+    with pytest.raises(RingStoreError, match=r"answers 'None', want an object: is it etcd\?"):
+        front.load()
+
+
+def test_a_watch_that_ends_at_once_is_not_begun_again_at_once(front, monkeypatch):
+    monkeypatch.setattr(Front, "body", b"")
+    front.watch(lambda: None)
+    wait_until(lambda: Front.asked, what="the first watch")
+    time.sleep(0.2)
+    assert Front.asked == 1
 
 
 # The contract
