@@ -15,6 +15,7 @@ from common.errors import RingStoreError
 from common.ringstore import RingStore
 
 LOOK_S: Final = 0.25  # between looks: an answer speaks of points acknowledged a second before it
+OLD_S: Final = 1.0  # marks of longer ago say nothing of these: a store that answers late counts as unreadable
 GRACE_S: Final = 1.0  # a short spool is drained by then; a question to a node that stays behind fails at once
 
 logger = log.get("query.behind")
@@ -38,14 +39,16 @@ class Behind:
         self._next_s = float("-inf")
 
     def unread_s(self, now_s: float) -> float:
-        """For how many seconds marks have not been read, 0 while they can be. Who fell behind since is not known."""
-        return max(0.0, now_s - self._read_s) if self._is_failing else 0.0
+        """For how many seconds marks have not been read, 0 while they are. Who fell behind since is not known."""
+        unread_s = max(0.0, now_s - self._read_s)
+        return unread_s if self._is_failing or unread_s > OLD_S else 0.0
 
     def look(self, now_s: float) -> None:
         """Look at the marks if it is time to. What cannot be read leaves what is known."""
         if now_s < self._next_s:
             return
         self._next_s = now_s + LOOK_S
+        as_of_s = self._store.as_of_s()  # first: marks are as new at least
         try:
             marks = self._store.marks()
         except RingStoreError as error:
@@ -53,7 +56,7 @@ class Behind:
             if logger.limited("marks", 30.0):
                 logger.warning("marks unreadable, going on with those known", detail=str(error))
             return
-        self._is_failing, self._read_s = False, now_s
+        self._is_failing, self._read_s = False, max(self._read_s, min(now_s, as_of_s))
         holders: dict[str, list[str]] = {}
         for mark in sorted(marks):
             holders.setdefault(mark.node, []).append(mark.by)
