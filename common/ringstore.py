@@ -319,15 +319,19 @@ class FileStore:
     def _forget_others(self, cluster: str) -> None:
         """Remove what another cluster left beside its ring: by its store ids fresh nodes would have lost their disks.
 
-        Whose it is says the history, which goes last: cut short, this is done again. Raises OSError.
+        Whose it is says the history, which goes last: cut short, this is done again. It is set aside, because it may
+        be all that is left of that cluster's ring. Raises OSError.
         """
         try:
             left = [Ring.loads(path.read_bytes()).cluster for path in sorted(self._history.glob("*.json"))]
         except RingError:
             return  # perhaps of this cluster, whose losses are not to be forgotten
         if left and cluster not in left:
-            for folder in (self._stores, self._marks, self._history):
+            aside = self._history.with_name(f"{self._history.name}-{left[-1]}")
+            for folder in (self._stores, self._marks, aside):
                 remove_files(sorted(folder.glob("*")), self._disk)
+            self._disk.rename(self._history, aside)
+            self._disk.sync_directory(aside.parent)
 
     def _kept(self) -> list[Past]:
         """What the folder of the history holds, ascending by epoch. Raises RingStoreError."""

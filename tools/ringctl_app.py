@@ -37,6 +37,7 @@ from tools import (
 )
 from tools.output import DASHES, EXIT_CODES, Output, duration_text, new_table, size_text
 from tools.ringctl_status import NodeStatus
+from workers.storage import layout
 
 
 def main() -> None:
@@ -86,11 +87,12 @@ def init(settings: config.Settings, store: RingStore, output: Output, nodes_file
 
     Draws a cluster id, shares the partitions among the nodes of the file by weight, owners of one partition in
     different zones while there are enough, and saves that as epoch 1. The same file gives the same table. A ring
-    that exists is never replaced.
+    that exists is never replaced, and none is made where nodes of a cluster have data on this machine.
     """
     file = nodes_file or settings.path(settings.cluster.initial_ring)
     stored = store.load()
     if stored is None:
+        _check_lost(settings, store)
         ring = ringctl_nodes.new_ring(file, secrets.token_hex(8), bool(settings.bus.key_file))
         output.say(f"A new cluster: the nodes of {file}, the ring in {store.url}")
         stored = _save_first(store, ring)
@@ -103,6 +105,18 @@ def init(settings: config.Settings, store: RingStore, output: Output, nodes_file
     output.say(f"{store.url} holds a ring, nothing to do: {_summary(stored)}", "next: tools/ringctl status")
     output.result({"created": False, **_ring_facts(stored, store)})
     return 0
+
+
+def _check_lost(settings: config.Settings, store: RingStore) -> None:
+    """Raises RingStoreError where nodes of a cluster have their data here: then the store has lost its ring.
+
+    supervisord says init at each start. Another cluster would be of no use to these nodes, and in the way of the ring.
+    """
+    for file in sorted(settings.data_dir.glob(f"storage/*/{layout.NODE}")):
+        raise RingStoreError(
+            f"no ring in {store.url}, but {file.parent} has the data of a node: tools/ringctl restore puts the ring "
+            "back; for a new cluster move the data away"
+        )
 
 
 def _save_first(store: RingStore, ring: Ring) -> Ring | None:

@@ -322,6 +322,8 @@ def test_the_first_ring_of_another_cluster_begins_without_the_ids_and_marks_of_t
     assert store.store_ids() == ({"ing1": "aa"} if kept else {})
     assert store.marks() == ({Mark("ing1", "bridge1")} if kept else frozenset())
     assert [past.epoch for past in store.history()] == [1]
+    aside = store.path.with_name("ring.json.history-c1")
+    assert [path.name for path in aside.glob("*")] == ([] if kept else [f"{1:020d}.json"])
 
 
 @pytest.mark.parametrize("step", range(8))

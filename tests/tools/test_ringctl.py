@@ -111,6 +111,20 @@ def test_init_if_missing_leaves_a_ring_alone_with_success(place, ring, option):
     assert (after["created"], after["hash"]) == (False, ring.hash)
 
 
+def test_where_nodes_have_data_init_makes_no_cluster_in_place_of_a_ring_that_was_lost(place, ring):
+    (place / "minitrue.toml").write_text('paths.data = "data"\ncluster.ring_store = "file:ring.json"\n')
+    store, node = FileStore(place / "ring.json"), place / "data" / "storage" / "ing1"
+    store.claim("ing1", "aa")
+    store.path.unlink()
+    node.mkdir(parents=True)
+    (node / "NODE").write_text("{}")
+    done = ringctl(place, "init", "--if-missing")
+    assert done.returncode == 1
+    assert f"{node} has the data of a node: tools/ringctl restore puts the ring back; " in done.stderr
+    assert store.load() is None and store.store_ids() == {"ing1": "aa"}
+    assert Ring.loads((place / "ring.json.history" / f"{1:020d}.json").read_bytes()).hash == ring.hash
+
+
 def test_of_many_inits_at_once_one_makes_the_ring_and_all_succeed(place):
     environment = os.environ | {"MINITRUE_CONFIG": str(place / "minitrue.toml")}
     command = [RINGCTL, "init", "--if-missing", "--json"]
