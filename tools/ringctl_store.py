@@ -18,6 +18,7 @@ from common.ringstore import Mark, RingStore
 from common.timestamps import NS_PER_S
 from tools import ring_known, ringctl_backup
 from tools.output import Output, new_table, size_text, time_text
+from tools.ring_outlook import LOSS, LOST
 from tools.ringctl_backup import Backup, Found
 
 
@@ -132,8 +133,12 @@ class _Plan(NamedTuple):
 
 
 def _gather(settings: config.Settings, store: RingStore, file: Path | None) -> _Known:
-    """Everything that file, store and nodes know. Raises RingError, RingStoreError."""
-    found, marks, store_ids = [], store.marks(), store.store_ids()
+    """Everything that file, store and nodes know. Raises RingError, RingStoreError.
+
+    A node knows best which its store is, and is not lost when it answers: an old file may know of other times.
+    """
+    found, stored_marks, store_ids = [], store.marks(), store.store_ids()
+    marks = stored_marks
     if file is not None:
         ring, kept, ids = ringctl_backup.read(file)
         found.append(Found(str(file), ring))
@@ -145,6 +150,8 @@ def _gather(settings: config.Settings, store: RingStore, file: Path | None) -> _
         ring_known.first_nodes(settings, [each.ring for each in found]), bus.load_key(settings)
     )
     nodes = [Found(f"node {node}", answer.ring) for node, answer in sorted(answers.items())]
+    store_ids |= {node: answer.status["store_id"] for node, answer in answers.items() if "store_id" in answer.status}
+    marks -= {mark for mark in marks - stored_marks if mark.by in (LOST, LOSS) and mark.node in answers}
     told = ringctl_backup.marks_told({node: answer.status for node, answer in answers.items()})
     above = max((bridge.get("epoch", 0) for answer in answers.values() for bridge in answer.bridges), default=0)
     return _Known(found, nodes, stored, fault, above, marks | told, store_ids, silent)
@@ -202,6 +209,6 @@ def _put(store: RingStore, plan: _Plan, stamp: Any) -> None:
     for mark in sorted(plan.marks):
         store.put_mark(mark)
     for node, store_id in plan.store_ids.items():
-        if node not in present:
+        if present.get(node) != store_id:
             store.claim(node, store_id)
     store.restore(plan.ring, stamp)

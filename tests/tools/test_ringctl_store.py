@@ -19,6 +19,7 @@ from common.selector import Selector
 from tests.etcds import Etcd
 from tests.support import free_port_range
 from tools import ringctl_app, ringctl_backup
+from tools.ring_outlook import LOSS, LOST
 from tools.ringctl_backup import Found
 
 ASKED = {protocol.RING, protocol.STATUS}
@@ -155,6 +156,22 @@ def test_a_later_ring_of_the_nodes_is_put_back_in_place_of_that_of_the_file(plac
     assert stored.deletes == force.deletes
     assert fault_of(stored, force) is None
     assert store.marks() == {Mark("ing1", "bridge1")}
+
+
+def test_what_a_node_says_of_itself_counts_more_than_an_old_file(place, store, first):
+    store.save(first, 0)
+    store.claim("ing0", "aa")
+    store.claim("ing1", "bb")
+    for mark in (Mark("ing0", LOST), Mark("ing0", LOSS), Mark("ing1", LOST)):
+        store.put_mark(mark)
+    run(place, "backup", place / "b.json")
+    for mark in store.marks():
+        store.remove_mark(mark)
+    store.path.unlink()
+    with answering(first, "ing0", store_id="cc"):  # its disk was replaced since
+        answer(place, "restore", place / "b.json", "--yes", "--anyway")
+    assert store.store_ids() == {"ing0": "cc", "ing1": "bb"}
+    assert store.marks() == {Mark("ing1", LOST)}
 
 
 def test_without_a_file_the_nodes_that_the_cluster_began_with_are_asked(place, store, first):

@@ -156,7 +156,11 @@ class Behind:
             self._mark_as(lacking)
 
     def claim_again(self) -> None:
-        """Claim the store id where the ring store lost it. Raises RingStoreError."""
+        """Claim the store id where the ring store lost it, and have `settle` look at the mark: a ring store that was
+        put back to an earlier state has the mark of that time. Raises RingStoreError.
+        """
+        with self._lock:
+            self._is_marked = None
         if self._mark.node not in self._rings.store_ids():
             self._rings.claim(self._mark.node, self._place.store_id.hex())
 

@@ -257,6 +257,15 @@ def test_what_the_ring_store_lost_is_put_there_again(place: Layout, rings: Rings
     assert rings.marks() == {MARK} and rings.store_ids() == {"ing1": place.store_id.hex()}
 
 
+def test_a_mark_that_comes_back_with_an_earlier_ring_store_goes_again(place: Layout, rings: Rings) -> None:
+    found = begun(place, rings)
+    found.settle(ALL)
+    rings.put_mark(MARK)
+    found.claim_again()
+    found.settle(ALL)
+    assert rings.marks() == frozenset()
+
+
 def test_hit_while_the_mark_is_being_removed_it_is_marked_again(place: Layout, rings: Rings) -> None:
     found = begun(place, rings)
     found.hit("because", [1])
