@@ -217,14 +217,17 @@ def resume(settings: config.Settings, store: RingStore, output: Output, supervis
     return _carry(settings, store, output, _how(options), _maybe(supervisor))
 
 
+@click.option("--take-over", is_flag=True, help="Although another ringctl seems to carry them out.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
-def cancel(_: config.Settings, store: RingStore, output: Output, yes: bool) -> int:
+def cancel(_: config.Settings, store: RingStore, output: Output, take_over: bool, yes: bool) -> int:
     """Stop the moves under way: the nodes that join take no points any more, the owners stay as they are.
 
+    A ringctl that carries them out has to be ended first (Ctrl-C): it would begin them again.
     What was moved before stays where it is, and the ring still is to get to its target: ringctl resume goes on. To go
     back, change it back: ringctl remove a node that was added, ringctl add one that was to be removed.
     """
     ring = _load(store)
+    _check_driver(store, output, take_over)
     count, epoch = len(ring.moves), ring.epoch
     if count and not _agreed(output, yes, f"Cancel {count} moves at epoch {ring.epoch}?"):
         return 1
@@ -283,7 +286,7 @@ def _change(
     output.say(*plan_lines(after, found))
     if not _agreed(output, how.yes, f"Change the ring of epoch {ring.epoch} so?"):
         return 1
-    _check_driver(store, output, how)
+    _check_driver(store, output, how.take_over)
     if (after.nodes, after.replication) != (ring.nodes, ring.replication):
         _save(store, ring, after)
     if lost is not None:
@@ -343,14 +346,14 @@ def _check_lost(ask: Asker, ring: Ring, node: str) -> None:
         raise ConfigError(f"{node} answers, so it is not lost: leave out --lost, its data is moved then")
 
 
-def _check_driver(store: RingStore, output: Output, how: How) -> None:
+def _check_driver(store: RingStore, output: Output, take_over: bool) -> None:
     """Raises RingStoreError while another ringctl is at it; one that has ended without a word is taken over."""
     note = store.driver()
-    if not note or how.take_over:
+    if not note or take_over:
         return
     if not ring_driver.is_gone(note):
         raise RingStoreError(
-            f"{note} carries changes out: wait for it. If that process is gone: ringctl resume --take-over"
+            f"{note} carries changes out: wait for it, or end it. If that process is gone: --take-over"
         )
     output.say(escape(f"{note}: that process has ended, taken over"))
     store.note_driver("")
@@ -379,7 +382,7 @@ def _start(
 
 def _carry(settings: config.Settings, store: RingStore, output: Output, how: How, supervisor: Supervisor | None) -> int:
     """Carry changes out until there is nothing left to do."""
-    _check_driver(store, output, how)
+    _check_driver(store, output, how.take_over)
     leaving = [node for node in _load(store).nodes if node.state == DRAINING]
     with Teller(output) as told:
         mover = Mover(store, Asker(bus.load_key(settings), how.rate), told, how.wave)

@@ -17,6 +17,7 @@ from tools.output import Output, duration_text, new_table, size_text
 from tools.ring_change import Plan
 from tools.ring_mover import Progress
 
+MAX_RATE: Final = 1 << 62  # what a request can carry; as good as no limit
 EVERY_S: Final = 5.0  # between lines of progress that do not go to a terminal
 _WATCHED: Final = ("epoch", "partitions_owned", "partitions_joining", "partitions_fenced")
 _UNITS: Final = {"": 1, "k": 1000, "m": 1000**2, "g": 1000**3, "ki": 1 << 10, "mi": 1 << 20, "gi": 1 << 30}
@@ -27,7 +28,7 @@ def rate_of(text: str) -> int:
     found = re.fullmatch(r"(\d+(?:\.\d+)?) ?([kmg]?i?)b?(/s)?", text.lower())
     if found is None or found[2] not in _UNITS:
         raise click.BadParameter(f"got {text!r}, want bytes a second such as 20M, or 0 for no limit")
-    return int(float(found[1]) * _UNITS[found[2]])
+    return min(int(float(found[1]) * _UNITS[found[2]]), MAX_RATE)
 
 
 def plan_lines(ring: Ring, plan: Plan) -> list[str | Table]:

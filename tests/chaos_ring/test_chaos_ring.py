@@ -159,7 +159,7 @@ class Changes(threading.Thread):
         if running.poll() is None:
             running.kill()
         running.communicate()
-        self._ringctl(["cancel", "--yes"])
+        self._ringctl(["cancel", "--take-over", "--yes"])
         self._change(["resume", "--take-over"])
 
 

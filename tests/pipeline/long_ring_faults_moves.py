@@ -118,7 +118,7 @@ def test_move_cancelled_and_begun_again_gets_there(make_ring: Make) -> None:
             change = Going(cluster, *words)
             change.wait_for("targets pull")
             change.kill()
-            cluster.ringctl("cancel", "--yes")
+            cluster.ringctl("cancel", "--take-over", "--yes")
             assert not cluster.ring.moves
             flowing.run_for(10)
         cluster.ringctl("resume", "--take-over")

@@ -10,6 +10,7 @@ import urllib.request
 from urllib.parse import urlsplit
 
 import click
+import msgspec
 import pytest
 from click.testing import CliRunner
 
@@ -195,6 +196,11 @@ def test_cancel_stops_moves_and_leaves_owners_and_resume_begins_them_again(world
     assert answer(world, "cancel", "--yes") == {"cancelled": 3, "epoch": 4}
     assert not world.ring.moves and world.ring.owner_table.tolist() == table
     assert answer(world, "cancel") == {"cancelled": 0, "epoch": 4}
+    world.note = "ringctl on host, process 7, last heard 2030-01-01T00:00:00Z, 01234567"
+    with pytest.raises(RingStoreError, match=r"process 7, .* carries changes out"):  # and would begin them again
+        ringctl(world, "cancel", "--yes")
+    assert answer(world, "cancel", "--take-over")["cancelled"] == 0
+    world.note = ""
     assert answer(world, "resume")["done"] == len(steps(after))
 
 
@@ -244,6 +250,7 @@ def test_watch_shows_each_node_its_marks_and_what_moves(world):
 @pytest.mark.parametrize(("text", "rate"), [("0", 0), ("20M", 20_000_000), ("1.5KiB/s", 1536), ("7 GB", 7 * 10**9)])
 def test_a_rate_is_read_with_its_unit(text, rate):
     assert ringctl_show_moves.rate_of(text) == rate
+    assert msgspec.msgpack.encode(ringctl_show_moves.rate_of("99999999999G"))  # no more than a request can carry
 
 
 @pytest.mark.parametrize("text", ["", "fast", "-1", "20X", "i"])
