@@ -2,7 +2,10 @@
 
 import contextlib
 import fcntl
+import gc
 import os
+import threading
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,6 +27,31 @@ def _plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in os.environ:
         if name.startswith("MINITRUE_") and name != "MINITRUE_CI":
             monkeypatch.delenv(name)
+
+
+# What a module of tests may leave behind: fixtures of the session begin in one, and threads of a client end later.
+MAY_STAY = 30
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _gives_back_what_it_opened() -> Iterator[None]:
+    """No module uses up the numbers below 1024, or keeps the machine busy, for all that run behind it."""
+    before = _held()
+    yield
+    if (_held() - before).total() > MAY_STAY:
+        gc.collect()  # what only rings of references hold is given back in time
+    stayed = _held() - before
+    assert stayed.total() <= MAY_STAY, f"left open, or still running: {dict(stayed)}"
+
+
+def _held() -> Counter[str]:
+    """Descriptors of this process by what they are, and its threads."""
+    held = Counter({"threads": threading.active_count()})
+    for link in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # the listing's own
+            to = str(link.readlink())
+            held[to.partition(":")[0] if ":[" in to or to.startswith("anon") else Path(to).suffix or to] += 1
+    return held
 
 
 @pytest.fixture(autouse=True)
