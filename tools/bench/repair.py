@@ -1,4 +1,4 @@
-"""bench repair: two nodes that hold the same points compare them, cold and warm; then one lacks a stretch of a series.
+"""bench repair: two nodes that hold the same points compare them, cold and warm; one lacks a stretch, then all of it.
 
 Two real nodes with a directory each (repair_nodes.py), that nobody else asks anything. Cold is after a start of both,
 when no index page has been decoded; the files themselves are in the page cache of the system. What is read is what the
@@ -15,10 +15,11 @@ import click
 
 from tools.bench import codec, repair_nodes
 from tools.bench.findings import Bar, Finding
-from tools.bench.repair_nodes import Compared, Pair
+from tools.bench.repair_nodes import Compared, Filled, Pair
 
 QUICK: Final = (50, 200_000)  # series and points
 MOST_S: Final = 2.0
+LEAST_MBS: Final = 20.0  # of blocks as they are stored
 MOST_MORE: Final = 1.0  # percent of what is stored, read beyond what comparing equal nodes reads
 
 
@@ -53,6 +54,9 @@ def _findings(series: int, steps: int) -> Iterator[Finding]:
         lacking = pair.lose_a_stretch()
         with repair_nodes.running(pair) as nodes:
             yield from _differing(f"{name}, stretch lacks", nodes.repaired(), cold, lacking, pair.stored_bytes)
+        pair.lose_disk()
+        with repair_nodes.running(pair) as nodes:
+            yield from _filled(f"{name}, lost disk", nodes.refilled(), series * steps)
 
 
 def _equal(name: str, found: Compared) -> Iterator[Finding]:
@@ -68,9 +72,18 @@ def _differing(name: str, found: Compared, equal: Compared, lacking: int, stored
     if found.moved_points != lacking:
         raise click.ClickException(f"{name}: {found.moved_points} points were repaired, want {lacking}")
     more = 100 * max(0, found.read_bytes - equal.read_bytes) / (2 * stored)
-    yield Finding(name, "wall time", "s", found.seconds, bar=Bar("most", MOST_S))
+    yield Finding(name, "wall time", "s", found.seconds)
     yield Finding(name, "CPU of both", "s", found.cpu_s)
     yield Finding(name, "points that lacked", "", lacking)
     yield Finding(name, "points moved", "bytes", found.moved_bytes)
     yield Finding(name, "blocks decoded", "", found.decoded)
     yield Finding(name, "read beyond equal, of stored", "%", more, bar=Bar("most", MOST_MORE))
+
+
+def _filled(name: str, found: Filled, points: int) -> Iterator[Finding]:
+    if found.points != points:
+        raise click.ClickException(f"{name}: {found.points} points were filled in, want {points}")
+    yield Finding(name, "wall time", "s", found.seconds)
+    yield Finding(name, "CPU of both, with their start", "s", found.cpu_s)
+    yield Finding(name, "points moved", "bytes", found.bytes)
+    yield Finding(name, "speed", "MB/s", found.bytes / found.seconds / 1e6, bar=Bar("least", LEAST_MBS))

@@ -52,6 +52,15 @@ class Compared(NamedTuple):
     moved_bytes: int
 
 
+class Filled(NamedTuple):
+    """What it took to fill a node again. cpu_s: of both nodes since they were started."""
+
+    seconds: float
+    cpu_s: float
+    points: int
+    bytes: int
+
+
 class Pair:
     """The directories of two nodes. stored_bytes: of the segments of one."""
 
@@ -79,6 +88,10 @@ class Pair:
         kept[self._steps // 2 : self._steps // 2 + lacking] = False
         self._write(NAMES[1], LAST, self._keys[-1:], self._last, kept)
         return lacking
+
+    def lose_disk(self) -> None:
+        """Leave nothing of the second node's directory."""
+        shutil.rmtree(self.directory(NAMES[1]))
 
     def directory(self, name: str) -> Path:
         """Where a node's data lie."""
@@ -140,6 +153,12 @@ class Nodes:
         read, summarized, decoded = map(int, spent)
         return Compared(job.seconds, cpu_s, read, summarized, decoded, job.points, job.bytes)
 
+    def refilled(self) -> Filled:
+        """Wait until the second one, which lost its disk, is filled again. Raises ClickException."""
+        _until(lambda: self._statuses()[NAMES[1]]["behind"] is None, ENDED_S, "the node is filled again")
+        (job,) = [job for job in self._asker.jobs(self._ring, NAMES[1]) if job.kind == "refill"]
+        return Filled(job.seconds, sum(map(alone.cpu_s, self._pids)), job.points, job.bytes)
+
     def _statuses(self) -> dict[str, Any]:
         return self._asker.statuses(self._ring, NAMES)
 
@@ -159,6 +178,7 @@ def running(pair: Pair) -> Iterator[Nodes]:
     environment = os.environ | {
         "MINITRUE__CLUSTER__RING_STORE": f"file:{pair.scratch}/ring.json",
         "MINITRUE__PATHS__DATA": str(pair.scratch),
+        "MINITRUE__STORAGE__REPAIR_RATE_BYTES": "0",
         "MINITRUE__LOG__LEVEL": "error",
     }
     command = [sys.executable, "-m", "workers.storage", "--node-id"]

@@ -15,7 +15,7 @@ from tests import naive
 from tests.support import wait_until
 from tests.workers.storage.replicas import Replica, ring_of
 from tests.workers.storage.support import PARTITIONS, Row, assert_answers, batch_of, key, rows_of
-from workers.storage import repair
+from workers.storage import converge, repair
 from workers.storage.converge import LEAF_ROWS, Taken
 from workers.storage.store import DeleteRecord
 
@@ -200,6 +200,39 @@ def test_a_node_that_lost_its_disk_is_filled_again_and_answers_then(make: Make, 
         assert lost.digests()[0][each] == co_owner.digests()[0][each]
 
 
+def test_a_node_that_is_filled_again_answers_for_what_it_has_before_all_of_it_is_there(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(converge, "PARTITIONS", PARTITIONS // 4)
+    ring = ring_of(2, 2)
+    full, lost = make(ring, "n1"), make(ring, "n2")
+    put(full, [row for number in range(100) for row in rows_of(key(f"d{number}"), range(50))])
+    full.store.seal()
+    left: list[int] = []
+    asked: list[bytes] = []
+    answer, look = lost.repair._here.answer, lost.behind.changed
+    monkeypatch.setattr(lost.repair._here, "answer", lambda kind, body: (asked.append(kind), answer(kind, body))[1])
+    lost.behind.changed = lambda: (left.append(int(lost.behind.partitions.sum())), look())[1]
+    lost.behind.hit("its disk was lost", None)
+    wait_until(lambda: left[-1] == 0, 30.0, "not behind")
+    assert left == [PARTITIONS * part // 4 for part in (4, 3, 2, 1, 0)]
+    (job,) = wait_until(lambda: [job for job in lost.jobs(protocol.JOBS, protocol.JobsRequest())
+                                 if job.state == "done"], 30.0, "done")  # fmt: skip
+    assert (job.kind, job.done, job.equal, job.points) == ("refill", PARTITIONS, PARTITIONS, 5000)
+    assert set(asked) == {protocol.DIGESTS}  # nothing is narrowed down: all of it is fetched, partitions at once
+
+
+def test_a_node_without_co_owners_stays_behind_and_says_so(make: Make) -> None:
+    alone = make(ring_of(1, 1), "n1")
+    alone.behind.hit("its disk was lost", None)
+    (waiting,) = wait_until(
+        lambda: [job for job in alone.jobs(protocol.JOBS, protocol.JobsRequest()) if job.error], 30.0, "says why"
+    )
+    assert (waiting.kind, waiting.state, waiting.done) == ("refill", "waiting", 0)
+    assert waiting.error == f"{PARTITIONS} partitions, such as 0, have no co-owner that is current"
+    assert alone.behind.partitions.all()
+
+
 def test_a_node_that_is_behind_is_not_filled_from_one_that_is_behind_too(make: Make, rings: FileStore) -> None:
     ring = ring_of(2, 2)
     one, other = make(ring, "n1"), make(ring, "n2")
@@ -216,6 +249,32 @@ def test_a_node_that_is_behind_is_not_filled_from_one_that_is_behind_too(make: M
     rings.remove_mark(mark)
     wait_until(lambda: not other.behind.partitions.any(), 30.0, "not behind")
     assert other.digests() == one.digests()
+
+
+def test_a_node_filled_from_one_that_got_a_mark_meanwhile_is_filled_again(
+    make: Make, rings: FileStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ring, mark = ring_of(2, 2), Mark("n1", "bridge1")
+    first, lost = make(ring, "n1"), make(ring, "n2")
+    put(first, rows_of(A, range(5)))
+    take, taken = lost.repair._here.take, []
+
+    def marked(replies: Sequence[protocol.FetchReply]) -> Taken:
+        if not taken:
+            rings.put_mark(mark)  # what the lost disk had is in a spool for the other one alone
+        taken.append(len(replies))
+        return take(replies)
+
+    monkeypatch.setattr(lost.repair._here, "take", marked)
+    lost.behind.hit("its disk was lost", None)
+    (job,) = wait_until(lambda: [job for job in lost.jobs(protocol.JOBS, protocol.JobsRequest()) if job.error], 30.0,
+                        "an error")  # fmt: skip
+    assert "n1" in job.error or "have no co-owner that is current" in job.error
+    assert taken and lost.behind.partitions.all()
+    put(first, rows_of(A, range(5, 6)))
+    rings.remove_mark(mark)
+    wait_until(lambda: not lost.behind.partitions.any(), 30.0, "not behind")
+    assert lost.digests() == first.digests()
 
 
 def test_a_pull_waits_while_its_peer_is_away_and_goes_on(make: Make) -> None:
