@@ -13,8 +13,9 @@ Repairs and rounds look at what is older than storage.repair_settle_s only: newe
 at what differs, a moment apart, for points of any time may (converge.py). No job
 uses a node that has a mark: it may lack acknowledged points, and a refill from it would prove nothing. (That is looked
 up when a leg begins. A mark put later speaks of points acknowledged later, and those have gone to this node, too, or
-lie in a spool for it, which has a mark of its own.) A node that is damaged while it refills begins again with what it
-had compared before: `Behind.hits` tells.
+lie in a spool for it, which has a mark of its own. Only what this node had taken before it lost its disk may have been
+on its way to the peer until then, and lie in a spool for that one now: so a refill looks again before it counts.) A
+node that is damaged while it refills begins again with what it had compared before: `Behind.hits` tells.
 
 Exchanges are at one delete number, the node's when an attempt begins. A delete that comes into force on either side
 ends the attempt; the next one begins with the partitions that are not done. So does everything else that fails: a
@@ -352,7 +353,10 @@ class Repair:
         if run.hits != self._hits():
             leg.tally = Tally()
             raise TryAgainError("damage was found meanwhile")
-        self._behind.clear(leg.tally.equal | leg.tally.proven, run.hits)
+        proven = [each for each in leg.tally.equal | leg.tally.proven if self._behind.partitions[each]]
+        if proven:
+            self._serving.check_current(leg.peer)
+            self._behind.clear(proven, run.hits)
         if leg.tally.moving:
             raise TryAgainError(f"points of long ago go on to arrive in {len(leg.tally.moving)} partitions")
 

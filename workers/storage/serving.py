@@ -63,9 +63,13 @@ class Serving:
             raise HopelessError(f"some of the partitions are not this node's any more at epoch {view.ring.epoch}")
         if not view.ring.has(leg.peer):
             raise TryAgainError(f"{leg.peer} is not in the ring of epoch {view.ring.epoch}")
-        if leg.peer in self.marked():
-            raise TryAgainError(f"{leg.peer} is behind: it may lack points itself")
+        self.check_current(leg.peer)
         return view.ring.node(leg.peer)
+
+    def check_current(self, peer: str) -> None:
+        """Raise TryAgainError for a peer that has a mark."""
+        if peer in self.marked():
+            raise TryAgainError(f"{peer} is behind: it may lack points itself")
 
     def marked(self) -> set[str]:
         """The nodes that have a mark. Raises TryAgainError while that is not known."""
