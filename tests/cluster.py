@@ -52,6 +52,7 @@ class Worker:
         self.is_frozen = False
         self._cluster = cluster
         self._command = command
+        self._within: list[str] = []  # what runs the command, where that is not this machine as it is
         self._environment = environment(settings)
         self.process: subprocess.Popen[Any] | None = None
 
@@ -64,7 +65,7 @@ class Worker:
         assert not self.is_up, f"{self.name} runs"
         with self._cluster.log_file(self.name).open("ab") as log:
             environment = os.environ | self._cluster.environment | self._environment
-            command = [sys.executable, "-m", *self._command]
+            command = [*self._within, sys.executable, "-m", *self._command]
             self.process = self._cluster.children.start(
                 *command, env=environment, stdout=log, stderr=subprocess.STDOUT, **options
             )
@@ -131,7 +132,7 @@ class BridgeWorker(Worker):
     """mqtt: the proxy before the broker, which records; acks: the one before its ack endpoint."""
 
     def __init__(self, cluster: "Cluster", name: str, settings: Mapping[str, Any]) -> None:
-        port = free_port()
+        self.port = port = free_port()
         self.mqtt = Proxy(cluster.broker.port, record=True)
         self.acks = Proxy(port)
         mine = {
@@ -202,7 +203,7 @@ class Cluster:
         (home / "minitrue.toml").write_text(f'paths.data = "data"\ncluster.ring_store = "{ring_store}"\n')
         self.broker = BrokerProcess(children, broker, self.data, start=False, MINITRUE__LOG__LEVEL="warning")
         self.publishers = Proxy(self.broker.port)
-        self.nodes = {name: StorageNode(self, name, {}) for name in names("ing", nodes)}
+        self.nodes = {name: self.make_node(name) for name in names("ing", nodes)}
         self.store: RingStore = etcd.store() if etcd else FileStore(self.data / "ring.json")
         self.store.save(self._first_ring(replication), 0)
         shared = {"mqtt.share_group": "chaos"} if bridges > 1 else {}
@@ -210,6 +211,9 @@ class Cluster:
         self.key = bus.load_key(config.load(home / "minitrue.toml", self.environment))
         self.http_port = free_port()
         self.query = Worker(self, "query", ["workers.query"], {"query.port": self.http_port}) if query else None
+
+    def make_node(self, name: str) -> StorageNode:
+        return StorageNode(self, name, {})
 
     def _first_ring(self, replication: int) -> Ring:
         nodes = [Node(node.name, "", node.endpoint, node.name, 1.0, "active") for node in self.nodes.values()]

@@ -7,11 +7,14 @@ to be, and the replicas of every partition are equal.
 import itertools
 import os
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
 from tests.cluster import Worker
+from tests.machine import LanCluster, lan, small_disk
 from tests.ringed import STEPS, Going, RingCluster, owners_of, traffic
+from tests.support import Children, require_part, wait_until
 
 Make = Callable[..., RingCluster]
 SLOW = ("--wave", "16")
@@ -88,3 +91,46 @@ def victim_of(cluster: RingCluster, victim: str, comes: bool) -> Worker:
         assert cluster.query is not None
         return cluster.query
     return cluster.nodes["ing4" if (victim == "target") == comes else "ing1"]
+
+
+def test_target_whose_disk_is_full_stops_the_move_until_there_is_room(make_ring: Make) -> None:
+    cluster = make_ring(nodes=2, replication=1, settings={"storage.disk_floor_bytes": 0})
+    with small_disk(cluster.data / "storage" / "ing3", 8 << 20) as disk:
+        with traffic(cluster) as flowing:
+            cluster.new_node("ing3")
+            disk.fill()
+            change = Going(cluster, *cluster.adding("ing3"))
+            assert change.wait_for("targets have joined")
+            wait_until(lambda: "No space left on device" in cluster.log("ing3"), 30, "ing3 to find its disk full")
+            flowing.run_for(15)
+            assert not len(cluster.ring.owned_partitions("ing3"))
+            disk.make_room()
+            change.end_well()
+            cluster.check_still()
+            assert len(cluster.ring.owned_partitions("ing3"))
+            flowing.checker.assert_all_answered()
+        cluster.nodes["ing3"].stop()
+
+
+def test_source_and_target_between_which_packets_are_lost_hold_up_what_moves_between_them_and_nothing_else(
+    children: Children, tmp_path: Path
+) -> None:
+    require_part("mosquitto")
+    with lan("ing1", "ing2", "ing3") as network:
+        cluster = LanCluster(children, tmp_path / "lan", network, nodes=3, replication=1)
+        try:
+            cluster.start()
+            with traffic(cluster) as flowing:
+                network.cut("ing1", "ing3")
+                change = Going(cluster, "remove", "ing3", "--yes")
+                wait_until(lambda: {move.target for move in cluster.ring.moves} == {"ing1"}, 60, "others to be done")
+                flowing.run_for(15)
+                assert {move.target for move in cluster.ring.moves} == {"ing1"}
+                network.heal("ing1", "ing3")
+                change.end_well()
+                cluster.check_still()
+                flowing.run_for(5)
+                flowing.checker.assert_all_answered()
+        finally:
+            cluster.close()
+            children.stop_all()
