@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from workers.storage import aggregate_kernels, kernels, stored_blocks
+from workers.storage import aggregate_kernels, kernels
 from workers.storage.fold import Cost
 from workers.storage.readers import Readers
 from workers.storage.recent import Integers, Recent, Rows
@@ -21,7 +21,6 @@ from workers.storage.series_rows import Batch, SeriesRows
 from workers.storage.table import Selection, Table, View
 
 Flags = npt.NDArray[np.bool_]
-
 
 
 class Span(NamedTuple):
@@ -56,6 +55,10 @@ class Held(NamedTuple):
 
     def add(self, places: Integers, counts: Integers, digests: npt.NDArray[np.uint64]) -> None:
         """Points of some series, of one also more than once."""
+        if (places[1:] > places[:-1]).all():  # each once: several times as fast
+            self.counts[places] += counts
+            self.digests[places] += digests
+            return
         np.add.at(self.counts, places, counts)
         np.add.at(self.digests, places, digests)
 
@@ -114,7 +117,7 @@ class _Looked:
         whole = np.flatnonzero(alone & inside)
         self._blocks_left = np.flatnonzero(~(alone & inside) & (table.t_min <= end) & (table.t_max >= start))
         places = table.places[whole]
-        self.held.add(places, table.counts[whole], stored_blocks.digests_of(self._view, table, whole))
+        self.held.add(places, table.counts[whole], table.digests[whole])
         self.held.reach(places, table.t_min[whole], table.t_max[whole])
         return len(whole)
 
@@ -164,7 +167,7 @@ class _Looked:
 
 def only(table: Table, which: Integers) -> Table:
     """A table of some of its blocks, in their order; of its series there may be more blocks."""
-    columns: list[Any] = [*(column[..., which] for column in table[:8]), *table[8:]]
+    columns: list[Any] = [*(column[..., which] for column in table[:9]), *table[9:]]
     return Table(*columns)
 
 

@@ -9,7 +9,6 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from workers.storage import pages, windows
 from workers.storage.pages import Blocks
@@ -33,15 +32,6 @@ class Raw(NamedTuple):
         ends = (blocks.offsets + sizes).tolist()
         data = b"".join([view[begin:end] for begin, end in zip(blocks.offsets.tolist(), ends, strict=True)])
         return Raw(blocks._replace(offsets=sizes.cumsum() - sizes), self.windows.at(which), data)
-
-
-def digests_of(view: View, table: Table, which: Integers) -> npt.NDArray[np.uint64]:
-    """The digests of some blocks of a table, uint64[n]. Raises DamagedError."""
-    found = np.empty(len(which), np.uint64)
-    for segment, numbers, mine in _by_segment(view, table, which):
-        for span, read in _read(segment, numbers):
-            found[mine[span]] = read.digests[numbers[span] - numbers[span.start]]
-    return found
 
 
 def sizes_of(view: View, table: Table, which: Integers) -> Integers:

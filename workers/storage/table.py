@@ -49,8 +49,8 @@ class Table(NamedTuple):
 
     By block: places of the series in the selection, t_min, t_max (ns), counts (int64[n]); alone, uint8[n], 1 where
     the block overlaps no other and no delete touches it; floats, float64[7, n], as kernels.SUM_HI to BLOCK_M2;
-    segments, int64[n], place of the segment in the set; blocks, int64[n], number there. By series: earliest, latest,
-    of its blocks, LATEST and EARLIEST where it has none. masks: by place, where there are any.
+    segments, int64[n], place of the segment in the set; blocks, int64[n], number there; digests, uint64[n]. By series:
+    earliest, latest, of its blocks, LATEST and EARLIEST where it has none. masks: by place, where there are any.
     """
 
     places: Integers
@@ -61,6 +61,7 @@ class Table(NamedTuple):
     floats: npt.NDArray[np.float64]
     segments: Integers
     blocks: Integers
+    digests: npt.NDArray[np.uint64]
     earliest: Integers
     latest: Integers
     masks: dict[int, Masks]
@@ -96,6 +97,7 @@ class _Columns(NamedTuple):
     floats: npt.NDArray[np.float64]
     segments: Integers
     blocks: Integers
+    digests: npt.NDArray[np.uint64]
 
     def at(self, which: npt.NDArray[np.int64] | npt.NDArray[np.bool_]) -> "_Columns":
         """The blocks chosen."""
@@ -174,7 +176,8 @@ class SegmentSet:
         blocks = np.arange(int(ends[-1])) + np.repeat(spot.begins - (ends - each), each)
         places = np.repeat(spot.places, each)
         numbers = np.full(len(blocks), spot.segment, np.int64)
-        return _Columns(places, *_summaries(self.segments[spot.segment], blocks), numbers, blocks)
+        t_min, t_max, counts, floats, digests = _summaries(self.segments[spot.segment], blocks)
+        return _Columns(places, t_min, t_max, counts, floats, numbers, blocks, digests)
 
     def _hidden(
         self, found: _Columns, masks: dict[int, Masks], touched: npt.NDArray[np.bool_]
@@ -222,22 +225,24 @@ def _ordinals(segment: Segment, series: Selection) -> Integers:
     return found
 
 
-def _summaries(segment: Segment, blocks: Integers) -> tuple[Integers, Integers, Integers, npt.NDArray[np.float64]]:
-    """t_min, t_max, counts and floats of some blocks."""
+def _summaries(
+    segment: Segment, blocks: Integers
+) -> tuple[Integers, Integers, Integers, npt.NDArray[np.float64], npt.NDArray[np.uint64]]:
+    """t_min, t_max, counts, floats and digests of some blocks."""
     if int(blocks[-1]) - int(blocks[0]) == len(blocks) - 1 and (np.diff(blocks) == 1).all():
         read = segment.index(int(blocks[0]), int(blocks[-1]) + 1)
-        return read.t_min, read.t_max, read.counts, read.floats
+        return read.t_min, read.t_max, read.counts, read.floats, read.digests
     order = np.argsort(blocks, kind="stable")
     t_min, t_max, counts = np.empty((3, len(blocks)), np.int64)
-    floats = np.empty((7, len(blocks)))
+    floats, digests = np.empty((7, len(blocks))), np.empty(len(blocks), np.uint64)
     for span in runs(blocks[order]):
         places = order[span]
         low = int(blocks[places[0]])
         read = segment.index(low, int(blocks[places[-1]]) + 1)
         chosen = blocks[places] - low
         t_min[places], t_max[places], counts[places] = read.t_min[chosen], read.t_max[chosen], read.counts[chosen]
-        floats[:, places] = read.floats[:, chosen]
-    return t_min, t_max, counts, floats
+        floats[:, places], digests[places] = read.floats[:, chosen], read.digests[chosen]
+    return t_min, t_max, counts, floats, digests
 
 
 def runs(blocks: Integers) -> Iterator[slice]:
@@ -252,7 +257,7 @@ def _in_order(parts: list[_Columns]) -> _Columns:
     """The blocks of several segments, by series and t_min."""
     if not parts:
         none = np.empty(0, np.int64)
-        return _Columns(none, none, none, none, np.empty((7, 0)), none, none)
+        return _Columns(none, none, none, none, np.empty((7, 0)), none, none, np.empty(0, np.uint64))
     joined = _Columns(*(np.concatenate(columns, axis=-1) for columns in zip(*parts, strict=True)))
     places, t_min = joined.places, joined.t_min
     ascending = (places[1:] > places[:-1]) | ((places[1:] == places[:-1]) & (t_min[1:] >= t_min[:-1]))
