@@ -74,7 +74,7 @@ def _answer(ring: Ring, node: Node, key: bus.Key | None) -> dict[str, Any]:
 
 def _fault(ring: Ring, answer: dict[str, Any], whose: str) -> str:
     """What an answering node should be looked at for."""
-    return "; ".join(filter(None, (_ring_fault(ring, answer, whose), _trouble(answer), _damage(answer))))
+    return "; ".join(filter(None, (_ring_fault(ring, answer, whose), _trouble(answer), _damage(answer), _kept(answer))))
 
 
 def _ring_fault(ring: Ring, answer: dict[str, Any], whose: str) -> str:
@@ -96,3 +96,11 @@ def _trouble(answer: dict[str, Any]) -> str:
 def _damage(answer: dict[str, Any]) -> str:
     count = len(answer.get("damaged", ()))
     return f"{count} damaged files or parts set aside, see damaged/ in its directory" if count else ""
+
+
+def _kept(answer: dict[str, Any]) -> str:
+    """What a node keeps of partitions that are not its own any more, because an owner lacks points of them."""
+    forgetting = answer.get("forgetting") or {}
+    count = forgetting.get("owners_lack", 0)
+    said = f"keeps {count} partitions that it gave away, for owners lack points of them: {forgetting.get('trouble')}"
+    return said if count else ""

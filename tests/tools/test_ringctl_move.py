@@ -573,3 +573,13 @@ def test_a_lost_node_keeps_the_mark_of_a_bridge_until_its_own_data_is_given_up(w
     ringctl(world, "accept-loss", "ing0", "--yes")
     assert answer(world, "accept-loss", "ing0", "--bridge", "bridge9", "--yes")["copied_from_others"] == 0
     assert Mark("ing0", "bridge9") not in world.marks()
+
+
+def test_status_says_of_a_node_that_it_keeps_what_owners_lack() -> None:
+    ring = ring_of(2, 1)
+    trouble = "n2 has 4 points of partition 3, of which 5 are here"
+    answer = {"epoch": ring.epoch, "ring_hash": ring.hash, "forgetting": {"owners_lack": 2, "trouble": trouble}}
+    said = ringctl_status._fault(ring, answer, "the store has")
+    assert said == f"keeps 2 partitions that it gave away, for owners lack points of them: {trouble}"
+    answer["forgetting"] = {"owners_lack": 0, "trouble": "no connection to n2"}
+    assert ringctl_status._fault(ring, answer, "the store has") == ""

@@ -53,6 +53,7 @@ class Round:
         self.unsent: dict[str, Partitions] = {}
         self.asked: dict[str, Partitions] = {}
         self.missing = np.zeros(len(partitions), np.int64)
+        self.lack: Partitions = np.zeros(len(partitions), np.bool_)  # of which an owner has fewer points
         self.trouble = ""
         for partition in np.flatnonzero(partitions).tolist():
             for owner in ring.owners(partition):
@@ -77,6 +78,7 @@ class Round:
                 f"{owner} has {max(0, int(counts[lacking]))} points of partition {lacking}, "
                 f"of which {int(self.counts[lacking])} are here"
             )
+        self.lack |= wanted & ~holds & (counts >= 0)
         self.missing -= holds
 
     @property
@@ -117,6 +119,7 @@ class Keeper:
         self._next_round_s = 0.0
         self._next_claim_s = clock.monotonic_s() + CLAIM_S  # claimed at the start
         self._waiting = 0
+        self._lack = 0  # of those, partitions of which an owner has fewer points
         self._trouble = ""
 
     def wake(self) -> None:
@@ -125,7 +128,7 @@ class Keeper:
 
     def status(self) -> dict[str, Any]:
         """What waits to be forgotten: how many partitions, and why they still do. Any thread."""
-        return {"partitions": self._waiting, "trouble": self._trouble}
+        return {"partitions": self._waiting, "owners_lack": self._lack, "trouble": self._trouble}
 
     def run(self, stop: process.Stop) -> None:
         """Work until `stop`."""
@@ -169,7 +172,7 @@ class Keeper:
             if due.any() and now_s >= self._next_round_s:
                 self._begin_round(view.ring, due, now_s)
             elif not left.any():
-                self._trouble = ""
+                self._lack, self._trouble = 0, ""
         elif self._round.ring is not view.ring:
             self._end_round()
             self._next_round_s = now_s  # another ring: its owners are to be asked
@@ -206,7 +209,7 @@ class Keeper:
             self._round.trouble = f"{owner}: {error}"
 
     def _finish_round(self, asking: Round) -> None:
-        confirmed, self._trouble = asking.confirmed, asking.trouble
+        confirmed, self._trouble, self._lack = asking.confirmed, asking.trouble, int(asking.lack.sum())
         self._end_round()
         if confirmed.any():
             self._store.drop(confirmed)

@@ -289,10 +289,12 @@ def test_what_was_given_away_is_kept_while_its_owner_lacks_points_of_it(cluster:
     partition, device = give_away(cluster, source, "ing2", range(4))
     trouble = f"ing2 has 4 points of partition {partition}, of which 5 are here"
     wait_until(lambda: source.status()["forgetting"]["trouble"] == trouble, what="the keeper to say so")
+    assert source.status()["forgetting"]["owners_lack"] == 1
     assert count(source.store, device) == 5
     target = cluster.alive["ing2"]
     assert target.write(rows_of(key(device), [4]), cluster.ring.epoch).rows == 1
     wait_until(lambda: count(source.store, device) == 0, what="the points to go")
+    wait_until(lambda: source.status()["forgetting"]["owners_lack"] == 0, what="nothing to lack")
 
 
 def test_newer_points_of_an_owner_do_not_make_up_for_those_that_it_lacks(cluster: Cluster) -> None:
