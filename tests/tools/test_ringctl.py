@@ -203,7 +203,8 @@ def test_the_file_that_comes_with_the_project_makes_three_equal_nodes():
 def test_without_a_ring_the_way_to_make_one_is_named(place, command):
     done = ringctl(place, *command)
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr == f"ringctl: no ring in file:{place / 'ring.json'}: make one with tools/ringctl init (one that was lost: restore)\n"
+    way = "make one with tools/ringctl init (one that was lost: restore)"
+    assert done.stderr == f"ringctl: no ring in file:{place / 'ring.json'}: {way}\n"
 
 
 def test_show_prints_nodes_and_balance_and_as_json_the_document_itself(place, ring):

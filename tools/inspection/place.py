@@ -18,7 +18,7 @@ SEGMENT, WAL, DELETE, DAMAGED, NOTE, LEFTOVER, OTHER = (
 )  # fmt: skip
 
 _DIGITS: Final = re.compile(r"-(\d{16})")
-_AT_TOP: Final = frozenset({layout.NODE, layout.LOCK, layout.BEHIND, layout.DROPPED})
+_AT_TOP: Final = frozenset({layout.NODE, layout.LOCK, layout.BEHIND, layout.DROPPED, layout.RING})
 
 
 class Entry(NamedTuple):

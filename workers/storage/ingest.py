@@ -21,10 +21,11 @@ from common.points import PointBatch
 from common.protocol import Ack, Header
 from common.ring import Ring
 from common.ringstore import RingView
+from workers.storage import layout
 from workers.storage.feed import Feed
 from workers.storage.fences import Fences
 from workers.storage.limits import DiskFloorError, Refused
-from workers.storage.node import Node, Ownership, bitmap_of, partitions_of
+from workers.storage.node import Node, Ownership, Partitions, bitmap_of, partitions_of
 from workers.storage.orders import Orders
 from workers.storage.store import DeleteRecord, LoggedBatch, Store
 from workers.storage.work import RefusedError
@@ -80,22 +81,35 @@ class Ingest:
     _acks: dict[str, AckSocket] = field(default_factory=dict)
     _next_tick_s: float = 0.0
     _told_epoch: int = 0  # of requests, looked for at once
+    _gone_by: int = 0  # epoch of the ring remembered, see begin
     _newer: Ring | None = None  # found in the ring store, not in force yet
 
     def __post_init__(self) -> None:
         self._fences = Fences(self.node.view.ring.partitions, self.fence_s)
 
     def begin(self) -> None:
-        """Apply the deletes of the ring to begin with. Raises StorageError where that cannot be."""
+        """Apply the deletes of the ring to begin with. Raises StorageError where that cannot be.
+
+        No ring is gone by that is older than one by which this node's partitions had other owners, whatever the ring
+        store was put back to: the node would answer for what it gave away, and take points that nobody looks for here.
+        """
         ring = self.node.view.ring
         if self.store.delete_number > ring.epoch:
             raise StorageError(
                 f"delete {self.store.delete_number} is in force in this directory, and the ring store holds epoch "
                 f"{ring.epoch}: put its latest ring back, new points could fall under old deletes"
             )
+        self._gone_by = self.store.ring_epoch
+        if self._gone_by > ring.epoch:
+            raise StorageError(
+                f"this node has gone by the ring of epoch {self._gone_by}, and the store holds epoch {ring.epoch}, "
+                "which may give it what others have taken over: put the latest ring back (tools/ringctl restore); if "
+                f"nobody has it any more, remove the file {layout.RING} in its directory"
+            )
         try:
             self.store.keep(self.node.view.written)
             self.store.adopt(records_of(ring))
+            self._go_by(ring, self.node.view.written)
         except ProtocolError as error:
             raise StorageError(f"ring of epoch {ring.epoch}: {error}") from error
 
@@ -284,10 +298,11 @@ class Ingest:
         self.node.looked()
 
     def _adopt(self, ring: Ring) -> None:
-        self._newer = ring
+        self._newer, written = ring, Ownership.of(ring, self.node.node_id).written
         try:
-            self.store.keep(Ownership.of(ring, self.node.node_id).written)
+            self.store.keep(written)
             self.store.adopt(records_of(ring))
+            self._go_by(ring, written | self.node.view.written)
         except (ProtocolError, StorageError) as error:
             self.node.not_adopted = (ring.epoch, str(error))
             if logger.limited("adopt", 5.0):
@@ -297,6 +312,12 @@ class Ingest:
         self.node.adopt(ring, self._fences.fenced, self._fences.closed)
         self.node.not_adopted = self._newer = None
         logger.info("ring adopted", epoch=ring.epoch, ring=ring.hash)
+
+    def _go_by(self, ring: Ring, partitions: Partitions) -> None:
+        """Remember a ring that gives some of these partitions to others than the one remembered."""
+        if ring.since[partitions].max(initial=0) > self._gone_by:
+            self.store.go_by(ring.epoch)
+            self._gone_by = ring.epoch
 
 
 def records_of(ring: Ring) -> list[DeleteRecord]:

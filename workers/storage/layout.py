@@ -8,6 +8,7 @@
     damaged/                         damaged files and parts of files, each with a note <name>.json beside it
     BEHIND                           what the node may lack (behind.py); there only while it does
     DROPPED                          partitions that were given away, on their way out (dropping.py)
+    RING                             the epoch of the latest ring by which the node had other partitions, or fellows
 
 WAL files and segments draw their numbers from one sequence that never restarts, so the names alone tell which
 numbers were used, also of what was damaged. Delete records bear numbers given from outside. Never reads what lies
@@ -32,7 +33,7 @@ from common.errors import StorageError
 NODE_FORMAT: Final = 1
 STORE_ID_BYTES: Final = 16
 NODE, LOCK, WAL, SEGMENTS, DELETES, DAMAGED = "NODE", "LOCK", "wal", "segments", "deletes", "damaged"
-BEHIND, DROPPED = "BEHIND", "DROPPED"
+BEHIND, DROPPED, RING = "BEHIND", "DROPPED", "RING"
 DELETE_SUFFIX: Final = ".mtd"
 
 # What a directory may hold and still count as empty: our lock, and what a file system puts in its own root.
@@ -51,6 +52,13 @@ logger = log.get("storage.layout")
 
 class DamagedError(StorageError):
     """A file, or a part of one, that is not what was written. The text begins with the file's path and a colon."""
+
+
+class RingFile(msgspec.Struct, frozen=True):
+    """What the file RING says."""
+
+    format: int
+    epoch: int
 
 
 class NodeFile(msgspec.Struct, frozen=True):
@@ -115,6 +123,24 @@ class Layout:
     def highest_number(self) -> int:
         """The highest number that any file here bears, damaged ones included; 0 for none."""
         return self._highest(_NAME, WAL, SEGMENTS, DAMAGED)
+
+    def ring_epoch(self) -> int:
+        """What `note_ring` was told last, 0 before. Raises StorageError, OSError."""
+        path = self.directory / RING
+        try:
+            read = msgspec.json.decode(path.read_bytes(), type=RingFile)
+        except FileNotFoundError:
+            return 0
+        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+            raise StorageError(f"{path}: {error}; without it the node goes by whatever ring there is") from error
+        if read.format > NODE_FORMAT:
+            raise StorageError(f"{path} has format version {read.format}, this program reads up to {NODE_FORMAT}")
+        return read.epoch
+
+    def note_ring(self, epoch: int) -> None:
+        """Make durable that the node has gone by the ring of this epoch. Raises OSError."""
+        data = msgspec.json.encode(RingFile(NODE_FORMAT, epoch)) + b"\n"
+        files.replace_file(self.directory / RING, [data], disk=self.disk)
 
     def sweep(self) -> None:
         """Remove what a crash left half written."""

@@ -14,7 +14,9 @@ from common import bus, config, process, protocol
 from common.errors import StorageError
 from common.protocol import Ack, Header
 from common.ring import Node as RingNode
+from common.ring import Ring
 from common.ringbuild import first_ring, with_delete
+from common.ringmoves import begin, changed, finish, steps
 from common.ringstore import FileStore, RingView
 from common.selector import Selector
 from tests.disks import QuickDisk
@@ -237,6 +239,33 @@ def test_a_directory_that_has_seen_more_deletes_than_the_ring_is_not_used(tmp_pa
     ingest = ingest_of(made, pull, old, store, RingView(world.rings, FIRST, 1.0))
     with pytest.raises(StorageError, match="delete 2 is in force in this directory, and the ring store holds epoch 1"):
         ingest.begin()
+    made.close()
+    store.close()
+
+
+def test_a_node_does_not_begin_by_a_ring_that_is_older_than_one_that_gave_its_partitions_away(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    other = RingNode("ing2", "", "tcp://127.0.0.1:5720", "z", 1.0, "active")
+    ring = changed(FIRST, [*NODES, other], 1)
+    rings = [ring, begin(ring, steps(ring))]
+    rings.append(finish(rings[-1], rings[-1].moving))
+    for each in rings:
+        world.rings.save(each, each.epoch - 1)
+    world.say(protocol.BEAT, protocol.Beat(0.0, {}, []), epoch=4)
+    wait_until(lambda: world.node.view.ring.epoch == 4)
+    world.close()
+    store = Store.open(tmp_path / "data", "c1", "ing1", 4, config.Storage())
+    made = bus.Bus()
+    pull, _ = made.pull("tcp://127.0.0.1:*")
+
+    def begin_by(ring: Ring) -> None:
+        node = Node("c1", "ing1", Ownership.of(ring, "ing1"))
+        ingest_of(made, pull, node, store, RingView(world.rings, ring, 1.0)).begin()
+
+    with pytest.raises(StorageError, match=r"has gone by the ring of epoch 4, and the store holds epoch 2.* RING"):
+        begin_by(rings[0])
+    begin_by(with_delete(rings[-1], Selector("a"), 0, 1))
+    assert store.ring_epoch == 4  # a delete gives nothing away
     made.close()
     store.close()
 
