@@ -111,7 +111,7 @@ class Changes(threading.Thread):
 
     def _retire(self, name: str) -> None:
         """Stop a node that is not in the ring any more."""
-        assert not self._cluster.ring.has(name)
+        assert not self._cluster.ring.has(name), f"{name} is still in the ring: {self.said[-2:]}"
         node = self._cluster.nodes[name]
         wait_until(lambda: not node.is_frozen, 30, f"{name} to go on")
         self._gone.append(name)
@@ -244,7 +244,7 @@ def _disturb(
     end: tuple[float, Callable[[], object]] | None = None
     while (now := time.monotonic() - begun) < LENGTH_S or changes.count < LEAST_CHANGES:
         flowing.checker.check()
-        assert changes.fault is None, changes.fault
+        assert changes.fault is None, f"{changes.fault}; logs in {cluster.logs}"
         assert now < LENGTH_S + CHANGE_S, f"{changes.count} changes in {now:.0f} s: {changes.said}"
         for worker in cluster.workers:
             worker.revive()
