@@ -1,0 +1,103 @@
+"""What a verified read of real stores reads, without sockets."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+
+from common import protocol
+from common.points import PointBatch
+from common.protocol import Cost
+from tests.workers.query.fake import make_ring
+from tests.workers.query.inside import Inside
+from tests.workers.storage.support import EVERYWHERE, PARTITIONS, key, open_store
+from workers.query import verified
+from workers.query.plan import Plan
+from workers.storage import questions
+from workers.storage.exchange import Exchange
+from workers.storage.store import LoggedBatch, Store
+from workers.storage.work import Cancel
+
+S_NS = 10**9
+SERIES = 10_000
+POINTS = 5
+KEYS = [key(f"d{number}") for number in range(SERIES)]
+
+
+class Owners:
+    """Two nodes that own everything. spent: what their answers cost, and how long they were."""
+
+    def __init__(self, stores: dict[str, Store]) -> None:
+        self.spent, self.reply_bytes = Cost(), 0
+        self._handlers = {node: questions.handlers(store, lambda asked: asked) for node, store in stores.items()}
+        self._exchanges = {node: Exchange(store, lambda: EVERYWHERE) for node, store in stores.items()}
+
+    def answer(self, node: str, kind: bytes, request: Any) -> Any:
+        if kind == protocol.REPAIR:
+            return protocol.JobsReply([])
+        if kind == protocol.RANGE_DIGESTS:
+            reply: Any = self._exchanges[node].range_digests(request)
+        else:
+            reply = self._handlers[node][kind].begin(request).run(Cancel())
+        spent, more = self.spent, reply.cost
+        self.spent = Cost(
+            blocks_decoded=spent.blocks_decoded + more.blocks_decoded,
+            rows_decoded=spent.rows_decoded + more.rows_decoded,
+            bytes=spent.bytes + more.bytes,
+        )
+        self.reply_bytes += len(msgspec.msgpack.encode(reply))
+        return reply
+
+
+def put(store: Store, rows: range, lacking: int | None = None) -> None:
+    """Some points of all series, but for one row."""
+    index = np.repeat(np.arange(SERIES, dtype=np.uint32), len(rows))
+    times = np.tile(np.array(rows) * S_NS, SERIES)
+    values = np.random.default_rng(rows.start).random(len(index)).round(3)
+    keep = np.arange(len(index)) != lacking
+    body = PointBatch(KEYS, index[keep], times[keep], values[keep]).encode()
+    store.append([LoggedBatch(body, 1, PointBatch.decode(body))])
+    store.seal()
+
+
+@pytest.fixture
+def stores(tmp_path: Path) -> Iterator[dict[str, Store]]:
+    made = {node: open_store(tmp_path / node, head_rows=1_000_000) for node in ("ing1", "ing2")}
+    yield made
+    for store in made.values():
+        store.close()
+
+
+def asked(stores: dict[str, Store]) -> tuple[Owners, dict[str, Any]]:
+    owners = Owners(stores)
+    inside = Inside(owners.answer)
+    inside.scatter.plan = Plan.of(make_ring([10, 20], PARTITIONS, 2))
+    body = {"device_id": "*", "metric_name": "*", "operation": ["sum", "count"], "consistency": "verified"}
+    status, answer = inside.call("POST", "/query", body)
+    assert (status, answer["coverage"]["verified"]) == (200, True), answer
+    return owners, answer
+
+
+def test_one_series_among_ten_thousand_that_differs_costs_under_a_percent_of_what_there_is(
+    stores: dict[str, Store], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(verified, "SETTLE_S", 0.0)
+    for node, store in stores.items():
+        put(store, range(POINTS), lacking=5000 * POINTS + 3 if node == "ing2" else None)
+    owners, answer = asked(stores)
+    assert answer["coverage"]["compared"] == {"owners": 2, "series_joined": 1, "reason": ""}
+    assert answer["result"]["count"] == SERIES * POINTS
+    assert 0 < owners.spent.rows_decoded <= 2 * POINTS  # of the series itself, in either owner
+    assert owners.spent.bytes < stores["ing1"].status()["segment_bytes"] / 100
+
+
+def test_equal_owners_are_compared_by_summaries_and_tell_little(stores: dict[str, Store]) -> None:
+    for store in stores.values():
+        put(store, range(POINTS))
+    owners, answer = asked(stores)
+    assert answer["coverage"]["compared"] == {"owners": 2, "series_joined": 0, "reason": ""}
+    assert (owners.spent.rows_decoded, owners.spent.blocks_decoded, owners.spent.bytes) == (0, 0, 0)
+    assert owners.reply_bytes < 3000
