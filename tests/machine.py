@@ -97,7 +97,8 @@ class Lan:
 
     def _between(self, verb: str, one: str, other: str, *how: str) -> None:
         for here, there in ((one, other), (other, one)):
-            _root("ip", "-n", self._hosts[here][0], "neigh", verb, self.address_of(there), *how, "dev", "eth0")
+            command = ["ip", "-n", self._hosts[here][0], "neigh", verb, self.address_of(there), *how, "dev", "eth0"]
+            subprocess.run(command, check=True, timeout=30)
 
     def make(self) -> None:
         _root("ip", "link", "add", self._name, "type", "bridge")
