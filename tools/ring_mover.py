@@ -51,11 +51,13 @@ from tools import ring_driver
 from tools.ring_fences import Fences
 from tools.ring_outlook import Outlook, sorted_out, spread
 
-WAVE: Final = 64  # partitions at once: their points go to one owner more, and are refused for the time of a fence
+WAVE: Final = 512  # partitions at once, at most: what a wave takes besides copying is the same for few and for many
+WAVE_POINTS: Final = 5_000_000  # at once: comparing them behind the fence takes some tens of milliseconds
+WAVE_LEAST: Final = 16  # however many points they have: several disks and networks work at the same time
 WAIT_S: Final = 0.5  # between looks while nothing can be done
 ADOPT_S: Final = 0.02  # between looks while nodes take over a ring that was just saved
 ADOPTED_S: Final = 1.0  # they have done so by then: who has not is waited for, and named
-POLL_S: Final = 0.1  # between looks at jobs
+POLL_S: Final = (0.005, 0.1)  # between looks at jobs, ever longer: behind a fence all is nearly always there
 STALL_S: Final = 15.0  # a pull that has an error and brings nothing for so long is left to itself
 DARK_S: Final = 5.0  # a target that tells nothing of its pull for so long is left to itself
 DROPS: Final = 1024  # owners that go at once where nobody comes: a moment of refusing, nothing is copied
@@ -84,7 +86,8 @@ class Asks(Protocol):
 @dataclass
 class Progress:
     """How far it is. total: changes of an owner there were to make; done: those made. points, blocks, bytes: pulled so
-    far. phase: what is being done; waits: why something does not get on.
+    far. copying_s: in which targets pulled before fences; fenced_s: from fences to saves.
+    phase: what is being done; waits: why something does not get on.
     """
 
     total: int = 0
@@ -92,6 +95,8 @@ class Progress:
     points: int = 0
     blocks: int = 0
     bytes: int = 0
+    copying_s: float = 0.0
+    fenced_s: float = 0.0
     epoch: int = 0
     phase: str = ""
     waits: list[str] = field(default_factory=list)
@@ -127,6 +132,7 @@ class Mover:
         self._token = secrets.token_hex(4)
         self._noted_s = float("-inf")
         self._saved_s = float("-inf")
+        self._partition_points = 0.0  # of those where most are
 
     def run(self, give_up_s: float = float("inf")) -> Progress:
         """Go on until the ring is at its target. give_up_s: without anything getting on.
@@ -190,6 +196,8 @@ class Mover:
                 silent[node] = str(answer)
             else:
                 epochs[node] = int(answer.get("epoch", 0))
+                each = answer.get("points", 0) / max(1, answer.get("partitions_owned", 0))
+                self._partition_points = max(self._partition_points, each)
                 for bridge, told in answer.get("bridges", {}).items():
                     if bridge not in bridges or told["age_s"] < bridges[bridge]["age_s"]:
                         bridges[bridge] = told
@@ -200,7 +208,7 @@ class Mover:
     def _begin(self, outlook: Outlook, left: Sequence[Step], reasons: list[str]) -> bool:
         """Let more nodes join, as many as a wave has room for."""
         ring = outlook.ring
-        room = self._wave - len(ring.moves)
+        room = self._most() - len(ring.moves)
         coming = [step for step in left if step.target is not None and step.partition not in ring.moving]
         if room <= 0 or not coming:
             return False
@@ -212,19 +220,29 @@ class Mover:
         self._say(f"{len(chosen)} partitions begin to move")
         return self._save(begin(ring, chosen))
 
+    def _most(self) -> int:
+        """How many partitions a wave has: by what is in them."""
+        fitting = int(WAVE_POINTS / max(1.0, self._partition_points))
+        return min(self._wave, max(fitting, WAVE_LEAST))
+
     def _carry(self, outlook: Outlook, moves: Sequence[Move]) -> bool:
         """Bring some moves to their end: whether any got there."""
         self._say(f"{len(moves)} partitions are copied")
+        begun_s = clock.monotonic_s()
         proven = self._pulled(outlook, moves, None)
+        self.progress.copying_s += clock.monotonic_s() - begun_s
         copied = [each for each in moves if each.partition in proven or outlook.is_given_up(each.partition)]
         leaving = [each for each in copied if each.source is not None and not outlook.is_lost(each.source)]
         fences = Fences(self._store, self._ask)
         self._say(f"{len(leaving)} partitions are fenced")
+        fenced_s = clock.monotonic_s()
         fences.put(outlook.ring, leaving)
         behind = [each for each in leaving if fences.holds(each)]
         checked = self._pulled(outlook, behind, fences) if behind else set()
         done = [each for each in copied if each not in leaving or each.partition in checked]
-        return self._finish(outlook, done, fences)
+        went = self._finish(outlook, done, fences)
+        self.progress.fenced_s += clock.monotonic_s() - fenced_s if leaving else 0.0
+        return went
 
     def _finish(self, outlook: Outlook, moves: Sequence[Move], fences: Fences) -> bool:
         """Make targets owners: whether any became one."""
@@ -378,6 +396,7 @@ class Pulls:
     def run(self, ask: Asks, fences: Fences | None, fenced: set[int]) -> set[int]:
         """Begin them, wait for them: the partitions that are through. fenced: of which everything must be proven."""
         proven: set[int] = set()
+        pause_s, most_s = POLL_S
         pulls = [pull for pair, partitions in self._groups.items() if (pull := self._begun(ask, *pair, partitions))]
         while pulls:
             for pull in list(pulls):
@@ -389,7 +408,8 @@ class Pulls:
                     proven |= set(pull.partitions) - (set(protocol.members(state.unproven)) & fenced)
             self._mover.tell()
             if pulls:
-                self._mover.pause(POLL_S)
+                self._mover.pause(pause_s)
+                pause_s = min(1.5 * pause_s, most_s)
             if fences is not None:
                 fences.renew()
         return proven

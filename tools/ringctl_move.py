@@ -65,7 +65,7 @@ def _moving(function: Callable[..., int]) -> Callable[..., int]:
         click.option("--rate", type=rate_of, metavar="RATE", help="Bytes a second that a node copies at most, such as "
                      "20M; 0: no limit [storage.repair_rate_bytes of each node]."),
         click.option("--wave", type=click.IntRange(1), default=WAVE, show_default=True,
-                     help="Partitions that move at the same time."),
+                     help="Partitions that move at the same time, at most; fewer where they have many points."),
         click.option("--give-up", type=click.FloatRange(min=0), default=float("inf"), metavar="SECONDS",
                      help="End when nothing gets on for so long [never]."),
         click.option("--take-over", is_flag=True, help="Go on although another ringctl seems to be at it."),

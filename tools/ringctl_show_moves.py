@@ -78,7 +78,7 @@ def progress_facts(progress: Progress) -> dict[str, Any]:
     """The same for programs."""
     return {
         name: getattr(progress, name)
-        for name in ("epoch", "total", "done", "points", "blocks", "bytes", "seconds", "waits")
+        for name in ("epoch", "total", "done", "points", "blocks", "bytes", "copying_s", "fenced_s", "seconds", "waits")
     }
 
 

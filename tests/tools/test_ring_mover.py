@@ -13,6 +13,7 @@ from common.ringmoves import Step, begin, cancel, changed, least_moves, steps
 from common.ringstore import Mark
 from common.selector import Selector
 from tests.tools.moving import Killed, World
+from tools import ring_mover
 from tools.ring_mover import Mover, MoverError
 from tools.ring_outlook import LOSS, LOST, Outlook, spread
 
@@ -388,3 +389,24 @@ def test_a_bridge_that_is_not_heard_keeps_who_begins_with_nothing_waiting():
     assert "owners: full: 9" in Outlook(ring, lost, {"ing8": ring.epoch}, {}, full).hindrance(move)
     clean = {"bridge1": {"epoch": ring.epoch, "oldest_epochs": {"ing0": ring.epoch}}}
     assert Outlook(ring, lost, {"ing8": ring.epoch}, {}, clean).hindrance(move) == ""
+
+
+@pytest.mark.parametrize(("points", "most"), [(0, 8), (20_000, 8), (10**6, 5), (10**9, 3)])
+def test_a_wave_has_fewer_partitions_where_they_have_many_points(monkeypatch, points, most):
+    monkeypatch.setattr(ring_mover, "WAVE_LEAST", 3)
+    world = World(ring_of(3, 1), 3)
+    commit(world, changed(world.ring, [each for each in world.ring.nodes if each.id == "ing0"] + [
+        _with_state(each, DRAINING) for each in world.ring.nodes if each.id != "ing0"
+    ], 1))  # fmt: skip
+    statuses = world.statuses
+
+    def told(ring, nodes):
+        return {
+            node: answer | {"points": points * 4, "partitions_owned": 4} if isinstance(answer, dict) else answer
+            for node, answer in statuses(ring, nodes).items()
+        }
+
+    world.statuses = told
+    Mover(world, world, wave=8, pause=world.pause).run(600.0)
+    check_end(world)
+    assert max(len(ring.moves) for ring in world.rings) == most

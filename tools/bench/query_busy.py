@@ -24,8 +24,7 @@ def ingest(seconds: float, nodes: int) -> Iterator[Finding]:
     """p50 and p99 of queries on 16 connections beside half of the most points."""
     body = json.dumps({"device_id": "sensor_1", "metric_name": "temperature", "operation": "avg"})
     with Sandbox(nodes=nodes, broker="mosquitto") as cluster:
-        with publisher(cluster, "--rate", 0):
-            most = _rate(cluster)
+        most = most_messages(cluster)
         with publisher(cluster, "--rate", round(most / 2)):
             port = int(urlsplit(cluster.http).port or 0)
             found = load(port, "/query", body, CONNECTIONS, max(5.0, seconds))
@@ -37,8 +36,10 @@ def ingest(seconds: float, nodes: int) -> Iterator[Finding]:
     yield Finding(of, "failed", "", found.failed, bar=Bar("most", 0))
 
 
-def _rate(cluster: Sandbox) -> float:
-    time.sleep(FILL_S / 5)  # the publisher is under way
-    before, began_s = acknowledged(cluster), time.monotonic()
-    time.sleep(FILL_S)
-    return (acknowledged(cluster) - before) / (time.monotonic() - began_s)
+def most_messages(cluster: Sandbox) -> float:
+    """How many messages of one point a second a cluster takes at most."""
+    with publisher(cluster, "--rate", 0):
+        time.sleep(FILL_S / 5)  # it is under way
+        before, began_s = acknowledged(cluster), time.monotonic()
+        time.sleep(FILL_S)
+        return (acknowledged(cluster) - before) / (time.monotonic() - began_s)

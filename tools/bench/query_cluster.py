@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -45,7 +46,9 @@ class Running(NamedTuple):
 
 
 @contextmanager
-def cluster(scratch: Path, datasets: list[Dataset], threads: int, floor: bool = False) -> Iterator[Running]:
+def cluster(
+    scratch: Path, datasets: list[Dataset], threads: int, floor: bool = False, replication: int = 1
+) -> Iterator[Running]:
     """Three nodes that hold the points, and a query worker, in a directory."""
     query_port, floor_port, *others = (port for port, _, _ in free_port_runs(2 + 2 * NODES))
     echoes, ports = others[:NODES], others[NODES:]
@@ -53,7 +56,7 @@ def cluster(scratch: Path, datasets: list[Dataset], threads: int, floor: bool = 
         Node(f"ing{number + 1}", "", f"tcp://127.0.0.1:{port}", "local", 1.0, "active")
         for number, port in enumerate(ports)
     ]
-    ring = first_ring("bench", nodes, 1024, 1)
+    ring = first_ring("bench", nodes, 1024, replication)
     FileStore(scratch / "ring.json").save(ring, 0)
     environment = os.environ | {
         "MINITRUE__CLUSTER__RING_STORE": f"file:{scratch}/ring.json",
@@ -69,9 +72,9 @@ def cluster(scratch: Path, datasets: list[Dataset], threads: int, floor: bool = 
     running = [subprocess.Popen([sys.executable, "-m", *each], env=environment, cwd=ROOT) for each in commands]
     try:
         fill(ring, datasets)
-        _wait_until_at_rest(query_port)
+        wait_until_at_rest(f"http://127.0.0.1:{query_port}")
         if floor:
-            _wait_for_answer(floor_port, "/query", b"{}")
+            _wait_for_answer(f"http://127.0.0.1:{floor_port}/query", b"{}")
         yield Running(query_port, floor_port if floor else 0, ring)
     finally:
         for process in running:
@@ -81,16 +84,17 @@ def cluster(scratch: Path, datasets: list[Dataset], threads: int, floor: bool = 
 
 
 def fill(ring: Ring, datasets: list[Dataset]) -> None:
-    """Store all points, and wait until every batch is acked."""
+    """Store all points at all of their owners, and wait until every batch is acked."""
     sender = bus.Bus()
     acks, reply_to = sender.pull("tcp://127.0.0.1:*")
     pushes = {node.id: sender.push(node.ingest_endpoint) for node in ring.nodes}
     sequence = 0
     for points in datasets:
         keys = series_keys(points.series)
-        ids = np.array([ring.nodes.index(ring.owners(partition_of(key, ring.partitions))[0]) for key in keys])
+        owners = [ring.owners(partition_of(key, ring.partitions)) for key in keys]
+        ids = np.array([[ring.nodes.index(node) for node in each] for each in owners])
         for rows in points.parts(BATCH_ROWS):
-            for number, batch in _by_node(keys, ids, rows):
+            for number, batch in (each for column in ids.T for each in _by_node(keys, column, rows)):
                 sequence += 1
                 node = ring.nodes[number].id
                 header = protocol.Header(
@@ -100,6 +104,15 @@ def fill(ring: Ring, datasets: list[Dataset]) -> None:
                 _push(pushes[node], protocol.pack(protocol.BATCH, header, batch.encode()))
                 _wait_for_ack(acks, len(batch))
     sender.close()
+
+
+def ask(port: int, path: str, body: str) -> bytes:
+    """The answer to a question; GET without a body. Raises ClickException for any other than 200."""
+    try:
+        found: bytes = urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", body.encode() or None).read()
+    except urllib.error.HTTPError as error:
+        raise click.ClickException(f"{path} {body}: {error.code} {error.read()[:500]!r}") from error
+    return found
 
 
 def _by_node(keys: list[bytes], nodes: npt.NDArray[np.int64], rows: Rows) -> Iterator[tuple[int, PointBatch]]:
@@ -126,11 +139,11 @@ def _wait_for_ack(acks: bus.Socket, rows: int) -> None:
         raise click.ClickException(f"ack of {ack.rows} rows, want {rows}: {ack.error} {ack.detail}")
 
 
-def _wait_until_at_rest(port: int) -> None:
+def wait_until_at_rest(url: str) -> None:
     """Wait until the worker answers for all nodes, and none of them has anything to seal or compact."""
     deadline = time.monotonic() + REST_S
     while True:
-        nodes = json.loads(_wait_for_answer(port, "/readyz"))["nodes"].values()
+        nodes = json.loads(_wait_for_answer(url + "/readyz"))["nodes"].values()
         if all(node["ready"] and not node["sealing_backlog"] + node["compaction_backlog"] for node in nodes):
             return
         if time.monotonic() > deadline:
@@ -138,13 +151,13 @@ def _wait_until_at_rest(port: int) -> None:
         time.sleep(0.2)
 
 
-def _wait_for_answer(port: int, path: str, body: bytes | None = None) -> bytes:
+def _wait_for_answer(url: str, body: bytes | None = None) -> bytes:
     deadline = time.monotonic() + READY_S
     while True:
         try:
-            found: bytes = urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", body, READY_S).read()
+            found: bytes = urllib.request.urlopen(url, body, READY_S).read()
             return found
         except OSError as error:
             if time.monotonic() > deadline:
-                raise click.ClickException(f"port {port} did not answer within {READY_S:g} s: {error}") from error
+                raise click.ClickException(f"{url} did not answer within {READY_S:g} s: {error}") from error
             time.sleep(0.05)
