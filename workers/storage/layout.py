@@ -125,12 +125,14 @@ class Layout:
         return self._highest(_NAME, WAL, SEGMENTS, DAMAGED)
 
     def ring_epoch(self) -> int:
-        """What `note_ring` was told last, 0 before. Raises StorageError, OSError."""
+        """What `note_ring` was told last, 0 before. Raises StorageError."""
         path = self.directory / RING
         try:
             read = msgspec.json.decode(path.read_bytes(), type=RingFile)
         except FileNotFoundError:
             return 0
+        except OSError as error:
+            raise unusable(self.directory, error) from error
         except (msgspec.MsgspecError, UnicodeDecodeError) as error:
             raise StorageError(f"{path}: {error}; without it the node goes by whatever ring there is") from error
         if read.format > NODE_FORMAT:
@@ -138,9 +140,12 @@ class Layout:
         return read.epoch
 
     def note_ring(self, epoch: int) -> None:
-        """Make durable that the node has gone by the ring of this epoch. Raises OSError."""
+        """Make durable that the node has gone by the ring of this epoch. Raises StorageError."""
         data = msgspec.json.encode(RingFile(NODE_FORMAT, epoch)) + b"\n"
-        files.replace_file(self.directory / RING, [data], disk=self.disk)
+        try:
+            files.replace_file(self.directory / RING, [data], disk=self.disk)
+        except OSError as error:
+            raise StorageError(f"{RING} in {self.directory}: {error.strerror}") from error
 
     def sweep(self) -> None:
         """Remove what a crash left half written."""

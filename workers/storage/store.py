@@ -191,17 +191,11 @@ class Store(Reading):
     @property
     def ring_epoch(self) -> int:
         """The epoch that `go_by` was told last, 0 before. Raises StorageError."""
-        try:
-            return self._layout.ring_epoch()
-        except OSError as error:
-            raise layout.unusable(self._layout.directory, error) from error
+        return self._layout.ring_epoch()
 
     def go_by(self, epoch: int) -> None:
         """Make durable that the node goes by the ring of this epoch. Raises StorageError."""
-        try:
-            self._layout.note_ring(epoch)
-        except OSError as error:
-            raise StorageError(f"{layout.RING} in {self._layout.directory}: {error.strerror}") from error
+        self._layout.note_ring(epoch)
 
     def tick(self) -> None:
         """Look at the clocks: the retention's cutoff, the age of the head. To be called now and then."""
