@@ -64,6 +64,7 @@ class Question(ABC):
         self.trouble: dict[str, Trouble] = {}
         self.error: ErrorReply | None = None
         self.timed_out = False
+        self._said: dict[str, str] = {}  # why nodes did not answer in the round before
         self.done = threading.Lock()
         self.done.acquire()
 
@@ -101,6 +102,12 @@ class Question(ABC):
         """Note that a node did not answer."""
         self.trouble[node] = Trouble(reason, until_s)
 
+    def expire(self, node: str, wait_s: float) -> None:
+        """Note that a node did not answer in time. A last round may be short: what it said before is told as well."""
+        self.timed_out = True
+        said = f", before that: {self._said[node]}" if node in self._said else ""
+        self.refuse(node, f"no answer within {wait_s:g} s{said}", NEVER_S)
+
     def reject(self, ask: Ask, error: ErrorReply) -> None:
         """Take an error reply: some may pass, some speak of this node, some of the question itself."""
         until_s = self.deadline_s if error.error in PASSING else NEVER_S
@@ -117,6 +124,7 @@ class Question(ABC):
 
     def begin_again(self) -> None:
         """Ask all owners once more. What went wrong is told anew by whoever fails again."""
+        self._said = {node: trouble.reason for node, trouble in self.trouble.items()}
         self.trouble.clear()
 
 

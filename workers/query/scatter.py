@@ -21,7 +21,7 @@ import os
 import secrets
 import threading
 from collections import Counter, deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -112,6 +112,7 @@ class Scatter:
         self._inbox: deque[Question] = deque()  # filled by HTTP threads
         self._hurried = False  # somebody knows of a newer ring
         self._loop = threading.Lock()
+        self._closed = False
         self._left = threading.Event()  # something is left for the scatter's own thread
         self._awake = False  # whether the thread will look at the inbox before it sleeps
         self._links: dict[str, Link] = {}
@@ -150,7 +151,16 @@ class Scatter:
 
     def start(self) -> None:
         """Start the scatter's own thread."""
-        threading.Thread(target=self._mind, name="scatter", daemon=True).start()
+        self._own = threading.Thread(target=self._mind, name="scatter", daemon=True)
+        self._own.start()
+
+    def close(self) -> None:
+        """End that thread and close the sockets, while nobody asks; for tests: a worker's scatter ends with it."""
+        self._closed = True
+        self._left.set()
+        self._wake.set()
+        self._own.join()
+        self._bus.close()
 
     def _drive(self, question: Question | None) -> bool:
         """Run the loop until a question has ended (None: until nothing is left to do), unless somebody else does.
@@ -160,7 +170,7 @@ class Scatter:
         if not self._loop.acquire(blocking=False):
             return False
         try:
-            while question.done.locked() if question is not None else self._is_busy():
+            while question.done.locked() if question is not None else self._is_busy() and not self._closed:
                 self.turn()
         except Exception:
             logger.exception("BUG: the scatter failed, the process ends")
@@ -180,7 +190,7 @@ class Scatter:
 
     def _mind(self) -> None:
         """The scatter's own thread."""
-        while True:
+        while not self._closed:
             self._left.wait(max(0.0, self._next_tick_s - clock.monotonic_s()))
             self._left.clear()
             if not self._drive(None):
@@ -431,9 +441,7 @@ class Scatter:
         del link.in_flight[sequence]
         self.counts["expired"] += len(asks)
         self._cancel(link, sequence)
-        for ask in asks:
-            ask.question.timed_out = True
-        self._give_up(asks, f"no answer within {asks[0].wait_s:g} s", NEVER_S, now_s)
+        self._leave(asks, now_s, lambda ask: ask.question.expire(ask.node, asks[0].wait_s))
 
     def _cancel(self, link: Link, sequence: int) -> None:
         """Tell a node that nobody waits for an answer any more. Not sent for a lack of room: it costs the node time."""
@@ -446,9 +454,12 @@ class Scatter:
             self.counts["cancelled"] += 1
 
     def _give_up(self, asks: list[Ask], reason: str, until_s: float, now_s: float) -> None:
+        self._leave(asks, now_s, lambda ask: ask.question.refuse(ask.node, reason, until_s))
+
+    def _leave(self, asks: list[Ask], now_s: float, note: Callable[[Ask], None]) -> None:
         for ask in asks:
             ask.question.in_flight -= 1
-            ask.question.refuse(ask.node, reason, until_s)
+            note(ask)
             self._hurried = True  # the node may have left its place
         for ask in asks:
             self._advance(ask.question, now_s)

@@ -217,6 +217,7 @@ def test_a_node_that_is_connected_and_says_nothing_is_waited_for(store: FileStor
     told = [{each.worker: each.reason for each in those} for those in (found.waiting, found.unreachable)]
     assert told[0]["ing2"] == "no answer within 0.3 s"
     assert list(told[1]) == ["ing3"]
+    of.close()
     for node in nodes[:2]:
         node.stop()
 
