@@ -30,7 +30,7 @@ def _plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 # What a module of tests may leave behind: fixtures of the session begin in one, and threads of a client end later.
-MAY_STAY = 30
+MAY_STAY = 100
 
 
 @pytest.fixture(autouse=True, scope="module")
