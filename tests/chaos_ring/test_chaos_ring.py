@@ -47,6 +47,7 @@ class Changes(threading.Thread):
         self._gone: list[str] = []
         self._running: subprocess.Popen[str] | None = None
         self._is_over = threading.Event()
+        self._is_given_up = False
 
     def run(self) -> None:
         try:
@@ -64,6 +65,14 @@ class Changes(threading.Thread):
         if self.fault is not None:
             raise self.fault
         assert not self.is_alive(), f"a change does not end: {self.said[-3:]}"
+
+    def give_up(self) -> None:
+        """Begin nothing more, and end the ringctl that runs: the test has failed."""
+        self._is_over.set()
+        self._is_given_up = True
+        while self.is_alive():
+            self.kill_ringctl()
+            self.join(0.1)
 
     @property
     def count(self) -> int:
@@ -127,6 +136,7 @@ class Changes(threading.Thread):
         code = self._ringctl(words)
         deadline = time.monotonic() + CHANGE_S
         while code != 0:
+            assert not self._is_given_up, "given up"
             assert time.monotonic() < deadline, f"not done within {CHANGE_S} s: {words}: {self.said[-2:]}"
             time.sleep(0.2)
             # Killed before it had saved anything, or after all was done: then the same words once more are right.
@@ -229,6 +239,9 @@ def carry_out(cluster: RingCluster, flowing: Traffic, seed: int) -> None:
     begun = time.monotonic()
     try:
         _disturb(cluster, flowing, changes, faults, script, begun)
+    except BaseException:
+        changes.give_up()
+        raise
     finally:
         _mend(cluster, changes.gone)
         print(f"changes {dict(changes.done)}, faults {dict(faults.done)}", flush=True)
