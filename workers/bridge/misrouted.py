@@ -12,8 +12,9 @@ from common import protocol
 from common.ring import Ring
 from workers.bridge.batch import Batch
 
-# Before a batch is tried again without a newer ring, by the reason of its refusal. Fences last a moment.
-AGAIN_S: Final = {protocol.ERR_STALE_EPOCH: 1.0, protocol.ERR_NOT_MINE: 1.0, protocol.ERR_MOVING: 0.2}
+# Before a batch is tried again without a newer ring, by the reason of its refusal. Fences last a moment, PUBACKs wait
+# for it, and a node that is asked again shows that its ring has changed.
+AGAIN_S: Final = {protocol.ERR_STALE_EPOCH: 1.0, protocol.ERR_NOT_MINE: 1.0, protocol.ERR_MOVING: 0.05}
 
 
 class Misrouted(NamedTuple):
