@@ -2,16 +2,14 @@
 
 Part peer asks both the same questions in turn, one client, and compares medians of p50. Part floor compares the
 smallest query with the same HTTP stack asking three processes that answer with themselves (query_floor.py). Part busy
-has 16 connections, part ingest the same while points arrive. Three storage nodes, R=1; clients are on this machine and
-take their share of it.
+has 16 connections, part ingest the same while points arrive, part verified a second owner (query_verified.py). Three
+storage nodes, R=1 else; clients are on this machine and take their share of it.
 """
 
 import json
 import os
 import statistics
 import tempfile
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -24,14 +22,16 @@ from tools.bench.data import Dataset
 from tools.bench.findings import NO_PEERS, Bar, Finding
 from tools.bench.http_load import Measured, client_name, load
 from tools.bench.query_busy import ingest
-from tools.bench.query_cluster import NODES, Running, cluster
+from tools.bench.query_cluster import NODES, Running, ask, cluster
+from tools.bench.query_verified import verified
 
 QUICK: Final = 0.02  # of the points
 BUSY: Final = 16  # connections
 BUSY_PER_S: Final = Bar("least", 4000)
 BUSY_P99_MS: Final = Bar("most", 15)
 FLOOR: Final = Bar("ratio", 2)
-ALL: Final = ("peer", "floor", "busy", "ingest")
+ALL: Final = ("peer", "floor", "busy", "ingest", "verified")
+OTHERS: Final = {"ingest", "verified"}  # with clusters of their own
 
 
 @click.command()
@@ -63,7 +63,7 @@ def query(
 def _findings(
     parts: tuple[str, ...], seconds: float, rounds: int, scale: float, threads: int
 ) -> Iterator[tuple[str, Finding]]:
-    if set(parts) - {"ingest"}:
+    if set(parts) - OTHERS:
         with ExitStack() as stack:
             scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-")))
             points = query_peer.datasets(scale)
@@ -77,6 +77,8 @@ def _findings(
                 yield from (("busy", each) for each in _busy(running, cases[0], seconds, rounds))
     if "ingest" in parts:
         yield from (("ingest", each) for each in ingest(seconds, NODES))
+    if "verified" in parts:
+        yield from (("verified", each) for each in verified(seconds, rounds, scale, threads))
 
 
 def _beside_peer(
@@ -93,7 +95,7 @@ def _beside_peer(
         peer.flush()
         peer.merge()
         for case in cases:
-            query_peer.check(case, _answer(running.query, case.path, case.body), peer.request("GET", case.theirs))
+            query_peer.check(case, ask(running.query, case.path, case.body), peer.request("GET", case.theirs))
             ours: list[float] = []
             theirs: list[float] = []
             for _ in range(rounds):
@@ -151,11 +153,3 @@ def _p50(measured: Measured, name: str) -> float:
     if measured.failed:
         raise click.ClickException(f"{name}: {measured.failed} requests failed")
     return measured.p50_ms
-
-
-def _answer(port: int, path: str, body: str) -> bytes:
-    try:
-        found: bytes = urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", body.encode() or None).read()
-    except urllib.error.HTTPError as error:
-        raise click.ClickException(f"{path} {body}: {error.code} {error.read()[:500]!r}") from error
-    return found
