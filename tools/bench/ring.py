@@ -82,7 +82,7 @@ def simulate(case: Case) -> Outcome:
     began_s = process_time()
     ring = first_ring("bench", case.nodes, case.partitions, case.replication)
     place_s = process_time() - began_s
-    after = changed(ring, *_altered(case))
+    after = changed(ring, *altered(case))
     began_s = process_time()
     todo = steps(after)
     plan_s = process_time() - began_s
@@ -111,7 +111,7 @@ def _node(at: int, zones: int, weight: float) -> Node:
     return Node(f"n{at:04}", "", f"tcp://10.0.{at // 250}.{at % 250 + 1}:5710", zone, weight, ACTIVE)
 
 
-def _altered(case: Case) -> tuple[list[Node], int]:
+def altered(case: Case) -> tuple[list[Node], int]:
     """The nodes after the change, and the replication."""
     nodes, count = list(case.nodes), len(case.nodes)
     some = max(1, count // 20)
