@@ -115,7 +115,7 @@ def test_points_and_queries_go_on_while_etcd_is_frozen_and_everybody_says_so(
     wait_until(lambda: troubles(cluster) == ["", "", "", ""], what="all to follow again")
     assert delete(cluster, "dev1")[0] == 200
     assert counted(cluster, "dev1")[1] in (0, None)
-    assert "marks_s_ago" not in coverage(cluster, "dev2")
+    wait_until(lambda: "marks_s_ago" not in coverage(cluster, "dev2"), what="marks of this second")
 
 
 def test_a_ring_store_that_lost_everything_gets_ring_and_marks_back_from_the_workers(
