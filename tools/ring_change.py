@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 
 from common.errors import RingError
-from common.ring import ACTIVE, DRAINING, MAX_NODES, Node, Ring
+from common.ring import ACTIVE, DRAINING, MAX_NODES, MAX_REPLICATION, Node, Ring
 from common.ringmoves import Step, changed, least_moves, shares, steps
 
 UNKNOWN_RATE: Final = 32 << 20  # bytes a second and target, where no rate is given: storage.repair_rate_bytes
@@ -74,6 +74,8 @@ def _but_for_deletes(ring: Ring) -> dict[str, Any]:
 
 
 def _check_enough(ring: Ring, replication: int, without: set[str]) -> None:
+    if not 1 <= replication <= MAX_REPLICATION:
+        raise RingError(f"replication must be 1 to {MAX_REPLICATION} (was {replication})")
     left = [node for node in ring.active_nodes if node.id not in without]
     if len(left) < replication:
         raise RingError(

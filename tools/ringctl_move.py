@@ -15,7 +15,7 @@ from rich.markup import escape
 
 from common import bus, clock, config
 from common.errors import ConfigError, MinitrueError, RingConflictError, RingStoreError
-from common.ring import ACTIVE, DRAINING, Node, Ring
+from common.ring import ACTIVE, DRAINING, Node, Ring, endpoint_fault
 from common.ringmoves import cancel as cancelled
 from common.ringmoves import steps
 from common.ringstore import Mark, RingStore
@@ -52,8 +52,8 @@ def register(command: Command) -> None:
         CHANGES[function.__name__] = command(function)
     for other in (resume, cancel):
         command(other)
-    made = command(plan)
-    made.context_settings = {**made.context_settings, "ignore_unknown_options": True}  # they are the change's
+    for made in (command(plan), CHANGES["weight"]):  # a change's options; -1, which is refused with what is allowed
+        made.context_settings = {**made.context_settings, "ignore_unknown_options": True}
 
 
 CHANGES: Final[dict[str, click.Command]] = {}  # by name, for `plan`
@@ -262,6 +262,8 @@ def _maybe(file: Path) -> Supervisor | None:
 def _placed(settings: config.Settings, ring: Ring, node: Node, endpoint: str | None) -> Node:
     """A node with its endpoint. Raises ConfigError for one that leaves loopback while the bus has no key."""
     found = endpoint or node.endpoint or supervised.free_endpoint(ring)
+    if fault := endpoint_fault(found):
+        raise ConfigError(f"{node.id}: {fault}")
     if not settings.bus.key_file:
         config.require_loopback(found, f"endpoint of {node.id}")
     return Node(node.id, node.store_id, found, node.zone, node.weight, node.state)

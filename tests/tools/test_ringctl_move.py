@@ -583,3 +583,16 @@ def test_status_says_of_a_node_that_it_keeps_what_owners_lack() -> None:
     assert said == f"keeps 2 partitions that it gave away, for owners lack points of them: {trouble}"
     answer["forgetting"] = {"owners_lack": 0, "trouble": "no connection to n2"}
     assert ringctl_status._fault(ring, answer, "the store has") == ""
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("weight", "ing0", "-1"), r"weight must be 0\.001 to 1000000 \(was -1\)"),
+        (("replication", "6"), r"replication must be 1 to 5 \(was 6\)"),
+        (("add", "ing9", "--endpoint", "nonsense"), "ing9: endpoint 'nonsense': want tcp://HOST:PORT"),
+    ],
+)
+def test_values_that_cannot_be_are_refused_with_what_is_allowed(world, words, said):
+    with pytest.raises(MinitrueError, match=said):
+        ringctl(world, *words, "--yes")
