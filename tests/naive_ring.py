@@ -2,9 +2,9 @@
 
 Each partition sends as many units as it is to have owners, through a zone to a node, one to a node at most. With no
 more owners than zones a zone takes one unit of a partition at most; with more it takes one at least. Each node takes
-its share of partitions by weight, rounded down or up. A unit costs 1 where the node is no owner yet. The cheapest flow is
-whole, so it is a table, and no table that keeps those rules moves less. Lower limits are edges whose first unit is so
-cheap that it is used before everything else; ways are found one by one (Bellman-Ford, a queue).
+its share of partitions by weight, rounded down or up. A unit costs 1 where the node is no owner yet. The cheapest flow
+is whole, so it is a table, and no table that keeps those rules moves less. Lower limits are edges whose first unit is
+so cheap that it is used before everything else; ways are found one by one (Bellman-Ford, a queue).
 """
 
 import math

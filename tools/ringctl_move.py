@@ -124,6 +124,10 @@ def add(settings: config.Settings, store: RingStore, output: Output, node: str, 
         weight: float, supervisor: Path, **options: Any) -> int:  # fmt: skip
     """Add the storage node NODE, and move its share of the data to it.
 
+    \b
+      ringctl add ing4 --zone rack2
+      ringctl add ing4 --endpoint tcp://192.0.2.14:5710
+
     On this machine: writes its program into conf.d beside supervisord.conf, starts it through supervisorctl, waits
     until it answers; one that runs already is left as it is. With an --endpoint on another machine it has to be started
     there, with the settings of this cluster (python -m workers.storage --node-id NODE), and is waited for. Its data
@@ -146,6 +150,10 @@ def remove(settings: config.Settings, store: RingStore, output: Output, node: st
            **options: Any) -> int:  # fmt: skip
     """Move all data of NODE to the other nodes, then take it out of the ring and end its program.
 
+    \b
+      ringctl remove ing2
+      ringctl remove ing2 --lost
+
     A node that does not answer is waited for: it may be the only one that has some points. If it will not come back,
     say --lost: its partitions are copied from their other owners. Where there are none, ringctl accept-loss is needed.
     """
@@ -167,6 +175,9 @@ def remove(settings: config.Settings, store: RingStore, output: Output, node: st
 def replace(settings: config.Settings, store: RingStore, output: Output, old: str, new: str, endpoint: str | None,
             zone: str | None, weight: float | None, lost: bool, supervisor: Path, **options: Any) -> int:  # fmt: skip
     """Move all data of the node OLD to the new node NEW; the other nodes keep theirs.
+
+    \b
+      ringctl replace ing2 ing5
 
     NEW is started as by ringctl add, OLD taken away as by ringctl remove.
     """
@@ -210,6 +221,9 @@ def replication(settings: config.Settings, store: RingStore, output: Output, own
 @_moving
 def resume(settings: config.Settings, store: RingStore, output: Output, supervisor: Path, **options: Any) -> int:
     """Go on with changes that were begun, whoever began them and however that ended.
+
+    \b
+      ringctl resume --rate 20M
 
     What is left is worked out from the ring; there is nothing else to remember.
     """

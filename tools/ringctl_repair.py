@@ -43,6 +43,10 @@ def repair(settings: config.Settings, store: RingStore, output: Output, partitio
            named: tuple[str, str] | None, tags: Sequence[str], everything: bool, rate: int | None) -> int:  # fmt: skip
     """Let owners compare what they hold, and get from each other what one of them lacks.
 
+    \b
+      ringctl repair --all --rate 20M
+      ringctl repair --series sensor_1 temperature --tag room=5
+
     Nodes do that by themselves every storage.repair_interval_s. What is younger than storage.repair_settle_s is left
     out: it may be on its way. Exit code 1 when some could not be compared; those with one owner cannot be.
     """

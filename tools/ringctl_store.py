@@ -59,6 +59,9 @@ def history(_: config.Settings, store: RingStore, output: Output, limit: int) ->
 def backup(_: config.Settings, store: RingStore, output: Output, file: Path) -> int:
     """Write ring, marks and store ids to FILE.
 
+    \b
+      ringctl backup /var/backups/minitrue-ring.json
+
     Do it by a timer, and after each change of nodes. What the store itself keeps (a snapshot of etcd, a copy of
     ring.json) serves as well: `ringctl restore` asks the nodes for what is newer.
     """
@@ -84,6 +87,9 @@ def restore(
     settings: config.Settings, store: RingStore, output: Output, file: Path | None, yes: bool, anyway: bool
 ) -> int:
     """Put the ring back into a store that lost it, or was put back to an earlier one itself.
+
+    \b
+      ringctl restore /var/backups/minitrue-ring.json
 
     Takes the latest ring of FILE (of `ringctl backup`, or any ring document), of the store and of all nodes, with the
     deletes of all of them, and saves it under an epoch above every one that is known: so all workers follow it. Marks

@@ -596,3 +596,8 @@ def test_status_says_of_a_node_that_it_keeps_what_owners_lack() -> None:
 def test_values_that_cannot_be_are_refused_with_what_is_allowed(world, words, said):
     with pytest.raises(MinitrueError, match=said):
         ringctl(world, *words, "--yes")
+
+
+@pytest.mark.parametrize("name", ["add", "remove", "replace", "resume", "repair", "accept-loss", "backup", "restore"])
+def test_the_help_of_a_command_has_an_example(name):
+    assert f"  ringctl {name} " in CliRunner().invoke(ringctl_app.cli, [name, "--help"]).output
