@@ -42,6 +42,7 @@ from common import clock, log, protocol
 from common.errors import ProtocolError
 from common.match import Match
 from common.protocol import Limits, VerifyRequest
+from common.ring import NOBODY
 from workers.query.comparing import Compare, Direct, Heard, UnverifiedError
 from workers.query.coverage import Compared
 from workers.query.fetching import FEW_SERIES, Fetcher, Told, holds, partitions_of
@@ -180,7 +181,8 @@ class Verifier:
     def _judge(self, compare: Compare) -> None:
         """Note how many owners were compared."""
         plan, told = self._plan, compare.by_partition()
-        owners = {p: len(plan.ring.owners(p)) for p in _members(compare.wanted)}
+        counts = (plan.ring.owner_table != NOBODY).sum(axis=1).tolist()
+        owners = {p: counts[p] for p in _members(compare.wanted)}
         self._found.owners = min((len(told.get(p, ())) for p in owners), default=0)
         alone = sum(len(told.get(p, ())) < count for p, count in owners.items())
         if alone or not compare.complete():
