@@ -52,7 +52,7 @@ from tools.ring_fences import Fences
 from tools.ring_outlook import Outlook, sorted_out, spread
 
 WAVE: Final = 512  # partitions at once, at most: what a wave takes besides copying is the same for few and for many
-WAVE_POINTS: Final = 5_000_000  # at once: comparing them behind the fence takes some tens of milliseconds
+WAVE_POINTS: Final = 5_000_000  # at once: all of them are compared behind the fence, which should not last
 WAVE_LEAST: Final = 16  # however many points they have: several disks and networks work at the same time
 WAIT_S: Final = 0.5  # between looks while nothing can be done
 ADOPT_S: Final = 0.02  # between looks while nodes take over a ring that was just saved
