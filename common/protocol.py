@@ -588,7 +588,8 @@ class DigestsReply(msgspec.Struct, frozen=True):
 class SeriesDigestsRequest(msgspec.Struct, frozen=True):
     """The series of a partition that have points in the range, in order of (hash, key), behind the key `after`.
 
-    after: b"" begins; limit: at most so many series.
+    after: b"" begins; limit: at most so many series. partitions: a bitmap of several that are one in this order,
+    b"": `partition` alone.
     """
 
     delete_number: int
@@ -597,6 +598,7 @@ class SeriesDigestsRequest(msgspec.Struct, frozen=True):
     limit: int
     start_ns: int | None = None
     end_ns: int | None = None
+    partitions: bytes = b""
 
 
 class SeriesDigestsReply(msgspec.Struct, frozen=True):

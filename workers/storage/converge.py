@@ -244,10 +244,7 @@ class Converge:
         differ = theirs.differ(ours)
         sparse = differ & (ours.counts * SPARSE <= theirs.counts)
         yield from self._whole([partitions[at] for at in np.flatnonzero(sparse).tolist()])
-        found: list[Found] = []
-        for at in np.flatnonzero(differ & ~sparse).tolist():
-            found = yield from self._series(partitions[at], found)
-        yield from self._get(found)
+        yield from self._series([partitions[at] for at in np.flatnonzero(differ & ~sparse).tolist()])
         same = {partitions[at] for at in np.flatnonzero(~differ & (theirs.counts == ours.counts)).tolist()}
         return same, {partitions[at] for at in np.flatnonzero(differ).tolist()}
 
@@ -268,22 +265,30 @@ class Converge:
                 return Digests.of(theirs, len(partitions)), Digests.of(ours, len(partitions))
             self._start_ns = cutoff
 
-    def _series(self, partition: int, found: list[Found]) -> Steps[list[Found]]:
-        """The series of a partition that differ, beside those found before; of so many some are looked at at once."""
+    def _series(self, partitions: Sequence[int]) -> Steps[None]:
+        """Fetch the series of partitions that differ; where there are many, some before the next ones are looked for.
+
+        Partitions are asked for together, in one order of series: behind a fence most of them differ by a few points,
+        and a question for each would take longer than all else.
+        """
+        found: list[Found] = []
         after = b""
-        while True:
+        while partitions:
             body = protocol.SeriesDigestsRequest(
-                self._delete_number, partition, after, SERIES, self._start_ns, self._end_ns
-            )
+                self._delete_number, partitions[0], after, SERIES, self._start_ns, self._end_ns,
+                protocol.bitmap(partitions, self._count),
+            )  # fmt: skip
             theirs, ours = yield Ask(protocol.SERIES_DIGESTS, body)
             differing, end = _page(Known.of(theirs), Known.of(ours))
-            found = found + [self._within(each) for each in differing]
+            found += [self._within(each) for each in differing]
+            if end is None:
+                break
+            after = end
+            partitions = [each for each in partitions if each >= self._partition_of(end)]
             if len(found) >= RANGES:
                 yield from self._get(found)
                 found = []
-            if end is None:
-                return found
-            after = end
+        yield from self._get(found)
 
     def _whole(self, partitions: Sequence[int]) -> Steps[None]:
         """Fetch partitions from their begin to their end."""

@@ -66,12 +66,13 @@ class Exchange:
         )
 
     def series_digests(self, asked: SeriesDigestsRequest, cancel: Cancel = _NEVER) -> SeriesDigestsReply:
-        """Count and digest of series of a partition."""
+        """Count and digest of series of a partition, or of several."""
         began_ns, view = time.perf_counter_ns(), self._view(asked.delete_number)
         if not 1 <= asked.limit <= MAX_SERIES:
             raise ProtocolError(f"limit of {asked.limit} series, want 1 to {MAX_SERIES}")
-        self._check_held([asked.partition])
-        series = self._behind(self._store.by_hash.partition(asked.partition), asked.after)
+        wanted = protocol.members(asked.partitions) if asked.partitions else [asked.partition]
+        self._check_held(wanted)
+        series = self._behind(_together(map(self._store.by_hash.partition, wanted)), asked.after)
         span = self._span(asked.start_ns, asked.end_ns)
         page, more, cost = self._page(view, series, span, asked.limit, cancel)
         counts, digests, low, high = (

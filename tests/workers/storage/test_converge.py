@@ -88,7 +88,7 @@ class Memory:
         found = {
             key: rows
             for key in KEYS
-            if series.partition_of(key, PARTITIONS) == body.partition
+            if series.partition_of(key, PARTITIONS) in protocol.members(body.partitions)
             and (hash_of(key), key) > after
             and (rows := self._within(body.start_ns, body.end_ns, key))
         }
@@ -307,6 +307,18 @@ def test_one_stretch_that_differs_moves_nothing_else() -> None:
     assert here.rows == there.rows
     assert tally.points == 10
     assert there.moved <= 2 * converge.LEAF_ROWS
+
+
+def test_series_of_many_partitions_that_differ_are_looked_for_together() -> None:
+    rows = {(key, time): 1 for key in KEYS for time in range(40)}
+    there, here = Memory(rows), Memory({place: 1 for place in rows if place[1] != 17})
+    kinds: list[str] = []
+    answer = there.answer
+    there.answer = lambda body: kinds.append(type(body).__name__) or answer(body)  # type: ignore[func-returns-value,method-assign]
+    tally = converged(there, here)
+    assert tally.points == len(KEYS)
+    assert len({series.partition_of(key, PARTITIONS) for key in KEYS}) > 2
+    assert kinds.count("SeriesDigestsRequest") == 1
 
 
 def test_of_one_series_among_many_nothing_is_read_of_the_others() -> None:
