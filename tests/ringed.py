@@ -27,6 +27,7 @@ from tests.support import ROOT, Children, wait_until
 
 CHANGED_WITHIN_S: Final = 60.0
 SETTLE_S: Final = 60.0
+DELETABLE: Final = 10  # points of a series, acknowledged, of which a stretch is deleted
 
 # Short, so that what waits for them shows in a test, but not so short that a busy machine has nodes taken for dead, as
 # nobody may be; heads small, so that blocks travel, too.
@@ -199,13 +200,18 @@ class Traffic:
 
         wait_until(is_enough, 30, f"{answers} more answers, {self.checker.answers}: {self.checker.reasons}")
 
+    def may_delete(self) -> bool:
+        """Whether so many points of every series are acknowledged that a stretch of any can be deleted."""
+        series = self.oracle.series
+        return bool(series) and all(len(self.oracle.acked_times(each)) >= DELETABLE for each in series)
+
     def delete(self, share: float = 0.3) -> Deletion | None:
         """Delete a stretch of what is acknowledged of some series; where that is done for good, part of it is
         published again. None where there is nothing, or no answer came.
         """
         series = self.flow._rng.choice(self.oracle.series)
         times = self.oracle.acked_times(series)
-        if len(times) < 10:
+        if len(times) < DELETABLE:
             return None
         first = int(len(times) * self.flow._rng.random() * (1 - share))
         chosen = times[first : first + max(1, int(len(times) * share))]

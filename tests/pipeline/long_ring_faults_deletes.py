@@ -10,6 +10,7 @@ Make = Callable[..., RingCluster]
 
 def delete_some(flowing: Traffic, times: int = 3) -> None:
     """Delete stretches of several series, and publish parts of them again with lower values."""
+    wait_until(flowing.may_delete, 60, "points of each series to be acknowledged")
     for _ in range(times):
         deletion = flowing.delete()
         assert deletion is not None
