@@ -1,6 +1,7 @@
 """Calls to an etcd cluster, by the HTTP gateway of its version 3 API (etcd3gw).
 
-Owns connections, the order in which members are tried, deadlines, and the token of a user. Knows nothing of rings.
+Owns connections, the order in which members are tried, and deadlines. Knows nothing of rings. The token of a user is
+etcdtoken.py's.
 A call is over within its timeout, whatever the members do: each that is left gets an equal part of what is left, and
 the one that answered last is asked first. A call may have reached a member that did not answer in time, and be carried
 out then or later: whoever writes compares revisions, so that such a one, and a second try elsewhere, do no harm.
@@ -19,6 +20,7 @@ import msgspec
 
 from common import clock
 from common.errors import ConfigError, RingStoreError
+from common.etcdtoken import Slow, Tokens
 
 try:
     from etcd3gw import exceptions
@@ -49,7 +51,7 @@ class User(NamedTuple):
 
 
 class EtcdClient:
-    """Constant after construction but for the member that answered last and the token: a stale value costs a try."""
+    """Constant after construction but for the member that answered last: a stale value costs a try."""
 
     def __init__(
         self, endpoints: Sequence[tuple[str, int]], timeout_s: float, tls: Tls | None = None, user: User | None = None
@@ -60,8 +62,9 @@ class EtcdClient:
         self._tls = tls
         self._user = user
         self._first = 0
-        self._token = ""
         self._connections = threading.local()
+        first_s = timeout_s / len(self._endpoints)
+        self._tokens = Tokens(self._authenticate, len(self._endpoints), first_s, (*_AWAY, OSError))
 
     def call(self, path: str, body: dict[str, Any], timeout_s: float | None = None) -> dict[str, Any]:
         """The answer to a request that may be carried out more than once, or late.
@@ -115,38 +118,48 @@ class EtcdClient:
         """One member's answer. A connection that was kept and is broken, and a token that is gone, are renewed once."""
         client = self._connection(at)
         client.timeout = timeout_s
+        headers = self._authorized(timeout_s)
         try:
-            return self._post(client, path, body)
+            return self._post(client, path, body, headers)
         except exceptions.ConnectionFailedError as error:
             if _is_answer(error):
                 raise
         except exceptions.Etcd3Exception as error:
-            if self._user is None or not any(text in reason_of(error) for text in _TOKEN_GONE):
+            if not headers or not any(text in reason_of(error) for text in _TOKEN_GONE):
                 raise
-            self._token = ""
-        return self._post(client, path, body)
+            self._tokens.drop(headers["Authorization"])
+        return self._post(client, path, body, self._authorized(timeout_s))
 
-    def _post(self, client: Etcd3Client, path: str, body: dict[str, Any]) -> dict[str, Any]:
-        answer = client.post(client.get_url(path), json=body, headers=self._authorized(client))
+    @staticmethod
+    def _post(client: Etcd3Client, path: str, body: dict[str, Any], headers: dict[str, str]) -> dict[str, Any]:
+        answer = client.post(client.get_url(path), json=body, headers=headers)
         if not isinstance(answer, dict):
             raise ValueError(f"answers {str(answer)[:50]!r}, want an object: is it etcd?")
         return answer
 
     def _headers(self, at: int) -> dict[str, str]:
-        client = self._connection(at)
-        client.timeout = self.timeout_s
         try:
-            return self._authorized(client)
+            return self._authorized(self.timeout_s)
         except _ERRORS as error:
             raise RingStoreError(f"etcd: {self._name(at)} {reason_of(error)}") from error
 
-    def _authorized(self, client: Etcd3Client) -> dict[str, str]:
+    def _authorized(self, timeout_s: float) -> dict[str, str]:
+        return {} if self._user is None else {"Authorization": self._tokens.get(timeout_s)}
+
+    def _authenticate(self, at: int, timeout_s: float) -> str:
+        """A new token from a member. Raises Slow, _ERRORS."""
         if self._user is None:
-            return {}
-        if not self._token:
-            wanted = {"name": self._user.name, "password": self._user.password}
-            self._token = str(client.post(client.get_url("/auth/authenticate"), json=wanted)["token"])
-        return {"Authorization": self._token}
+            raise ValueError("BUG: no user")
+        client = self._connection(at)
+        client.timeout = timeout_s
+        wanted = {"name": self._user.name, "password": self._user.password}
+        try:
+            answer = client.post(client.get_url("/auth/authenticate"), json=wanted)
+        except exceptions.ConnectionTimeoutError as error:
+            raise Slow(reason_of(error)) from error
+        if not isinstance(answer, dict) or "token" not in answer:
+            raise ValueError(f"answers {str(answer)[:50]!r}, want a token: is it etcd?")
+        return str(answer["token"])
 
     def _connection(self, at: int) -> Etcd3Client:
         """This thread's connection to a member."""
