@@ -9,16 +9,17 @@ first.
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 
 from common import protocol
 from common.errors import ProtocolError
 from common.protocol import VerifyReply, VerifyRequest
 from common.series import partition_of
 from workers.query.gather import Ask, Question
-from workers.query.plan import Partitions, Plan, from_bitmap
+from workers.query.plan import Partitions, Plan, flags, from_bitmap
 
 Figure = tuple[int, int]  # count, digest
 NOTHING: Figure = (0, 0)
@@ -88,13 +89,12 @@ class Compare(Question):
         """Of the nodes' retention, ns."""
         return {reply.cutoff_ns for replies in self.replies.values() for reply in replies}
 
-    def by_partition(self) -> dict[int, dict[str, Figure]]:
-        """Of each partition the figures of each node. For a request by partition."""
-        found: dict[int, dict[str, Figure]] = {}
-        for node, replies in self.replies.items():
+    def by_partition(self) -> "Agreement":
+        """What the nodes tell of each partition. For a request by partition."""
+        found = Agreement.of_nothing(0 if self.plan is None else self.plan.ring.partitions)
+        for replies in self.replies.values():
             for reply in replies:
-                for partition, figure in zip(protocol.members(reply.partitions), figures_of(reply), strict=True):
-                    found.setdefault(partition, {})[node] = figure
+                found.hear(reply)
         return found
 
     def by_series(self) -> dict[bytes, dict[str, Figure]]:
@@ -120,6 +120,34 @@ class Compare(Question):
     def _lacking(self, node: str) -> Partitions:
         owned = 0 if self.plan is None else self.plan.owned(node)
         return owned & self.wanted & ~self.answered.get(node, 0)
+
+
+class Agreement(NamedTuple):
+    """By partition: how many owners have told, their last figure, the most points that any has, whether any two
+    differ. Columns, as there are a thousand partitions and more, and a question may be about one point.
+    """
+
+    told: npt.NDArray[np.int64]
+    counts: npt.NDArray[np.int64]
+    digests: npt.NDArray[np.uint64]
+    most: npt.NDArray[np.int64]
+    differs: npt.NDArray[np.bool_]
+
+    @classmethod
+    def of_nothing(cls, partitions: int) -> "Agreement":
+        """Before anybody has told."""
+        told, counts, most = np.zeros((3, partitions), np.int64)
+        return cls(told, counts, np.zeros(partitions, np.uint64), most, np.zeros(partitions, np.bool_))
+
+    def hear(self, reply: VerifyReply) -> None:
+        """Take in what one owner tells, of partitions of which it has told nothing before."""
+        places = np.flatnonzero(flags(from_bitmap(reply.partitions), len(self.told)))
+        counts, digests = columns(reply)
+        unlike = (counts != self.counts[places]) | (digests != self.digests[places])
+        self.differs[places] |= unlike & (self.told[places] > 0)  # unlike the one before is unlike any
+        self.counts[places], self.digests[places] = counts, digests
+        self.most[places] = np.maximum(self.most[places], counts)
+        self.told[places] += 1
 
 
 class Heard:
@@ -181,9 +209,14 @@ class Direct(Question, Generic[R]):
 
 
 def figures_of(reply: VerifyReply) -> list[Figure]:
-    """Count and digest of each partition, or each key."""
-    counts, digests = np.frombuffer(reply.counts, "<i8"), np.frombuffer(reply.digests, "<u8")
+    """Count and digest of each key."""
+    counts, digests = columns(reply)
     return list(zip(counts.tolist(), digests.tolist(), strict=True))
+
+
+def columns(reply: VerifyReply) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.uint64]]:
+    """Counts and digests of each partition, or each key."""
+    return np.frombuffer(reply.counts, "<i8"), np.frombuffer(reply.digests, "<u8")
 
 
 def check(reply: VerifyReply, figures: int) -> None:

@@ -133,7 +133,7 @@ def _groups(
     gather = Gather(
         protocol.GROUPS,
         GroupsReply,
-        lambda plan: plan.wanted_by(match, learned=verified is None),
+        lambda plan: plan.wanted_by(match) if verified is None else verified.wanted(plan, match),
         lambda bitmap: structs.replace(ask(bitmap), without=list(rows)) if rows else ask(bitmap),
         _left_s(work),
         check,

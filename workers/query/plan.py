@@ -11,6 +11,9 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Self
 
+import numpy as np
+import numpy.typing as npt
+
 from common.match import Match, exact
 from common.protocol import AggregateRequest
 from common.ring import Ring
@@ -110,6 +113,8 @@ class Plan:
 
     def has_owners_of(self, other: Self, partitions: Partitions) -> bool:
         """Whether partitions have the same owners by another plan, and the same points are deleted."""
+        if self.ring is other.ring:
+            return True
         nodes = {node for plan in (self, other) for rank in plan.ranks for node in rank}
         changed = any((self.owned(node) ^ other.owned(node)) & partitions for node in nodes)
         return not changed and self.ring.delete_number == other.ring.delete_number
@@ -130,3 +135,14 @@ def exact_pair(match: Match) -> Pair | None:
 def from_bitmap(bitmap: bytes) -> Partitions:
     """The set of partitions in a bitmap."""
     return int.from_bytes(bitmap, "little")
+
+
+def flags(partitions: Partitions, count: int) -> npt.NDArray[np.bool_]:
+    """A set of partitions as bool by partition, of so many."""
+    bits = np.frombuffer(partitions.to_bytes((count + 7) // 8, "little"), np.uint8)
+    return np.unpackbits(bits, count=count, bitorder="little").view(np.bool_)
+
+
+def from_flags(found: npt.NDArray[np.bool_]) -> Partitions:
+    """The set of partitions that are True."""
+    return from_bitmap(np.packbits(found, bitorder="little").tobytes())

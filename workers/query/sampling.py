@@ -144,7 +144,8 @@ class Samples:
                 self._push(page)
 
     def _wanted(self, plan: Plan) -> Partitions:
-        return plan.wanted_by(self._selection.match, learned=self._verified is None)
+        match = self._selection.match
+        return plan.wanted_by(match) if self._verified is None else self._verified.wanted(plan, match)
 
     @property
     def _joined_at(self) -> int:

@@ -27,6 +27,9 @@ What may come between, and why `verified` is not wrong for it:
   not verified. It is complete all the same when another owner is current. After the last comparison: another one
   answers, which holds the same.
 - Owners are repaired meanwhile: what is joined is what it was.
+- A first point comes to a partition in which, by the first comparison, no owner had any: where few have, the read is
+  put to those alone, and may lack it. It is younger than the comparison, of which the promise speaks. Where not all
+  owners were compared, nothing is known of the partitions of the one that told nothing: all are asked.
 
 Never fails an answer for lack of a comparison: where an owner cannot be asked, or too much differs, the answer says
 that it is not verified, and why; comparing takes no more than SHARE of the time there is. Belongs to the HTTP thread
@@ -43,12 +46,12 @@ from common.errors import ProtocolError
 from common.match import Match
 from common.protocol import Limits, VerifyRequest
 from common.ring import NOBODY
-from workers.query.comparing import Compare, Direct, Heard, UnverifiedError
+from workers.query.comparing import Agreement, Compare, Direct, Heard, UnverifiedError
 from workers.query.coverage import Compared
 from workers.query.fetching import FEW_SERIES, Fetcher, Told, holds, partitions_of
 from workers.query.gather import Question
 from workers.query.joining import NO_ROWS, Rows
-from workers.query.plan import Partitions, Plan
+from workers.query.plan import Partitions, Plan, flags, from_flags
 
 SETTLE_S: Final = 0.05  # what is on its way to all owners has arrived
 LOOKS: Final = 4  # at series that differ, as long as they change
@@ -56,6 +59,7 @@ FRESH_NS: Final = 10**9  # clocks of devices that are kept, and what lies betwee
 JOIN_POINTS: Final = 1_000_000  # fetched from one owner and joined, some microseconds each, while a client waits
 SHARE: Final = 0.5  # of the time for an answer: the rest is for the read
 TRIES: Final = 3
+FEW_PARTITIONS: Final = 64  # of more nearly all nodes are asked anyway, and they know what matches in all of theirs
 REPAIR_AGAIN_S: Final = 30.0  # between requests for repair to one node
 REPAIR_S: Final = 1.0  # for a node to take one
 
@@ -70,7 +74,7 @@ class RingChangedError(Exception):
 class Verified:
     """What became of a comparison. rows: of the series in which owners differ, joined. plan: by which was compared.
 
-    partitions: those that were compared.
+    partitions: those that were compared. filled: those in which any owner had points, 0 where not all were compared.
     """
 
     owners: int = 0
@@ -78,6 +82,7 @@ class Verified:
     rows: dict[bytes, Rows] = field(default_factory=dict)
     plan: Plan | None = None
     partitions: Partitions = 0
+    filled: Partitions = 0
 
     @property
     def compared(self) -> Compared:
@@ -88,6 +93,15 @@ class Verified:
     def delete_number(self) -> int:
         """At which was compared."""
         return 0 if self.plan is None else self.plan.ring.delete_number
+
+    def wanted(self, plan: Plan, matched: Match) -> Partitions:
+        """The partitions to ask for the answer, by a plan: few that have points, or all that may hold a match.
+
+        Not what was learned: a series may be new to one owner.
+        """
+        if 0 < self.filled.bit_count() <= FEW_PARTITIONS and self.holds_by(plan):
+            return self.filled
+        return plan.wanted_by(matched, learned=False)
 
     def holds_by(self, plan: Plan | None) -> bool:
         """Whether those whom a question was put to by a plan are the owners that were compared."""
@@ -154,8 +168,9 @@ class Verifier:
             kept = max(first.cutoffs)
             self._start_ns = kept if self._start_ns is None else max(kept, self._start_ns)
             first = self._compare()
-        self._judge(first)
-        if differing := _differing(first):
+        told = first.by_partition()
+        self._judge(first, told)
+        if differing := from_flags(told.differs):
             self._resolve(first, differing)
 
     def _compare(self, partitions: Partitions | None = None, by_series: bool = False) -> Compare:
@@ -178,15 +193,16 @@ class Verifier:
         self._found.plan, self._found.partitions = compare.plan, self._found.partitions | compare.wanted
         return compare
 
-    def _judge(self, compare: Compare) -> None:
-        """Note how many owners were compared."""
-        plan, told = self._plan, compare.by_partition()
-        counts = (plan.ring.owner_table != NOBODY).sum(axis=1).tolist()
-        owners = {p: counts[p] for p in _members(compare.wanted)}
-        self._found.owners = min((len(told.get(p, ())) for p in owners), default=0)
-        alone = sum(len(told.get(p, ())) < count for p, count in owners.items())
-        if alone or not compare.complete():
+    def _judge(self, compare: Compare, told: Agreement) -> None:
+        """Note how many owners were compared, and where there is anything."""
+        table = self._plan.ring.owner_table
+        wanted = flags(compare.wanted, len(table))
+        missing = told.told < (table != NOBODY).sum(axis=1)
+        self._found.owners = int(told.told[wanted].min(initial=table.shape[1]))
+        if (missing & wanted).any() or not compare.complete():
             self._found.reason = f"not all owners could be compared: {_troubles(compare)}"
+        else:
+            self._found.filled = from_flags(told.most > 0)
 
     # What differs
 
@@ -288,14 +304,3 @@ def _troubles(compare: Compare) -> str:
     if compare.plan is not None:
         troubles |= {node: reason for node, (reason, _) in sorted(compare.plan.behind.items())}
     return "; ".join(f"{node}: {reason}" for node, reason in troubles.items()) or "they took too long"
-
-
-def _differing(compare: Compare) -> Partitions:
-    found = 0
-    for partition, told in compare.by_partition().items():
-        found |= (len(set(told.values())) > 1) << partition
-    return found
-
-
-def _members(partitions: Partitions) -> list[int]:
-    return protocol.members(partitions.to_bytes((partitions.bit_length() + 7) // 8, "little"))

@@ -73,19 +73,28 @@ def held(view: View, series: Selection, span: Span, pool: Readers) -> Iterator[t
 
     Raises StorageError for damage, and what `pool.check` does.
     """
-    for part, table in view.stored.tables(series, view.deletes, *span):
+    for found in looks(view, series, span):
         pool.check()
-        found = _Looked(view, part, table, span)
-        yield part, found.held, found.finish(pool)
+        yield found.series, found.held, found.finish(pool)
 
 
-class _Looked:
-    """One table at work. held: what summaries tell; `finish` adds what has to be decoded."""
+def looks(view: View, series: Selection, span: Span) -> Iterator["Look"]:
+    """The same, before anything is decoded."""
+    for part, table in view.stored.tables(series, view.deletes, *span):
+        yield Look(view, part, table, span)
+
+
+class Look:
+    """One table at work. held: what summaries tell; `finish` adds what has to be decoded.
+
+    blocks: looked at. rows_to_decode: at most.
+    """
 
     def __init__(self, view: View, series: Selection, table: Table, span: Span) -> None:
         self.held = Held.nothing(len(series.ids))
+        self.series = series
+        self.blocks = len(table.places)
         self._view = view
-        self._series = series
         self._span = span
         recent = Recent.of(view.heads, series, table.masks)
         blocks_alone, parts_alone = _alone(table, recent)
@@ -93,13 +102,14 @@ class _Looked:
         parts_left = self._take_parts(recent, parts_alone)
         self._table = only(table, self._blocks_left)
         self._recent = parts_of(recent, parts_left)
+        self.rows_to_decode = int(self._table.counts.sum() + self._recent.summaries[:, kernels.COUNT].sum())
 
     def finish(self, pool: Readers) -> Cost:
         """Decode what is left, and what all of it cost."""
         cost = Cost(summarized=self._summarized)
         if not len(self._table.places) and not len(self._recent.places):
             return cost
-        rows = SeriesRows(self._view, self._series, self._table, *self._span, recent=self._recent)
+        rows = SeriesRows(self._view, self.series, self._table, *self._span, recent=self._recent)
         tasks = rows.tasks()
         for found in pool.run([partial(self._digest, rows, places) for places in tasks]):
             for each in found:
@@ -157,7 +167,7 @@ class _Looked:
         counts = np.diff(offsets)
         filled = np.flatnonzero(counts)
         ends = np.ascontiguousarray(offsets[1:][filled])
-        hashes, mixed = self._series.hashes[places[filled]], np.empty(len(filled), np.uint64)
+        hashes, mixed = self.series.hashes[places[filled]], np.empty(len(filled), np.uint64)
         kernels.mix_hashes(np.ascontiguousarray(hashes), mixed)
         ints = np.empty((kernels.OFFSET + 1, len(filled)), np.int64)
         floats = np.empty((kernels.BLOCK_M2 + 1, len(filled)))

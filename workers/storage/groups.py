@@ -45,8 +45,8 @@ _EXTREMES: Final = {"min": kernels.MIN, "max": kernels.MAX, "first": kernels.FIR
 # What the server thread does by itself: these bounds keep it for well under a millisecond.
 SHORT_POINTS: Final = 16_384  # to decode and fold
 SHORT_SAMPLES: Final = 1024  # to decode, and to sort
-_FEW_SERIES: Final = 8
-_FEW_BLOCKS: Final = 64
+FEW_SERIES: Final = 8
+FEW_BLOCKS: Final = 64
 _FEW_STRETCHES: Final = 16  # asked for
 _FEW_SPANS: Final = 2  # that have points
 _FEW_ROWS: Final = 2048  # of the answer
@@ -60,7 +60,7 @@ def begin(store: Reading, request: GroupsRequest, partitions: bytes) -> Work:
     """
     few = len(request.stretches) <= _FEW_STRETCHES and _STEPS.isdisjoint(request.wants)  # steps take a millisecond
     grouped = store.at_hand(request.match, partitions, request.group_by) if few else None
-    if grouped is None or len(grouped.ids) > _FEW_SERIES:
+    if grouped is None or len(grouped.ids) > FEW_SERIES:
         return Work(partial(answer, store, request, partitions))
     asked = _Asked(store, request, partitions)
     return Work(asked.answer, short=asked.prepare())
@@ -214,7 +214,7 @@ class _Question:
         if not (len(self._series.ids) and self._spans):
             return True
         part, table = next(self._tables())
-        if len(part.ids) < len(self._series.ids) or len(table.places) > _FEW_BLOCKS:
+        if len(part.ids) < len(self._series.ids) or len(table.places) > FEW_BLOCKS:
             return False
         recent = Recent.of(self.view.heads, part, table.masks)
         spans = buckets.reached(self._spans, table, recent)

@@ -25,7 +25,9 @@ def handlers(store: Store, cover: Callable[[bytes], bytes]) -> dict[bytes, Handl
         protocol.GROUPS: Handler(
             protocol.GroupsRequest, lambda asked: groups.begin(store, asked, cover(asked.partitions))
         ),
-        protocol.VERIFY: pooled(protocol.VerifyRequest, cover, partial(verifying.verify, store)),
+        protocol.VERIFY: Handler(
+            protocol.VerifyRequest, lambda asked: verifying.begin(store, asked, cover(asked.partitions))
+        ),
         protocol.TAGS: pooled(protocol.TagsRequest, cover, partial(groups.tags, store)),
         protocol.SAMPLES: Handler(
             protocol.SamplesRequest, lambda asked: sampling.begin(asked, cover(asked.partitions))

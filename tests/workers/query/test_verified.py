@@ -150,6 +150,36 @@ def test_equal_owners_are_compared_and_one_of_them_answers() -> None:
     assert pair.replicas.kinds() == {protocol.VERIFY, protocol.GROUPS}
 
 
+def asked_for_points(pair: Pair) -> list[int]:
+    """The partitions that nodes were asked to answer from, one node after the other."""
+    return [
+        int.from_bytes(request.partitions, "little").bit_count()
+        for _, kind, request in pair.replicas.asked
+        if kind in (protocol.GROUPS, protocol.SAMPLES)
+    ]
+
+
+def test_only_the_partitions_in_which_the_comparison_found_points_are_asked_for_the_answer() -> None:
+    draw = random.Random(15)
+    pair = Pair(everywhere(some_points(draw)))
+    answer, wanted = pair.query(device_id="d1", operation="sum")
+    assert told(answer) == told(wanted)
+    url = "/api/v1/samples?metric_name=m&device_id=d1&consistency=verified"
+    status, _ = pair.differing.call("GET", url)
+    assert (status, asked_for_points(pair)) == (200, [1, 1])
+    assert answer["coverage"]["compared"]["owners"] == 2
+
+
+def test_where_not_all_owners_were_compared_all_partitions_are_asked() -> None:
+    held = everywhere(some_points(random.Random(16)))
+    held["ing1"], held["ing2"] = [], []
+    pair = Pair(held)  # the first owner of some partitions has nothing, and the one that has does not tell
+    pair.replicas.errors["ing3", protocol.VERIFY] = ErrorReply(protocol.ERR_INTERNAL, "broken")
+    answer, _ = pair.query(device_id="d1", operation="sum")
+    assert answer["coverage"]["verified"] is False
+    assert sum(asked_for_points(pair)) == PARTITIONS
+
+
 def test_only_what_differs_is_fetched_and_its_repair_is_asked_for_once() -> None:
     draw = random.Random(2)
     points = some_points(draw, devices=40)

@@ -7,8 +7,9 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
+from msgspec import structs
 
-from common import protocol
+from common import match, protocol
 from common.points import PointBatch
 from common.protocol import Cost
 from tests.workers.query.fake import make_ring
@@ -16,7 +17,7 @@ from tests.workers.query.inside import Inside
 from tests.workers.storage.support import EVERYWHERE, PARTITIONS, key, open_store
 from workers.query import verified
 from workers.query.plan import Plan
-from workers.storage import questions
+from workers.storage import groups, questions, verifying
 from workers.storage.exchange import Exchange
 from workers.storage.store import LoggedBatch, Store
 from workers.storage.work import Cancel
@@ -24,6 +25,7 @@ from workers.storage.work import Cancel
 S_NS = 10**9
 SERIES = 10_000
 POINTS = 5
+LIMITS = protocol.Limits(100_000, 1000, 10**9, 1000)
 KEYS = [key(f"d{number}") for number in range(SERIES)]
 
 
@@ -101,3 +103,29 @@ def test_equal_owners_are_compared_by_summaries_and_tell_little(stores: dict[str
     assert answer["coverage"]["compared"] == {"owners": 2, "series_joined": 0, "reason": ""}
     assert (owners.spent.rows_decoded, owners.spent.blocks_decoded, owners.spent.bytes) == (0, 0, 0)
     assert owners.reply_bytes < 3000
+
+
+def test_a_comparison_of_little_needs_no_change_of_thread_and_tells_the_same(stores: dict[str, Store]) -> None:
+    store = stores["ing1"]
+    put(store, range(POINTS))
+    put(store, range(POINTS - 2, POINTS))  # overlaps: some of it has to be decoded
+    for match_, is_short in ((match.one("d7", "temperature", None), True), (match.Match(), False)):
+        for by_series in (False, True):
+            asked_ = protocol.VerifyRequest(EVERYWHERE, match_, 1, None, 0, by_series, LIMITS)
+            work = verifying.begin(store, asked_, EVERYWHERE)
+            found, again = work.run(Cancel()), verifying.verify(store, asked_, EVERYWHERE, Cancel())
+            assert work.short is is_short
+            assert structs.replace(found, cost=Cost()) == structs.replace(again, cost=Cost())
+            assert np.frombuffer(found.counts, "<i8").sum() == (POINTS - 1) * (1 if is_short else SERIES)
+
+
+def test_a_comparison_of_one_long_stretch_to_decode_is_left_to_the_readers(stores: dict[str, Store]) -> None:
+    store, rows = stores["ing1"], groups.SHORT_POINTS + 1
+    for _ in range(2):  # twice the same: each block overlaps another
+        body = PointBatch(KEYS[:1], np.zeros(rows, np.uint32), np.arange(rows) * S_NS, np.ones(rows)).encode()
+        store.append([LoggedBatch(body, 1, PointBatch.decode(body))])
+        store.seal()
+    asked_ = protocol.VerifyRequest(EVERYWHERE, match.one("d0", "temperature", None), None, None, 0, False, LIMITS)
+    work = verifying.begin(store, asked_, EVERYWHERE)
+    assert work.short is False
+    assert np.frombuffer(work.run(Cancel()).counts, "<i8").sum() == rows

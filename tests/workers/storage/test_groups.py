@@ -597,7 +597,7 @@ def test_questions_that_take_long_are_left_to_the_readers(filled: Filled, monkey
     assert is_short("last", stretches=STRETCHES["minutes"]) and not is_short("values")
     monkeypatch.setattr(groups, "SHORT_POINTS", 10)
     assert not is_short("last", stretches=STRETCHES["minutes"])
-    monkeypatch.setattr(groups, "_FEW_SERIES", 2)
+    monkeypatch.setattr(groups, "FEW_SERIES", 2)
     assert not is_short("count")
 
 
