@@ -39,7 +39,8 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Final, Protocol
+from functools import partial
+from typing import Any, Final, Protocol, TypeVar
 
 from common import clock, log, protocol
 from common.errors import MinitrueError, RingConflictError, RingStoreError
@@ -63,8 +64,11 @@ DARK_S: Final = 5.0  # a target that tells nothing of its pull for so long is le
 DROPS: Final = 1024  # owners that go at once where nobody comes: a moment of refusing, nothing is copied
 SAVES: Final = 5  # tries to save a ring that others change at the same time
 NOTE_S: Final = 10.0  # between renewals of the note of who drives
+WAITING: Final = "waiting"  # the phase in which nothing gets on
 
 logger = log.get("ringctl")
+
+T = TypeVar("T")
 
 
 class MoverError(MinitrueError):
@@ -82,12 +86,14 @@ class Asks(Protocol):
 
     def fence(self, ring: Ring, node: str, partitions: Sequence[int], reads: bool) -> FenceReply: ...
 
+    def together(self, calls: Sequence[Callable[[], T]]) -> list[T]: ...
+
 
 @dataclass
 class Progress:
     """How far it is. total: changes of an owner there were to make; done: those made. points, blocks, bytes: pulled so
     far. copying_s: in which targets pulled before fences; fenced_s: from fences to saves.
-    phase: what is being done; waits: why something does not get on.
+    phase: what is being done; waits: why something does not get on; went_s: when something did last.
     """
 
     total: int = 0
@@ -101,6 +107,7 @@ class Progress:
     phase: str = ""
     waits: list[str] = field(default_factory=list)
     begun_s: float = field(default_factory=clock.monotonic_s)
+    went_s: float = field(default_factory=clock.monotonic_s)
 
     @property
     def seconds(self) -> float:
@@ -141,12 +148,12 @@ class Mover:
         RingStoreError where the ring store cannot be reached at the beginning.
         """
         self._note()
-        moved_s = clock.monotonic_s()
+        self.progress.went_s = clock.monotonic_s()
         try:
             while (went := self._stepped()) is not None:
                 if went:
-                    moved_s = clock.monotonic_s()
-                elif clock.monotonic_s() - moved_s > give_up_s:
+                    self.progress.went_s = clock.monotonic_s()
+                elif clock.monotonic_s() - self.progress.went_s > give_up_s:
                     raise MoverError(f"given up after {give_up_s:g} s: {'; '.join(self.progress.waits)}")
                 else:
                     self._pause(ADOPT_S if self._is_fresh() else WAIT_S)
@@ -159,7 +166,7 @@ class Mover:
         try:
             return self.step()
         except RingStoreError as error:
-            self._say("waiting", [str(error)])
+            self._say(WAITING, [str(error)])
             return False
 
     def step(self) -> bool | None:
@@ -177,7 +184,7 @@ class Mover:
         if not went and not left and not ring.moves and settled(ring) is None:  # it is not where a delete came between
             return None
         if not went and not self._is_fresh():
-            self._say("waiting", reasons)
+            self._say(WAITING, reasons)
         return went
 
     def _is_fresh(self) -> bool:
@@ -397,10 +404,12 @@ class Pulls:
         """Begin them, wait for them: the partitions that are through. fenced: of which everything must be proven."""
         proven: set[int] = set()
         pause_s, most_s = POLL_S
-        pulls = [pull for pair, partitions in self._groups.items() if (pull := self._begun(ask, *pair, partitions))]
+        begun = ask.together([partial(self._begun, ask, *pair, each) for pair, each in self._groups.items()])
+        pulls = [pull for pull in begun if pull is not None]
         while pulls:
-            for pull in list(pulls):
-                state = self._look(ask, pull)
+            told = ask.together([partial(self._asked, ask, pull) for pull in pulls])
+            for pull, answer in zip(list(pulls), told, strict=True):
+                state = self._look(pull, answer)
                 if state is None or state.state in ("failed", "cancelled"):
                     pulls.remove(pull)
                 elif state.state == "done":
@@ -421,13 +430,17 @@ class Pulls:
             self._mover.progress.waits = [str(error)]
             return None
 
-    def _look(self, ask: Asks, pull: "_Pull") -> JobState | None:
-        """How it gets on; None when nothing more is to be expected of it."""
-        now, progress = clock.monotonic_s(), self._mover.progress
+    def _asked(self, ask: Asks, pull: "_Pull") -> JobState | MinitrueError | None:
         try:
-            state = ask.job(self._ring, pull.target, pull.state.job)
+            return ask.job(self._ring, pull.target, pull.state.job)
         except MinitrueError as error:
-            progress.waits = [str(error)]
+            return error
+
+    def _look(self, pull: "_Pull", state: JobState | MinitrueError | None) -> JobState | None:
+        """How it gets on, by the answer of its node; None when nothing more is to be expected of it."""
+        now, progress = clock.monotonic_s(), self._mover.progress
+        if isinstance(state, MinitrueError):
+            progress.waits = [str(state)]
             return pull.state if now - pull.heard_s < DARK_S else None
         if state is None:
             return None  # the node has begun anew

@@ -195,7 +195,14 @@ def replace(settings: config.Settings, store: RingStore, output: Output, old: st
 @click.argument("value", type=float)
 @_changing
 def weight(settings: config.Settings, store: RingStore, output: Output, node: str, value: float, **options: Any) -> int:
-    """Give NODE another weight, and move data until its share fits."""
+    """Give NODE another weight, and move data until its share fits.
+
+    \b
+      ringctl weight ing2 2.5
+
+    Weights count relative to each other: of three nodes the one with 2 has twice what each with 1 has, as far as zones
+    allow.
+    """
     ring = _load(store)
     return _change(settings, store, output, ring, ring_change.weighted(ring, node, value), _how(options))
 
@@ -204,7 +211,11 @@ def weight(settings: config.Settings, store: RingStore, output: Output, node: st
 @click.argument("name")
 @_changing
 def zone(settings: config.Settings, store: RingStore, output: Output, node: str, name: str, **options: Any) -> int:
-    """Say that NODE is in the zone NAME, and move data until owners are in different zones while there are enough."""
+    """Say that NODE is in the zone NAME, and move data until owners are in different zones while there are enough.
+
+    \b
+      ringctl zone ing2 rack7
+    """
     ring = _load(store)
     return _change(settings, store, output, ring, ring_change.zoned(ring, node, name), _how(options))
 
@@ -212,7 +223,11 @@ def zone(settings: config.Settings, store: RingStore, output: Output, node: str,
 @click.argument("owners", type=click.IntRange(1))
 @_changing
 def replication(settings: config.Settings, store: RingStore, output: Output, owners: int, **options: Any) -> int:
-    """Let each partition have OWNERS owners: copy data until it has, or let owners go."""
+    """Let each partition have OWNERS owners: copy data until it has, or let owners go.
+
+    \b
+      ringctl replication 2
+    """
     ring = _load(store)
     return _change(settings, store, output, ring, ring_change.replicated(ring, owners), _how(options))
 
@@ -235,6 +250,9 @@ def resume(settings: config.Settings, store: RingStore, output: Output, supervis
 @click.option("--yes", is_flag=True, help="Do not ask.")
 def cancel(_: config.Settings, store: RingStore, output: Output, take_over: bool, yes: bool) -> int:
     """Stop the moves under way: the nodes that join take no points any more, the owners stay as they are.
+
+    \b
+      ringctl cancel --yes
 
     A ringctl that carries them out has to be ended first (Ctrl-C): it would begin them again.
     What was moved before stays where it is, and the ring still is to get to its target: ringctl resume goes on. To go

@@ -131,7 +131,11 @@ def wait(
 @click.option("--every", type=click.FloatRange(min=0.1), default=1.0, show_default=True, help="Seconds between looks.")
 @click.option("--count", type=click.IntRange(1), help="End after so many looks [Ctrl-C ends it].")
 def watch(settings: config.Settings, store: RingStore, output: Output, every: float, count: int | None) -> int:
-    """Show nodes, moves, pulls and repairs as they change. With --json a line for each look."""
+    """Show nodes, moves, pulls and repairs as they change. With --json a line for each look.
+
+    \b
+      ringctl watch --every 5
+    """
     ask, looks = Asker(bus.load_key(settings)), 0
     live = Live(console=output.console, refresh_per_second=4) if output.is_terminal and not output.is_json else None
     try:

@@ -15,7 +15,7 @@ from common import clock
 from common.ring import Ring
 from tools.output import Output, duration_text, new_table, size_text
 from tools.ring_change import Plan
-from tools.ring_mover import Progress
+from tools.ring_mover import WAITING, Progress
 
 MAX_RATE: Final = 1 << 62  # what a request can carry; as good as no limit
 EVERY_S: Final = 5.0  # between lines of progress that do not go to a terminal
@@ -71,6 +71,8 @@ def progress_text(progress: Progress) -> str:
         f"epoch {progress.epoch}: {progress.done:,} of {progress.total:,} done, {progress.points:,} points, "
         f"{size_text(progress.bytes)}, {size_text(rate)}/s{left}; {progress.phase}"
     )
+    if progress.phase == WAITING:
+        said += f", for {duration_text(clock.monotonic_s() - progress.went_s)} now"
     return f"{said}: {'; '.join(progress.waits[:3])}" if progress.waits else said
 
 

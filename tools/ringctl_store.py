@@ -32,6 +32,9 @@ def register(command: Callable[[Callable[..., int]], click.Command]) -> None:
 def history(_: config.Settings, store: RingStore, output: Output, limit: int) -> int:
     """Show the last rings and what each of them changed.
 
+    \b
+      ringctl history --limit 5
+
     The ring store keeps the last 50. An older one cannot be put in force again, because data has moved since; what it
     says may help to find out what happened.
     """

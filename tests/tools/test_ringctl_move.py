@@ -36,7 +36,7 @@ from tools import (
     supervised,
 )
 from tools.ring_change import plan
-from tools.ring_mover import Mover
+from tools.ring_mover import WAITING, Mover, Progress
 from tools.ring_outlook import LOSS, LOST
 from tools.sandbox_app import Sandbox
 from tools.supervised import Supervisor, SupervisorError
@@ -598,6 +598,17 @@ def test_values_that_cannot_be_are_refused_with_what_is_allowed(world, words, sa
         ringctl(world, *words, "--yes")
 
 
-@pytest.mark.parametrize("name", ["add", "remove", "replace", "resume", "repair", "accept-loss", "backup", "restore"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("add", "remove", "replace", "weight", "zone", "replication", "resume", "cancel", "repair", "watch"),
+        *("accept-loss", "history", "backup", "restore"),
+    ],
+)
 def test_the_help_of_a_command_has_an_example(name):
     assert f"  ringctl {name} " in CliRunner().invoke(ringctl_app.cli, [name, "--help"]).output
+
+
+def test_who_waits_says_for_what_and_since_when():
+    waiting = Progress(phase=WAITING, waits=["etcd: nobody answers"], went_s=clock.monotonic_s() - 90)
+    assert ringctl_show_moves.progress_text(waiting).endswith("; waiting, for 1.5 min now: etcd: nobody answers")
