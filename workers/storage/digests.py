@@ -64,6 +64,8 @@ class Held(NamedTuple):
 
     def reach(self, places: Integers, low: Integers, high: Integers) -> None:
         """Where they lie."""
+        if not len(places):
+            return
         np.minimum.at(self.low, places, low)
         np.maximum.at(self.high, places, high)
 
@@ -100,6 +102,10 @@ class Look:
         blocks_alone, parts_alone = _alone(table, recent)
         self._summarized = self._take_blocks(table, blocks_alone)
         parts_left = self._take_parts(recent, parts_alone)
+        self.rows_to_decode = 0
+        self._is_whole = not len(self._blocks_left) and not len(parts_left)
+        if self._is_whole:  # as most often: nothing is cut out of tables for nothing
+            return
         self._table = only(table, self._blocks_left)
         self._recent = parts_of(recent, parts_left)
         self.rows_to_decode = int(self._table.counts.sum() + self._recent.summaries[:, kernels.COUNT].sum())
@@ -107,7 +113,7 @@ class Look:
     def finish(self, pool: Readers) -> Cost:
         """Decode what is left, and what all of it cost."""
         cost = Cost(summarized=self._summarized)
-        if not len(self._table.places) and not len(self._recent.places):
+        if self._is_whole:
             return cost
         rows = SeriesRows(self._view, self.series, self._table, *self._span, recent=self._recent)
         tasks = rows.tasks()
@@ -133,6 +139,8 @@ class Look:
 
     def _take_parts(self, recent: Recent, alone: Flags) -> Integers:
         """Count the parts of heads that stand for their points; those that do not, and reach into the range."""
+        if not len(recent.places):
+            return recent.places
         start, end = self._span
         summaries = recent.summaries
         first, last = summaries[:, kernels.FIRST_TIME], summaries[:, kernels.LAST_TIME]

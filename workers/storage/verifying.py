@@ -72,11 +72,13 @@ class _Question:
 
     def prepare(self) -> bool:
         """Look at what takes no decoding; whether so little is left that it may be done here and now."""
+        if not len(self._series.ids):
+            return True
         with self._store.watching_damage():
             self._prepared = look = next(looks(self._view, self._series, self._span), None)
         if look is None or len(look.series.ids) < len(self._series.ids):
             self._prepared = None
-            return look is None
+            return False
         return look.blocks <= FEW_BLOCKS and look.rows_to_decode <= SHORT_POINTS
 
     def answer(self, cancel: Cancel) -> VerifyReply:
@@ -94,6 +96,8 @@ class _Question:
         """What each series holds, in parts."""
         pool = self._store.pool.watching(cancel)
         prepared, self._prepared = self._prepared, None
+        if not len(self._series.ids):
+            return
         for look in looks(self._view, self._series, self._span) if prepared is None else [prepared]:
             pool.check()
             self._cost = self._cost.plus(look.finish(pool))
