@@ -1,8 +1,9 @@
 """What a mover asks of nodes, over the bus. Changes no ring. A question opens a connection of its own; any thread."""
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any, Final, TypeVar
 
 from common import bus, protocol
@@ -41,8 +42,13 @@ class Asker:
             except MinitrueError as error:
                 return error
 
+        return dict(zip(nodes, self.together([partial(one, node) for node in nodes]), strict=True))
+
+    @staticmethod
+    def together(calls: Sequence[Callable[[], T]]) -> list[T]:
+        """The results of several calls that are made at the same time. Raises what one of them raises."""
         with ThreadPoolExecutor(AT_ONCE) as pool:
-            return dict(zip(nodes, pool.map(one, nodes), strict=True))
+            return list(pool.map(lambda call: call(), calls))
 
     def pull(self, ring: Ring, node: str, partitions: Sequence[int], peer: str) -> JobState:
         """Let a node get partitions from a peer."""

@@ -8,12 +8,14 @@ round. That is seen at the latest by `close`, right before the ring is saved:
     mover   fence B      pull: C has all of B's       close: B is another one         (saves nothing of B's)
     B       fenced               | killed, starts, takes P
 
-Times are those of before each question: fences hold longer. Thread: that of the caller.
+Nodes are asked at the same time: behind the first fence points wait. Times are those of before each question: fences
+hold longer. Thread: that of the caller.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable
-from typing import Protocol
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from typing import Protocol, TypeVar
 
 from common import clock, log, protocol
 from common.errors import MinitrueError
@@ -24,11 +26,16 @@ from common.ringstore import RingStore
 
 logger = log.get("ringctl")
 
+T = TypeVar("T")
+Answer = tuple[FenceReply | None, float]  # None for none; when it was asked for
+
 
 class AsksFences(Protocol):
-    """Who can ask a node for a fence. May raise MinitrueError."""
+    """Who can ask a node for a fence, which may raise MinitrueError; and make calls at the same time, in any order."""
 
     def fence(self, ring: Ring, node: str, partitions: list[int], reads: bool) -> FenceReply: ...
+
+    def together(self, calls: Sequence[Callable[[], T]]) -> list[T]: ...
 
 
 class Fences:
@@ -50,22 +57,20 @@ class Fences:
         wanted: defaultdict[str, set[int]] = defaultdict(set)
         for partition, source, _ in moves:
             wanted[str(source)].add(partition)
-        for node, partitions in wanted.items():
-            reply, asked_s = self._asked(node, partitions, reads=False)
+        for node, (reply, asked_s) in self._answers(wanted, reads=False).items():
             if reply is not None:
+                partitions = wanted[node]
                 self._incarnations[node] = reply.incarnation
                 self._hold(node, partitions, reply, asked_s)
 
     def renew(self) -> None:
         """Renew those of which a third of the time is over."""
-        for node in self._open():
-            left_s = self._until_s[node] - clock.monotonic_s()
-            if left_s < self._seconds[node] * 2 / 3:
-                self._again(node, reads=False)
+        now = clock.monotonic_s()
+        self._again([node for node in self._open() if self._until_s[node] - now < self._seconds[node] * 2 / 3], False)
 
     def close(self) -> None:
         """Let the sources refuse questions, too. One that does not answer, or has begun anew, holds nothing more."""
-        self._closed = {node for node in self._open() if self._again(node, reads=True)}
+        self._closed = self._again(self._open(), True)
 
     def holds(self, move: Move | Step) -> bool:
         """Whether the source of a move is fenced, and will be for a while."""
@@ -80,9 +85,13 @@ class Fences:
     def _open(self) -> list[str]:
         return [node for node, partitions in self._held.items() if partitions]
 
-    def _again(self, node: str, reads: bool) -> bool:
-        """Renew a fence: whether there is an answer. One that was over before that came holds no more."""
-        reply, asked_s = self._asked(node, self._held[node], reads)
+    def _again(self, nodes: Sequence[str], reads: bool) -> set[str]:
+        """Renew fences: where that was done."""
+        answers = self._answers({node: self._held[node] for node in nodes}, reads)
+        return {node for node, answer in answers.items() if self._renewed(node, *answer)}
+
+    def _renewed(self, node: str, reply: FenceReply | None, asked_s: float) -> bool:
+        """Whether an answer renews a fence. One that was over before that came holds no more."""
         if reply is None:
             return False
         if clock.monotonic_s() > self._until_s[node] or reply.incarnation != self._incarnations[node]:
@@ -96,13 +105,20 @@ class Fences:
         self._held[node] = partitions & set(protocol.members(reply.partitions))
         self._until_s[node], self._seconds[node] = asked_s + reply.seconds, reply.seconds
 
-    def _asked(self, node: str, partitions: set[int], reads: bool) -> tuple[FenceReply | None, float]:
-        """The answer, None for none; and when the question was asked."""
+    def _answers(self, wanted: Mapping[str, set[int]], reads: bool) -> dict[str, Answer]:
+        """What the nodes answer."""
+        if not wanted or self._ring is None:
+            return {}
+        calls = [partial(self._asked, self._ring, node, sorted(each), reads) for node, each in wanted.items()]
+        answers = dict(zip(wanted, self._ask.together(calls), strict=True))
+        if any(reply is None for reply, _ in answers.values()):
+            self._ring = self._store.load() or self._ring  # the node may have a newer one by now
+        return answers
+
+    def _asked(self, ring: Ring, node: str, partitions: list[int], reads: bool) -> Answer:
         asked_s = clock.monotonic_s()
         try:
-            assert self._ring is not None
-            return self._ask.fence(self._ring, node, sorted(partitions), reads), asked_s
+            return self._ask.fence(ring, node, partitions, reads), asked_s
         except MinitrueError as error:
             logger.info("not fenced", node=node, reason=str(error))
-            self._ring = self._store.load() or self._ring  # the node may have a newer one by now
             return None, asked_s

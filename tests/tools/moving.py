@@ -9,7 +9,7 @@ import functools
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from common import protocol
 from common.errors import MinitrueError, RingStoreError
@@ -19,6 +19,7 @@ from common.ringrules import check_follows
 from common.ringstore import Mark
 
 FENCE_S = 10.0
+T = TypeVar("T")
 _NOTHING: frozenset[int] = frozenset()
 
 
@@ -173,6 +174,10 @@ class World:
             except NoAnswerError as error:
                 found[name] = error
         return found
+
+    @staticmethod
+    def together(calls: Sequence[Callable[[], T]]) -> list[T]:
+        return [call() for call in calls]
 
     def pull(self, ring: Ring, node: str, partitions: Sequence[int], peer: str) -> JobState:
         self._happen()

@@ -26,7 +26,7 @@ from workers.bridge.batch import Batch, Message, split
 from workers.bridge.columns import Columns
 from workers.bridge.drain import DRAIN_BYTES, Drain, destinations
 from workers.bridge.lane import CATCHING_UP, DOWN, UP, Flight, Lane, Link, Queue
-from workers.bridge.misrouted import AGAIN_S, Misrouted
+from workers.bridge.misrouted import AGAIN_S, FENCED_S, Misrouted
 from workers.bridge.openrows import OpenRows, written_partitions
 from workers.bridge.payload import Point
 from workers.bridge.spool import Spools
@@ -423,6 +423,8 @@ class Delivery:
         again_s = AGAIN_S.get(ack.error)
         if again_s is not None and (ack.error == protocol.ERR_MOVING or not self._is_behind(lane, flight, epoch)):
             lane.remove(flight)
+            if ack.error == protocol.ERR_MOVING and not self._is_probed(lane.node.id):
+                again_s = FENCED_S
             until_s = self._now + again_s
             self._misrouted.append(Misrouted(until_s, flight.batch, lane.node.id, flight.drained, lane.epoch))
         elif ack.error == protocol.ERR_BAD_BATCH:
@@ -432,6 +434,11 @@ class Delivery:
             self._release(flight.batch)
         else:
             self._take_down(lane, f"{ack.error}: {ack.detail}")
+
+    def _is_probed(self, node_id: str) -> bool:
+        """Whether a batch that a node refused is tried again shortly."""
+        soon_s = self._now + FENCED_S
+        return any(each.node_id == node_id and each.not_before_s <= soon_s for each in self._misrouted)
 
     def _is_behind(self, lane: Lane, flight: Flight, epoch: int) -> bool:
         """Whether a node disowns what our ring gives it because its own is older, and has been doing so for too long.

@@ -13,7 +13,7 @@ from common.ringmoves import Step
 from common.series import partition_of
 from tests.workers.bridge.delivery_world import PARTITIONS, PLACES, World, keys_in, ring
 from tests.workers.bridge.test_delivery_any_order import NODES, AnyOrder, At
-from workers.bridge.misrouted import AGAIN_S
+from workers.bridge.misrouted import AGAIN_S, FENCED_S
 
 MOVING_S = AGAIN_S[protocol.ERR_MOVING]
 
@@ -204,6 +204,27 @@ def test_points_of_a_fence_that_lapses_are_stored_and_the_node_was_never_down() 
         world.tick(MOVING_S)
         world.ack_all()
     assert message.waiting == 0
+
+
+def test_behind_a_fence_one_batch_is_tried_again_and_all_others_with_the_next_ring() -> None:
+    _, second = moving(source=None)
+    world = World(second).start()
+    messages = []
+    for time_ns in range(1, 21):
+        messages.append(world.publish(series_of(0), time_ns=time_ns))
+        world.tick()
+    tried = []
+    for _ in range(10):
+        tried.append(world.batches("n0"))
+        for batch in tried[-1]:
+            world.ack("n0", batch, rows=0, error=protocol.ERR_MOVING)
+        world.tick(FENCED_S)
+    first, *others = map(len, tried)
+    assert first > 3 and others == [1] * 9
+    world.delivery.adopt(ringmoves.finish(second, [0]))
+    world.tick()
+    world.ack_all()
+    assert [each.waiting for each in messages] == [0] * 20
 
 
 def test_a_node_whose_ring_was_behind_gets_the_batch_again_as_soon_as_it_shows_the_ring() -> None:
