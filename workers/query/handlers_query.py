@@ -14,7 +14,7 @@ from workers.query.coverage import Coverage, headers_of, merged
 from workers.query.explain import Stages, explained
 from workers.query.frame import Context, Request, Response, encode
 from workers.query.gather import Gather
-from workers.query.plan import exact_pair
+from workers.query.plan import Partitions, Plan, exact_pair
 from workers.query.request import Query
 from workers.query.table import PAGE_ROWS, Kind, Table, time
 from workers.query.times import Time
@@ -82,7 +82,7 @@ def query(context: Context, asked: Request) -> Response:
 
 
 def _seed(context: Context, work: Work) -> Found:
-    query = work.query
+    query, verified = work.query, work.verified
     whole = answering.aggregate_request(query, b"")
 
     def ask(bitmap: bytes) -> AggregateRequest:
@@ -90,10 +90,13 @@ def _seed(context: Context, work: Work) -> Found:
             bitmap, whole.device_id, whole.metric_name, whole.tags, whole.start_ns, whole.end_ns
         )
 
-    gather = Gather(
-        protocol.AGGREGATE, AggregateReply, lambda plan: plan.wanted(whole), ask, _left_s(work), aggregate.check
-    )
+    def wanted(plan: Plan) -> Partitions:
+        return plan.wanted(whole) if verified is None else verified.wanted(plan, query.match)
+
+    gather = Gather(protocol.AGGREGATE, AggregateReply, wanted, ask, _left_s(work), aggregate.check)
     _gather(context, work, gather)
+    if verified is not None and not verified.holds_by(gather.plan):
+        raise RingChangedError
     if whole.tags is None:
         gather.learn((whole.device_id, whole.metric_name))
     work.stages.end("scatter")
@@ -162,7 +165,8 @@ def _verified(context: Context, work: Work) -> Found:
         ).run()
         work.stages.end("verify")
         try:
-            return _grouped(context, work)
+            is_seed = query.is_seed_shape and not work.verified.rows  # no AGGREGATE leaves series out
+            return _seed(context, work) if is_seed else _grouped(context, work)
         except RingChangedError:
             work.query = query
             work.coverages.clear()

@@ -231,7 +231,7 @@ def _is_seed_shape(query: Query) -> bool:
     patterns = [wanted.device_id, wanted.metric_name, *(wanted.tags or {}).values()]
     exact = all(len(each) == 1 and each[0].kind == "is" for each in patterns)
     plain = all(operation.kind in operations.AGGREGATED for operation in query.operations)
-    usual = not wanted.more_tags and not query.has_rows and not query.explain and not query.is_verified
+    usual = not wanted.more_tags and not query.has_rows and not query.explain
     return exact and plain and usual
 
 

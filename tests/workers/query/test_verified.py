@@ -155,7 +155,7 @@ def asked_for_points(pair: Pair) -> list[int]:
     return [
         int.from_bytes(request.partitions, "little").bit_count()
         for _, kind, request in pair.replicas.asked
-        if kind in (protocol.GROUPS, protocol.SAMPLES)
+        if kind in (protocol.AGGREGATE, protocol.GROUPS, protocol.SAMPLES)
     ]
 
 
@@ -167,6 +167,7 @@ def test_only_the_partitions_in_which_the_comparison_found_points_are_asked_for_
     url = "/api/v1/samples?metric_name=m&device_id=d1&consistency=verified"
     status, _ = pair.differing.call("GET", url)
     assert (status, asked_for_points(pair)) == (200, [1, 1])
+    assert pair.replicas.kinds() == {protocol.VERIFY, protocol.AGGREGATE, protocol.SAMPLES}  # as if asked plainly
     assert answer["coverage"]["compared"]["owners"] == 2
 
 
@@ -341,7 +342,10 @@ def test_an_owner_that_goes_away_between_comparisons_leaves_the_answer_unverifie
 
 @pytest.mark.parametrize("changes", [2, 99])
 @pytest.mark.parametrize("lost", [0.0, 0.3])
-def test_owners_that_change_between_comparing_and_asking_are_compared_again(changes: int, lost: float) -> None:
+@pytest.mark.parametrize("device", ["*", "d1"])
+def test_owners_that_change_between_comparing_and_asking_are_compared_again(
+    changes: int, lost: float, device: str
+) -> None:
     draw = random.Random(11)
     pair = Pair(torn(draw, some_points(draw), lost), 3)
     answer_of, left = pair.replicas.answer, [changes]
@@ -357,7 +361,7 @@ def test_owners_that_change_between_comparing_and_asking_are_compared_again(chan
         return reply
 
     scatter._answer = moving
-    answer, wanted = pair.query(operation="count")
+    answer, wanted = pair.query(device_id=device, operation="count")
     assert answer["coverage"]["complete"] is True
     if changes == 2:
         assert answer["coverage"]["verified"] is True
