@@ -12,7 +12,7 @@ import json
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -53,7 +53,11 @@ class Window(NamedTuple):
 @click.command()
 @click.option("--points", default=5_000_000, show_default=True, help="That the cluster holds when the node is added.")
 @click.option("--series", default=2000, show_default=True, help="Of these points.")
-@click.option("--rate", type=click.FloatRange(min=0), help="Messages a second of one point  [half of the most].")
+@click.option(
+    "--rate",
+    type=click.FloatRange(min=0),
+    help="Messages a second of one point, 0: neither points nor questions  [half of the most].",
+)
 @click.option("--seconds", default=20.0, show_default=True, help="Before the node is added.")
 @click.option("--quick", is_flag=True, help=f"{QUICK[1]:,} points of {QUICK[0]} series: to see that it works.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
@@ -80,14 +84,19 @@ def _findings(points: int, series: int, rate: float | None, seconds: float) -> I
         before = _ring(cluster)
         query_cluster.fill(before, [held])
         query_cluster.wait_until_at_rest(cluster.http)
-        with publisher(cluster, "--rate", round(rate)), Asking(cluster.http, _questions(held)) as asking:
+        asking = Asking(cluster.http, _questions(held))
+        with ExitStack() as load:
+            if rate:
+                load.enter_context(publisher(cluster, "--rate", round(rate)))
+                load.enter_context(asking)
             with _window(cluster, asking) as quiet:
-                time.sleep(seconds)
+                time.sleep(seconds if rate else 0.0)
             with _window(cluster, asking) as busy:
                 moved = _added(cluster)
         after = _ring(cluster)
     of = f"{len(held):,} points, {rate:,.0f}/s"
-    yield from _latencies(of, quiet[0], busy[0])
+    if rate:
+        yield from _latencies(of, quiet[0], busy[0])
     yield from _moves(of, before, after, moved)
 
 
