@@ -87,13 +87,14 @@ def init(settings: config.Settings, store: RingStore, output: Output, nodes_file
 
     Draws a cluster id, shares the partitions among the nodes of the file by weight, owners of one partition in
     different zones while there are enough, and saves that as epoch 1. The same file gives the same table. A ring
-    that exists is never replaced, and none is made where nodes of a cluster have data on this machine.
+    that exists is never replaced, and none is made where nodes of a cluster have data on this machine, or, with a
+    store for several machines, where one of the file answers: then the ring was lost, ringctl restore puts it back.
     """
     file = nodes_file or settings.path(settings.cluster.initial_ring)
     stored = store.load()
     if stored is None:
-        _check_lost(settings, store)
         ring = ringctl_nodes.new_ring(file, secrets.token_hex(8), bool(settings.bus.key_file))
+        _check_lost(settings, store, ring)
         output.say(f"A new cluster: the nodes of {file}, the ring in {store.url}")
         stored = _save_first(store, ring)
         if stored is None:
@@ -107,8 +108,9 @@ def init(settings: config.Settings, store: RingStore, output: Output, nodes_file
     return 0
 
 
-def _check_lost(settings: config.Settings, store: RingStore) -> None:
-    """Raises RingStoreError where nodes of a cluster have their data here: then the store has lost its ring.
+def _check_lost(settings: config.Settings, store: RingStore, ring: Ring) -> None:
+    """Raises RingStoreError where nodes of a cluster have their data here, or one of this ring answers: then the store
+    has lost its ring.
 
     supervisord says init at each start. Another cluster would be of no use to these nodes, and in the way of the ring.
     """
@@ -116,6 +118,13 @@ def _check_lost(settings: config.Settings, store: RingStore) -> None:
         raise RingStoreError(
             f"no ring in {store.url}, but {file.parent} has the data of a node: tools/ringctl restore puts the ring "
             "back; for a new cluster move the data away"
+        )
+    nodes = list(ring.nodes) if store.remote else []  # those of a file's cluster have their data here
+    answers, _ = ring_known.ask_all(nodes, bus.load_key(settings))
+    for node, answer in sorted(answers.items()):
+        raise RingStoreError(
+            f"no ring in {store.url}, but {node} answers, by epoch {answer.ring.epoch} of cluster "
+            f"{answer.ring.cluster}: tools/ringctl restore puts the ring back; for a new cluster end its nodes first"
         )
 
 

@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from common import bus, protocol
-from common.errors import MinitrueError, RingError
+from common.errors import MinitrueError, RingError, RingStoreError
 from common.ring import Node
 from common.ringbuild import first_ring, with_delete
 from common.ringrules import fault_of
@@ -274,6 +274,15 @@ def test_an_etcd_that_was_put_back_gets_the_ring_that_nodes_go_by(children, plac
         assert answer(place, "restore", "--yes")["epoch"] == 3
     assert fault_of(store.load(), force) is None
     assert [row["epoch"] for row in answer(place, "history")["rings"]] == [1, 3]
+
+
+def test_in_an_etcd_that_was_emptied_init_makes_no_cluster_while_a_node_answers(children, place, first):
+    etcd = Etcd(children, place)
+    (place / "minitrue.toml").write_text(f'[cluster]\nring_store = "{etcd.url}"\n')
+    with answering(first, "ing1"), pytest.raises(RingStoreError, match=r"but ing1 answers, by epoch 1 of cluster c1: "):
+        run(place, "init", "--if-missing")
+    assert etcd.store().load() is None
+    assert answer(place, "init", "--if-missing")["created"]
 
 
 # Without the ring store
