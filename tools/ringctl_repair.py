@@ -4,7 +4,7 @@ Owns what they ask and print; nodes do the work. Changes no ring and no mark.
 """
 
 import time
-from collections.abc import Callable, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from typing import Any, Final
 
 import click
@@ -107,7 +107,8 @@ def wait(
     ask: Asker, ring: Ring, jobs: dict[str, JobState], failed: dict[str, str], output: Output
 ) -> dict[str, JobState]:
     """The jobs when they have ended. Those that tell nothing any more are added to `failed`, with the reason."""
-    heard_s, said = dict.fromkeys(jobs, clock.monotonic_s()), clock.monotonic_s()
+    begun_s = said = clock.monotonic_s()
+    heard_s = dict.fromkeys(jobs, begun_s)
     while left := [node for node, job in jobs.items() if job.state not in ENDED and node not in failed]:
         time.sleep(POLL_S)
         for node in left:
@@ -124,8 +125,20 @@ def wait(
                 jobs[node] = state
         if clock.monotonic_s() - said > 5.0:
             said = clock.monotonic_s()
-            output.say("; ".join(f"{node} {job.done}/{job.partitions}" for node, job in jobs.items()))
+            output.say(escape(progress_text(jobs, said - begun_s)))
     return jobs
+
+
+def progress_text(jobs: Mapping[str, JobState], seconds: float) -> str:
+    """How far repairs are that have taken so many seconds, in a line. Nodes work at the same time: the last one counts
+    for what is left, which is not known before each has some.
+    """
+    points, size = sum(job.points for job in jobs.values()), sum(job.bytes for job in jobs.values())
+    got = f"{points:,} points got, {size_text(size)}, {size_text(size / seconds)}/s"
+    left = [seconds * (job.partitions - job.done) / job.done for job in jobs.values() if job.done]
+    rest = f", about {duration_text(max(left))} left" if len(left) == len(jobs) else ""
+    waits = [f"{node}: {job.error}" for node, job in jobs.items() if job.error and job.state not in ENDED]
+    return "; ".join([*(f"{node} {job.done}/{job.partitions}" for node, job in jobs.items()), got + rest, *waits])
 
 
 @click.option("--every", type=click.FloatRange(min=0.1), default=1.0, show_default=True, help="Seconds between looks.")

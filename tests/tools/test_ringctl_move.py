@@ -464,6 +464,16 @@ def test_a_repair_compares_those_partitions_that_have_two_owners(world):
     assert sum(map(len, asked.values())) == 2 * world.ring.partitions
 
 
+def test_a_repair_says_how_far_it_is_how_fast_and_how_long_it_takes_yet():
+    def job(state, done, error=""):
+        return JobState(1, "repair", state, "ing9", 40, done, done, 0, 0, b"", 1500, 1, 51200, 10.0, error)
+
+    jobs = {"ing0": job("done", 40), "ing1": job("running", 10, "no connection")}
+    said = "ing0 40/40; ing1 10/40; 3,000 points got, 100.0 KiB, 10.0 KiB/s, about 30 s left; ing1: no connection"
+    assert ringctl_repair.progress_text(jobs, 10.0) == said
+    assert "left" not in ringctl_repair.progress_text(jobs | {"ing2": job("waiting", 0)}, 10.0)
+
+
 # Names of programs
 
 
