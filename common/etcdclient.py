@@ -118,7 +118,7 @@ class EtcdClient:
         """One member's answer. A connection that was kept and is broken, and a token that is gone, are renewed once."""
         client = self._connection(at)
         client.timeout = timeout_s
-        headers = self._authorized(timeout_s)
+        headers = self._authorized(at, timeout_s)
         try:
             return self._post(client, path, body, headers)
         except exceptions.ConnectionFailedError as error:
@@ -128,7 +128,7 @@ class EtcdClient:
             if not headers or not any(text in reason_of(error) for text in _TOKEN_GONE):
                 raise
             self._tokens.drop(headers["Authorization"])
-        return self._post(client, path, body, self._authorized(timeout_s))
+        return self._post(client, path, body, self._authorized(at, timeout_s))
 
     @staticmethod
     def _post(client: Etcd3Client, path: str, body: dict[str, Any], headers: dict[str, str]) -> dict[str, Any]:
@@ -139,12 +139,12 @@ class EtcdClient:
 
     def _headers(self, at: int) -> dict[str, str]:
         try:
-            return self._authorized(self.timeout_s)
+            return self._authorized(at, self.timeout_s)
         except _ERRORS as error:
             raise RingStoreError(f"etcd: {self._name(at)} {reason_of(error)}") from error
 
-    def _authorized(self, timeout_s: float) -> dict[str, str]:
-        return {} if self._user is None else {"Authorization": self._tokens.get(timeout_s)}
+    def _authorized(self, at: int, timeout_s: float) -> dict[str, str]:
+        return {} if self._user is None else {"Authorization": self._tokens.get(timeout_s, at)}
 
     def _authenticate(self, at: int, timeout_s: float) -> str:
         """A new token from a member. Raises Slow, _ERRORS."""

@@ -39,19 +39,23 @@ class Tokens:
         self._changed = threading.Condition()
         self._token = ""
         self._error: Exception | None = None
+        self._failures: dict[int, Exception] = {}  # by member, of the authentication under way
         self._is_asking = False
 
-    def get(self, within_s: float) -> str:
-        """The token. Raises TimeoutError where it takes longer to get one, else what `ask` raised last."""
+    def get(self, within_s: float, at: int = 0) -> str:
+        """The token. Raises what `ask` raised last; where it takes longer, what it did for member `at`, TimeoutError
+        where that has not said anything yet.
+        """
         with self._changed:
             if not self._token and not self._is_asking:
                 self._is_asking = True
+                self._failures.clear()
                 threading.Thread(target=self._run, name="etcd-token", daemon=True).start()
             self._changed.wait_for(lambda: self._token or not self._is_asking, within_s)
             if self._token:
                 return self._token
             if self._error is None or self._is_asking:
-                raise TimeoutError("has not let the user in yet: it is slow with passwords")
+                raise self._failures.get(at) or TimeoutError("has not let the user in yet: it is slow with passwords")
             raise self._error
 
     def drop(self, token: str) -> None:
@@ -79,6 +83,7 @@ class Tokens:
                     return self._ask((first + step) % self._members, patience_s)
                 except self._passed_over as error:
                     failures.append(error)
+                    self._failures[(first + step) % self._members] = error
             if patience_s >= PATIENCE_S or not any(isinstance(each, Slow) for each in failures):
                 raise failures[-1]
             patience_s = min(2 * patience_s, PATIENCE_S)

@@ -91,3 +91,20 @@ def test_a_token_is_dropped_once_however_many_have_been_refused_with_it():
     for _ in range(3):
         tokens.drop("one")
         assert tokens.get(30) == "two"
+
+
+def test_who_cannot_wait_is_told_what_is_known_of_the_member_it_asks(slow, monkeypatch):
+    monkeypatch.setattr(etcdtoken.random, "randrange", lambda _: 1)
+    slow.says = [ConnectionRefusedError("nobody"), "abc"]
+
+    def ask(at, within_s):
+        if at == 0:
+            slow.go_on.clear()
+        return slow(at, within_s)
+
+    slow.go_on.set()
+    tokens = Tokens(ask, 2, 0.5, (OSError,))
+    with pytest.raises(TimeoutError, match="slow with passwords"):
+        tokens.get(0.2, 0)
+    with pytest.raises(ConnectionRefusedError, match="nobody"):
+        tokens.get(0.01, 1)
