@@ -185,7 +185,8 @@ class Converge:
     partitions: those that the tally has already are left out. count: of the ring. start_ns, end_ns: of what is
     compared, None is open. settled_ns: from the second pass on nothing behind it is looked at, None: all is.
     keys: only these series, which are of the partitions named; None: all. fetch_bytes: of one reply, about.
-    doubt_s: before stretches that differ are looked at again, 0: they are fetched at once.
+    doubt_s: before stretches that differ are looked at again, 0: they are fetched at once. recent_ns: from when on
+    most of what differs is expected, None: it may be of any time.
     """
 
     def __init__(
@@ -199,8 +200,10 @@ class Converge:
         keys: Sequence[bytes] | None = None,
         fetch_bytes: int = 4 << 20,
         doubt_s: float = 0.0,
+        recent_ns: int | None = None,
     ) -> None:
         self.tally = tally
+        self._recent_ns = recent_ns
         self._doubt_s = doubt_s
         self._partitions = [each for each in partitions if not tally.has(each)]
         self._count = count
@@ -244,15 +247,29 @@ class Converge:
         differ = theirs.differ(ours)
         sparse = differ & (ours.counts * SPARSE <= theirs.counts)
         yield from self._whole([partitions[at] for at in np.flatnonzero(sparse).tolist()])
-        yield from self._series([partitions[at] for at in np.flatnonzero(differ & ~sparse).tolist()])
+        others = [partitions[at] for at in np.flatnonzero(differ & ~sparse).tolist()]
+        late = yield from self._late(others)
+        yield from self._series([each for each in others if each not in late])
+        yield from self._series(sorted(late), self._recent_ns)
         same = {partitions[at] for at in np.flatnonzero(~differ & (theirs.counts == ours.counts)).tolist()}
         return same, {partitions[at] for at in np.flatnonzero(differ).tolist()}
 
-    def _digests(self, partitions: Sequence[int]) -> Steps[tuple[Digests, Digests]]:
-        """Of partitions, from the later of both cutoffs on."""
-        asked = protocol.bitmap(partitions, self._count)
+    def _late(self, partitions: Sequence[int]) -> Steps[set[int]]:
+        """Those of which the peer has nothing else before recent_ns: all that differs is of later.
+
+        Behind a fence that is nearly all of them, and their series need not be compared from their beginning.
+        """
+        recent_ns, end_ns = self._recent_ns, self._end_ns
+        if not partitions or recent_ns is None or (end_ns is not None and recent_ns > end_ns):
+            return set()
+        theirs, ours = yield from self._digests(partitions, recent_ns - 1)
+        return {partitions[at] for at in np.flatnonzero(~theirs.differ(ours)).tolist()}
+
+    def _digests(self, partitions: Sequence[int], end_ns: int | None = None) -> Steps[tuple[Digests, Digests]]:
+        """Of partitions, from the later of both cutoffs on. end_ns: None is that of the pass."""
+        asked, end_ns = protocol.bitmap(partitions, self._count), self._end_ns if end_ns is None else end_ns
         while True:
-            body = protocol.DigestsRequest(self._delete_number, asked, self._start_ns, self._end_ns)
+            body = protocol.DigestsRequest(self._delete_number, asked, self._start_ns, end_ns)
             theirs, ours = yield Ask(protocol.DIGESTS, body)
             if theirs.partitions != asked or ours.partitions != asked:
                 covered = set(protocol.members(theirs.partitions)) & set(protocol.members(ours.partitions))
@@ -265,22 +282,24 @@ class Converge:
                 return Digests.of(theirs, len(partitions)), Digests.of(ours, len(partitions))
             self._start_ns = cutoff
 
-    def _series(self, partitions: Sequence[int]) -> Steps[None]:
+    def _series(self, partitions: Sequence[int], from_ns: int | None = None) -> Steps[None]:
         """Fetch the series of partitions that differ; where there are many, some before the next ones are looked for.
+        from_ns: they are the same before, None: from the beginning.
 
         Partitions are asked for together, in one order of series: behind a fence most of them differ by a few points,
         and a question for each would take longer than all else.
         """
         found: list[Found] = []
         after = b""
+        start_ns = max((each for each in (from_ns, self._start_ns) if each is not None), default=None)
         while partitions:
             body = protocol.SeriesDigestsRequest(
-                self._delete_number, partitions[0], after, SERIES, self._start_ns, self._end_ns,
+                self._delete_number, partitions[0], after, SERIES, start_ns, self._end_ns,
                 protocol.bitmap(partitions, self._count),
             )  # fmt: skip
             theirs, ours = yield Ask(protocol.SERIES_DIGESTS, body)
             differing, end = _page(Known.of(theirs), Known.of(ours))
-            found += [self._within(each) for each in differing]
+            found += [self._within(each, start_ns) for each in differing]
             if end is None:
                 break
             after = end
@@ -379,8 +398,9 @@ class Converge:
         self.tally.blocks += taken.blocks
         self._lacking.update(taken.partitions)
 
-    def _within(self, found: Found) -> Found:
-        start, end = self._bounds(found.range.start_ns, found.range.end_ns)
+    def _within(self, found: Found, start_ns: int | None) -> Found:
+        low = found.range.start_ns if start_ns is None else max(start_ns, found.range.start_ns)
+        start, end = self._bounds(low, found.range.end_ns)
         return found._replace(range=Range(found.range.key, start, end))
 
     def _bounds(self, low: int, high: int) -> tuple[int, int]:

@@ -57,6 +57,7 @@ RETRY_S: Final = 0.2  # before the second attempt, doubled up to
 RETRY_MAX_S: Final = 10.0
 FETCH_BYTES: Final = 8 << 20  # of one reply: what a few of them take in memory is little, and a segment is not tiny
 DOUBT_S: Final = 1.0  # in which a batch that reached one owner reaches the others, unless one of them gets a mark
+RECENT_S: Final = 60.0  # before a pull: what differs behind a fence came while its partitions were copied
 AT_ONCE: Final = {jobs.PULL: 8, jobs.REFILL: 1, jobs.REPAIR: 1, jobs.ROUND: 1}  # jobs of a kind in work
 ATTEMPTS: Final = {
     jobs.REPAIR: 8,
@@ -306,6 +307,7 @@ class Repair:
             keys=job.keys,
             fetch_bytes=self._fetch_bytes(job),
             doubt_s=0.0 if whole else min(DOUBT_S, self._settings.repair_settle_s),
+            recent_ns=clock.wall_ns() - int(RECENT_S * 1e9) if job.kind == jobs.PULL else None,
         ).run()
         logger.debug("leg begun", job=job.number, peer=leg.peer, partitions=len(leg.partitions))
         self._advance(run, None)

@@ -209,15 +209,15 @@ def make_small(set_: Callable[[Any, str, int], None]) -> None:
 
 
 @settings(max_examples=150)
-@given(ROWS, ROWS, ROWS, st.sampled_from([0.0, 1.0]))
+@given(ROWS, ROWS, ROWS, st.sampled_from([0.0, 1.0]), st.none() | st.integers(0, 60))
 def test_everything_of_the_peer_is_here_afterwards_and_the_tally_is_right(
-    both: Rows, theirs: Rows, ours: Rows, doubt_s: float
+    both: Rows, theirs: Rows, ours: Rows, doubt_s: float, recent_ns: int | None
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
         make_small(patch.setattr)
         there, here = Memory(joined(both, theirs)), Memory(joined(both, ours))
         before = dict(here.rows)
-        tally = converged(there, here, doubt_s=doubt_s)
+        tally = converged(there, here, doubt_s=doubt_s, recent_ns=recent_ns)
         assert here.rows == joined(there.rows, before)
         equal = {
             partition for partition in range(PARTITIONS) if _of(there.rows, partition) == _of(here.rows, partition)
@@ -232,9 +232,14 @@ def _of(rows: Rows, partition: int) -> Rows:
 
 
 @settings(max_examples=50)
-@given(ROWS, ROWS, st.lists(st.tuples(st.integers(0, 30), st.tuples(st.sampled_from(KEYS), TIMES)), max_size=10))
+@given(
+    ROWS,
+    ROWS,
+    st.lists(st.tuples(st.integers(0, 30), st.tuples(st.sampled_from(KEYS), TIMES)), max_size=10),
+    st.none() | st.integers(0, 60),
+)
 def test_all_that_the_peer_held_when_it_began_is_here_while_points_arrive(
-    theirs: Rows, ours: Rows, arriving: list[tuple[int, Place]]
+    theirs: Rows, ours: Rows, arriving: list[tuple[int, Place]], recent_ns: int | None
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
         make_small(patch.setattr)
@@ -244,7 +249,7 @@ def test_all_that_the_peer_held_when_it_began_is_here_while_points_arrive(
             there.join(((place, 1) for at, place in arriving if at == number))
 
         tally = Tally()
-        drive(Converge(range(PARTITIONS), PARTITIONS, 0, tally), there, here, arrive)
+        drive(Converge(range(PARTITIONS), PARTITIONS, 0, tally, recent_ns=recent_ns), there, here, arrive)
         assert here.rows == joined(here.rows, theirs)
         assert tally.done == PARTITIONS
 
@@ -307,6 +312,15 @@ def test_one_stretch_that_differs_moves_nothing_else() -> None:
     assert here.rows == there.rows
     assert tally.points == 10
     assert there.moved <= 2 * converge.LEAF_ROWS
+
+
+def test_of_what_differs_lately_nothing_older_is_fetched() -> None:
+    rows = {(key, time): 1 for key in KEYS for time in range(100)}
+    there, here = Memory(rows, fetch_rows=10**6), Memory({place: 1 for place in rows if place[1] != 97})
+    here.rows[KEYS[0], 200] = 1
+    tally = converged(there, here, recent_ns=90)
+    assert (tally.points, there.moved) == (len(KEYS), 10 * len(KEYS) + 10)  # the last: what this node has besides
+    assert here.rows == {**rows, (KEYS[0], 200): 1}
 
 
 def test_series_of_many_partitions_that_differ_are_looked_for_together() -> None:
