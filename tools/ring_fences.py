@@ -53,7 +53,7 @@ class Fences:
 
     def put(self, ring: Ring, moves: Iterable[Move | Step]) -> None:
         """Fence the sources: they take no points any more."""
-        self._ring = ring
+        self._ring, moves = ring, list(moves)
         wanted: defaultdict[str, set[int]] = defaultdict(set)
         for partition, source, _ in moves:
             wanted[str(source)].add(partition)
@@ -62,6 +62,19 @@ class Fences:
                 partitions = wanted[node]
                 self._incarnations[node] = reply.incarnation
                 self._hold(node, partitions, reply, asked_s)
+        self._keep_equal(moves)
+
+    def _keep_equal(self, moves: Iterable[Move | Step]) -> None:
+        """Let targets refuse, too, what their sources refuse now.
+
+        Nothing rests on it: no point of these partitions is acknowledged anyway. But a target that went on to take
+        them would have more than its source wherever points come, and comparing would have to look for what differs.
+        """
+        wanted: defaultdict[str, set[int]] = defaultdict(set)
+        for move in moves:
+            if move.target is not None and self.holds(move):
+                wanted[move.target].add(move.partition)
+        self._answers(wanted, reads=False)
 
     def renew(self) -> None:
         """Renew those of which a third of the time is over."""

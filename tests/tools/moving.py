@@ -206,7 +206,7 @@ class World:
         source = self._reached(node, ring)
         if source.ring.epoch != ring.epoch:
             raise NoAnswerError("stale-epoch")
-        fenced = owned(source.ring, node) & set(partitions)
+        fenced = written(source.ring, node) & set(partitions)
         source.fenced.update(dict.fromkeys(fenced, self.now + FENCE_S))
         source.closed |= fenced if reads else set()
         reply = FenceReply(

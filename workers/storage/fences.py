@@ -1,4 +1,4 @@
-"""Fences: partitions that this node still owns, and takes no points of, because they are about to move.
+"""Fences: partitions that this node still owns, or joins, and takes no points of, because they are about to move.
 
 Owns until when each holds. Belongs to the writer thread.
 
@@ -7,6 +7,9 @@ the partition, so what it holds can be compared with what the new owner holds. W
 is acknowledged when all that are to take it have it. So the old owner still has every acknowledged point, and answers,
 until the fence is *closed*: right before the move is made final, for then new points go to the new owner alone. From
 closing on it answers no question either.
+
+Who joins is fenced after the old owner, so that both stop at nearly the same points and have the same to compare. That
+proves nothing, and nothing is lost where it fails.
 
 A fence ends when the ring changes there. Should its driver die, it lapses: after its time, once the ring store was seen
 (after that time) to hold the ring in force. While that cannot be read it stays: the partition may have been given away.

@@ -133,7 +133,7 @@ class Ingest:
             raise RefusedError(
                 protocol.ERR_STALE_EPOCH, f"fence at epoch {request.epoch}, the ring here is at {view.ring.epoch}"
             )
-        wanted = partitions_of(request.partitions, view.ring.partitions) & view.owned
+        wanted = partitions_of(request.partitions, view.ring.partitions) & view.written
         self._fences.put(wanted, view.ring, request.reads)
         self.node.fence(self._fences.fenced, self._fences.closed)
         return protocol.FenceReply(view.ring.epoch, bitmap_of(wanted), self.fence_s, self.node.incarnation)

@@ -5,6 +5,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from common import clock, protocol
@@ -140,11 +141,17 @@ def test_a_fence_of_another_epoch_is_refused(pair: tuple[Alive, Alive]) -> None:
     assert not source.node.view.fenced.any()
 
 
-def test_a_fence_is_put_on_what_the_node_owns_alone(pair: tuple[Alive, Alive]) -> None:
-    _, target = pair
+def test_a_fence_is_put_on_what_a_node_owns_or_joins_alone(pair: tuple[Alive, Alive]) -> None:
+    source, target = pair
     partition, epoch = moving(pair)
-    assert members(fence(target, partition, epoch).partitions) == []
-    assert target.write(rows_of(A, [1]), epoch).rows == 1
+    target.ingest._fences.seconds = 60.0
+    other = int(np.flatnonzero(~target.node.view.written)[0])
+    assert members(fence(target, other, epoch).partitions) == []
+    assert members(fence(target, partition, epoch, reads=False).partitions) == [partition]
+    assert target.write(rows_of(A, [1]), epoch).error == protocol.ERR_MOVING
+    ring = source.cluster.save(lambda ring: finish(ring, [partition]))
+    assert target.count("a", ring.epoch).count == 0
+    assert target.write(rows_of(A, [1]), ring.epoch).rows == 1
 
 
 def test_a_fence_lapses_once_the_ring_store_is_seen_unchanged_and_not_before(
