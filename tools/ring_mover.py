@@ -58,7 +58,8 @@ WAVE_LEAST: Final = 16  # however many points they have: several disks and netwo
 WAIT_S: Final = 0.5  # between looks while nothing can be done
 ADOPT_S: Final = 0.02  # between looks while nodes take over a ring that was just saved
 ADOPTED_S: Final = 1.0  # they have done so by then: who has not is waited for, and named
-POLL_S: Final = (0.005, 0.1)  # between looks at jobs, ever longer: behind a fence all is nearly always there
+POLL_S: Final = 0.005, 0.1  # between looks at jobs, ever longer up to the second
+FENCED_S: Final = 0.02  # the second behind a fence, where nearly all is there and PUBACKs wait
 STALL_S: Final = 15.0  # a pull that has an error and brings nothing for so long is left to itself
 DARK_S: Final = 5.0  # a target that tells nothing of its pull for so long is left to itself
 DROPS: Final = 1024  # owners that go at once where nobody comes: a moment of refusing, nothing is copied
@@ -403,7 +404,7 @@ class Pulls:
     def run(self, ask: Asks, fences: Fences | None, fenced: set[int]) -> set[int]:
         """Begin them, wait for them: the partitions that are through. fenced: of which everything must be proven."""
         proven: set[int] = set()
-        pause_s, most_s = POLL_S
+        pause_s, most_s = POLL_S if fences is None else (POLL_S[0], FENCED_S)
         begun = ask.together([partial(self._begun, ask, *pair, each) for pair, each in self._groups.items()])
         pulls = [pull for pull in begun if pull is not None]
         while pulls:

@@ -57,7 +57,7 @@ RETRY_S: Final = 0.2  # before the second attempt, doubled up to
 RETRY_MAX_S: Final = 10.0
 FETCH_BYTES: Final = 8 << 20  # of one reply: what a few of them take in memory is little, and a segment is not tiny
 DOUBT_S: Final = 1.0  # in which a batch that reached one owner reaches the others, unless one of them gets a mark
-RECENT_S: Final = 60.0  # before a pull: what differs behind a fence came while its partitions were copied
+RECENT_S: Final = 2.0  # before a pull: what differs behind a fence was on its way when that was put
 AT_ONCE: Final = {jobs.PULL: 8, jobs.REFILL: 1, jobs.REPAIR: 1, jobs.ROUND: 1}  # jobs of a kind in work
 ATTEMPTS: Final = {
     jobs.REPAIR: 8,
