@@ -16,7 +16,7 @@ from workers.bridge.batch import Batch
 AGAIN_S: Final = {protocol.ERR_STALE_EPOCH: 1.0, protocol.ERR_NOT_MINE: 1.0, protocol.ERR_MOVING: 1.0}
 # The same for one batch of those that wait for the fences of a node. These last a moment, PUBACKs wait for it, and a
 # node that is asked again shows that its ring has changed; all the others, asked too, would only keep it busy.
-FENCED_S: Final = 0.05
+FENCED_S: Final = 0.025
 
 
 class Misrouted(NamedTuple):
