@@ -79,11 +79,21 @@ class Fences:
     def renew(self) -> None:
         """Renew those of which a third of the time is over."""
         now = clock.monotonic_s()
-        self._again([node for node in self._open() if self._until_s[node] - now < self._seconds[node] * 2 / 3], False)
+        due = [node for node in self._open() if self._until_s[node] - now < self._seconds[node] * 2 / 3]
+        self._again({node: self._held[node] for node in due}, False)
 
-    def close(self) -> None:
-        """Let the sources refuse questions, too. One that does not answer, or has begun anew, holds nothing more."""
-        self._closed = self._again(self._open(), True)
+    def close(self, ring: Ring, moves: Iterable[Move | Step]) -> None:
+        """Let sources refuse questions, too, of moves that the ring after this one ends. Others are not held any more.
+
+        Of these alone: what is closed and then does not move, its source answers for only when that has lapsed. A
+        source that does not answer, or has begun anew, is not closed.
+        """
+        self._ring = ring
+        wanted: defaultdict[str, set[int]] = defaultdict(set)
+        for move in moves:
+            if self.holds(move):
+                wanted[str(move.source)].add(move.partition)
+        self._closed = self._again(wanted, True)
 
     def holds(self, move: Move | Step) -> bool:
         """Whether the source of a move is fenced, and will be for a while."""
@@ -98,12 +108,12 @@ class Fences:
     def _open(self) -> list[str]:
         return [node for node, partitions in self._held.items() if partitions]
 
-    def _again(self, nodes: Sequence[str], reads: bool) -> set[str]:
-        """Renew fences: where that was done."""
-        answers = self._answers({node: self._held[node] for node in nodes}, reads)
-        return {node for node, answer in answers.items() if self._renewed(node, *answer)}
+    def _again(self, wanted: Mapping[str, set[int]], reads: bool) -> set[str]:
+        """Renew fences, and hold these alone where they are: at which nodes that was done."""
+        answers = self._answers(wanted, reads)
+        return {node for node, answer in answers.items() if self._renewed(node, wanted[node], *answer)}
 
-    def _renewed(self, node: str, reply: FenceReply | None, asked_s: float) -> bool:
+    def _renewed(self, node: str, partitions: set[int], reply: FenceReply | None, asked_s: float) -> bool:
         """Whether an answer renews a fence. One that was over before that came holds no more."""
         if reply is None:
             return False
@@ -111,7 +121,7 @@ class Fences:
             logger.info("fence is over", node=node, restarted=reply.incarnation != self._incarnations[node])
             self._held[node] = set()
             return False
-        self._hold(node, self._held[node], reply, asked_s)
+        self._hold(node, partitions, reply, asked_s)
         return True
 
     def _hold(self, node: str, partitions: set[int], reply: FenceReply, asked_s: float) -> None:

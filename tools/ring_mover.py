@@ -11,7 +11,7 @@ One wave of partitions, each save being one epoch:
     pull     each target gets the partition from a current owner, from the one that leaves if it is current
     fence    the ones that leave refuse points of it
     pull     once more, behind the fence: little, and then nothing is left that the target has not
-    close    the ones that leave refuse questions of it, too, and are the same processes as before
+    close    the ones that leave refuse questions of what is about to be saved, and are the same processes as before
     finish   the targets are owners, unless a mark names them, and the ones that left are not
 
 What holds where this is cut short, and where others interfere:
@@ -257,8 +257,9 @@ class Mover:
         for _ in range(SAVES):
             ring = self._loaded()
             marks = self._store.marks()
-            fences.close()
-            chosen = [each for each in moves if self._may_end(outlook, ring, each, marks, fences)]
+            ready = [each for each in moves if self._may_end(outlook, ring, each, marks, fences)]
+            fences.close(ring, ready)
+            chosen = [each for each in ready if self._is_left(outlook, each, fences)]
             if not chosen:
                 return False
             self._say(f"{len(chosen)} partitions change hands")
@@ -280,7 +281,12 @@ class Mover:
             return False
         if source is None:
             return True
-        return source in marked if outlook.is_lost(source) else fences.is_closed(move)
+        return source in marked if outlook.is_lost(source) else fences.holds(move)
+
+    @staticmethod
+    def _is_left(outlook: Outlook, move: Move | Step, fences: Fences) -> bool:
+        """Whether the source of a move answers no more, or there is none."""
+        return move.source is None or outlook.is_lost(move.source) or fences.is_closed(move)
 
     def _pulled(self, outlook: Outlook, moves: Sequence[Move], fences: Fences | None) -> set[int]:
         """Have targets pull: the partitions of which they have everything that their peer had when that began.
@@ -309,11 +315,11 @@ class Mover:
             return False
         fences = Fences(self._store, self._ask)
         fences.put(outlook.ring, [step for step in chosen.values() if not outlook.is_lost(str(step.source))])
-        fences.close()
         now = replace(outlook, marks=self._store.marks())
-        closed = [step for step in chosen.values() if now.is_lost(str(step.source)) or fences.is_closed(step)]
-        done, why = sorted_out(closed, now.hindrance)
+        ready, why = sorted_out(chosen.values(), now.hindrance)
         reasons += [each for each in why if each not in reasons]
+        fences.close(outlook.ring, ready)
+        done = [step for step in ready if self._is_left(now, step, fences)]
         self._say(f"{len(done)} partitions lose an owner")
         return bool(done) and self._save(dropped(outlook.ring, [step for step in done if isinstance(step, Step)]))
 

@@ -267,6 +267,57 @@ def test_a_source_that_starts_anew_behind_its_fence_leaves_only_when_it_was_fenc
     assert given_away[0] > again
 
 
+def test_sources_go_on_to_answer_when_their_target_is_lost_behind_the_fence():
+    world = World(ring_of(3, 1), 1)
+    commit(world, grown(world.ring))
+    fenced = []
+
+    def fence(ring, node, partitions, reads, ask=world.fence):
+        fenced.append(reads)
+        reply = ask(ring, node, partitions, reads)
+        world.lost.add("ing8")
+        world.nodes["ing8"].is_up = False
+        return reply
+
+    world.fence = fence
+    mover = Mover(world, world, pause=world.pause)
+    while not fenced:
+        mover.step()
+    assert not any(fenced) and not any(each.closed for each in world.nodes.values())
+    world.lost.clear()
+    world.fence = World.fence.__get__(world)
+    driven(world)
+    check_end(world)
+
+
+def test_a_delete_that_is_committed_right_before_owners_are_saved_costs_no_second_pull():
+    world = World(ring_of(3, 1), 1)
+    commit(world, grown(world.ring))
+    happened = []
+
+    def save(ring, expected_epoch, saves=world.save):
+        if len(ring.moves) < len(world.ring.moves) and "conflict" not in happened:
+            commit(world, with_delete(world.ring, Selector("sensor_1", "temperature"), 0, 1))
+            for each in world.nodes.values():
+                each.adopt(world.ring)
+            happened.append("conflict")
+        saves(ring, expected_epoch)
+        happened.append("saved")
+
+    def pull(*asked, pulls=world.pull):
+        happened.append("pull")
+        return pulls(*asked)
+
+    world.save, world.pull = save, pull
+    happened.append("")
+    mover = Mover(world, world, pause=world.pause)
+    while "conflict" not in happened:
+        mover.step()
+    assert happened[happened.index("conflict") + 1 :][:1] == ["saved"]
+    driven(world)
+    check_end(world)
+
+
 def test_an_owner_does_not_go_while_the_one_that_stays_has_just_lost_its_disk():
     world = World(ring_of(3, 2), 1)
     world.live()
@@ -285,6 +336,7 @@ def test_an_owner_does_not_go_while_the_one_that_stays_has_just_lost_its_disk():
         mover.step()
     partition, name = lost[0]
     assert len(world.ring.owners(partition)) == 2
+    assert not any(partition in each.closed for each in world.nodes.values()), "nobody else could answer"
     world.remove_mark(Mark(name, name))
     driven(world)
     check_end(world)
