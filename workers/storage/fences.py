@@ -13,6 +13,7 @@ proves nothing, and nothing is lost where it fails.
 
 A fence ends when the ring changes there. Should its driver die, it lapses: after its time, once the ring store was seen
 (after that time) to hold the ring in force. While that cannot be read it stays: the partition may have been given away.
+At a node that joins, time alone ends it: it gives nothing away, and who leaves refuses for as long as he has to.
 A fence that is closed is not opened again before that: another driver may be about to save.
 """
 
@@ -53,12 +54,14 @@ class Fences:
         """Whether the time of a fence is over: then the ring store is to be looked at."""
         return bool((self.fenced & (self._until_s <= clock.monotonic_s())).any())
 
-    def lapse(self, confirmed_s: float) -> bool:
+    def lapse(self, confirmed_s: float, joined: npt.NDArray[np.bool_]) -> bool:
         """Let go what has had its time; whether anything did.
 
-        confirmed_s: monotonic, when the ring store was last known to hold the ring in force.
+        confirmed_s: monotonic, when the ring store was last known to hold the ring in force. joined: of which this
+        node is no owner.
         """
-        over = self.fenced & (self._until_s <= min(confirmed_s, clock.monotonic_s()))
+        now_s = clock.monotonic_s()
+        over = self.fenced & (self._until_s <= np.where(joined, now_s, min(confirmed_s, now_s)))
         if not over.any():
             return False
         self.fenced, self.closed = self.fenced & ~over, self.closed & ~over

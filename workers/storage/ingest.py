@@ -264,7 +264,10 @@ class Ingest:
             return
         self._told_epoch = self.node.told_epoch
         self._adopt_newer(now=self._is_told_of_more() or self._fences.due())
-        if self.node.view.ring is self.ring_view.ring and self._fences.lapse(self.ring_view.confirmed_s):
+        view = self.node.view
+        if view.ring is self.ring_view.ring and self._fences.lapse(
+            self.ring_view.confirmed_s, view.written & ~view.owned
+        ):
             self.node.fence(self._fences.fenced, self._fences.closed)
         if now < self._next_tick_s:
             return

@@ -171,6 +171,22 @@ def test_a_fence_lapses_once_the_ring_store_is_seen_unchanged_and_not_before(
     assert source.write(rows_of(A, [1]), epoch).rows == 1 and source.count("a").count == 1
 
 
+def test_a_node_that_joins_takes_points_when_its_fence_is_over_though_it_cannot_read_the_ring_store(
+    pair: tuple[Alive, Alive],
+) -> None:
+    source, target = pair
+    partition, epoch = moving(pair)
+    path = source.cluster.rings.path
+    hidden = path.rename(path.with_name("hidden"))
+    path.mkdir()
+    fence(source, partition, epoch, reads=False)
+    fence(target, partition, epoch, reads=False)
+    wait_until(lambda: target.write(rows_of(A, [1]), epoch).rows == 1, what="the fence at the target to lapse")
+    assert target.node.trouble and source.write(rows_of(A, [1]), epoch).error == protocol.ERR_MOVING
+    path.rmdir()
+    hidden.rename(path)
+
+
 def test_a_fence_that_is_put_again_begins_anew(pair: tuple[Alive, Alive]) -> None:
     source, _ = pair
     partition, epoch = moving(pair)
