@@ -120,6 +120,7 @@ class Repair:
         self._poller = bus.Poller([self._wake])
         self._peers: Peers[Run] = Peers(sockets, node, self._poller)
         self._runs: dict[int, Run] = {}
+        self._free_s = 0.0  # when what all of them pulled is no more than their rates allow
         self._next_tick_s = 0.0
         self._next_refill_s = 0.0
         self._next_round_s = clock.monotonic_s() + self._interval_s()
@@ -339,7 +340,7 @@ class Repair:
         """When to carry a step out."""
         if isinstance(step, Pause):
             return clock.monotonic_s() + step.seconds
-        return run.free_s if isinstance(step, Fetch) else 0.0
+        return self._free_s if isinstance(step, Fetch) and run.job.rate_bytes else 0.0
 
     def _end_leg(self, run: Run, leg: Leg) -> None:
         run.steps = run.step = None
@@ -414,7 +415,7 @@ class Repair:
         taken = self._take(run) if run.fetched_bytes >= self._fetch_bytes(run.job) else Taken()
         self.counts["bytes"] += size
         if run.job.rate_bytes:
-            run.free_s = max(run.free_s, clock.monotonic_s()) + size / run.job.rate_bytes
+            self._free_s = max(self._free_s, clock.monotonic_s()) + size / run.job.rate_bytes
         return Fetched(reply, size, taken)
 
     def _take(self, run: Run) -> Taken:

@@ -27,7 +27,6 @@ class Run:
         self.ours: Any = None  # this node's own answer to an Ask in flight
         self.due_s = 0.0
         self.connect_by_s = 0.0
-        self.free_s = 0.0  # when what was pulled is no more than the rate allows
         self.attempts = 0
         self.progress = -1
         self.failures: Counter[str] = Counter()  # of legs, by peer

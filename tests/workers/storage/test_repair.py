@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from common import protocol, series
+from common import clock, protocol, series
 from common.ring import Ring
 from common.ringstore import FileStore, Mark
 from common.selector import Selector
@@ -300,6 +300,19 @@ def test_a_pull_is_throttled_and_can_be_given_up(make: Make) -> None:
     assert job.state == "running"
     target.ask(protocol.CANCEL_JOB, protocol.JobsRequest([number]))
     assert target.ended(number).state == "cancelled"
+
+
+def test_the_rate_bounds_all_pulls_of_a_node_together(make: Make) -> None:
+    ring = ring_of(2, 2)
+    source, target = make(ring, "n1"), make(ring, "n2")
+    chance = random.Random(3)
+    put(source, [(key(f"d{number}"), time, chance.random()) for number in range(24) for time in range(4000)])
+    source.store.seal()
+    began_s = clock.monotonic_s()
+    numbers = [target.pull("n1", range(begin, PARTITIONS, 2), rate=100_000) for begin in (0, 1)]
+    sizes = [target.ended(number).bytes for number in numbers]
+    assert min(sizes) > 100_000
+    assert clock.monotonic_s() - began_s >= (sum(sizes) - 2 * 130_000) / 100_000  # without the last reply of each
 
 
 def test_a_pull_takes_the_place_of_one_under_way(make: Make) -> None:
