@@ -134,7 +134,7 @@ def test_without_a_terminal_a_change_wants_yes_and_changes_nothing_before(world)
 
 
 def test_a_change_that_cannot_be_is_refused_with_the_reason(world):
-    with pytest.raises(RingError, match="3 nodes would be left for 4 owners"):
+    with pytest.raises(RingError, match="4 owners of each partition need as many nodes, there are 3: add one"):
         ringctl(world, "replication", "4", "--yes")
     with pytest.raises(RingError, match="no node 'ing7'"):
         ringctl(world, "remove", "ing7", "--yes")
