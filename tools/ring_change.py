@@ -79,7 +79,9 @@ def _check_enough(ring: Ring, replication: int, without: set[str]) -> None:
     left = [node for node in ring.active_nodes if node.id not in without]
     if len(left) < replication:
         if replication > ring.replication:
-            raise RingError(f"{replication} owners of each partition need as many nodes, there are {len(left)}: add one")
+            raise RingError(
+                f"{replication} owners of each partition need as many nodes, there are {len(left)}: add one"
+            )
         raise RingError(
             f"{len(left)} nodes would be left for {replication} owners of each partition: add one first, or lower the "
             "replication"
