@@ -3,6 +3,7 @@
 Owns the note's text, which is for people but for the process in it. Judges only processes that it can see: those of
 this machine since it was started, in the same namespace of processes. Names of hosts are no proof of that: machines
 bear the same name, and containers do.
+Thread: that of the caller.
 """
 
 import hashlib

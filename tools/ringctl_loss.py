@@ -7,6 +7,7 @@ what others have: from a current owner, who has every acknowledged point. Were i
 at once, and answers would pass for complete without points that its co-owner has. Of a node that is lost the mark goes
 only when its own data is given up, for it could come back, and would be read then. A bridge that lives after all loses
 nothing: it puts a mark again that it misses, and drains its spool.
+Thread: that of the caller.
 """
 
 from collections.abc import Callable, Collection, Mapping

@@ -7,7 +7,8 @@ thread, but for the tally, which any may read.
 Count and digest of a stretch are compared between the peer and this node: of partitions, then of the series of those
 that differ, then of quarters of the time of these, down to LEAF_ROWS points. What still differs is fetched; of that,
 the driver takes in what this node lacks, and says how much it was. A partition of which this node holds little is
-fetched as a whole. Then everything that lacked something is compared again.
+fetched as a whole; one that is the same up to recent_ns is looked at from there on alone. Then everything that
+lacked something is compared again.
 
 Why the end is proof. Rows are added while this goes on, and between deletes (all questions name one delete number)
 none is taken away. Each stretch of each partition is, at one moment after the pass began, either equal by digest here
