@@ -27,3 +27,40 @@ export function asSearch(text: string): string {
 export function tagsText(tags: Record<string, string>): string {
   return Object.keys(tags).sort().map((name) => `${name}=${tags[name] ?? ''}`).join(', ');
 }
+
+/**
+ * What a picker that takes patterns holds: a text that was typed stands as it is (`line1/*`, `~pump.*`), an id that was
+ * chosen and would be taken for a pattern has a `=` before it, and so has one that begins with `=`.
+ */
+export function pickedId(id: string): string {
+  return typeof literally(id) === 'string' && !id.startsWith('=') ? id : `=${id}`;
+}
+
+/** The same as the API takes it. */
+export function patternOf(picked: string): string | { exact: string } {
+  return picked.startsWith('=') ? { exact: picked.slice(1) } : picked;
+}
+
+/** The id or pattern to show. */
+export function pickedText(picked: string): string {
+  return picked.startsWith('=') ? picked.slice(1) : picked;
+}
+
+/** Tags as a list for the URL, each `name=value` with the name encoded, since names may hold `=`. */
+export function tagsToList(tags: Record<string, string>): string[] {
+  return Object.entries(tags).map(([name, value]) => `${encodeURIComponent(name)}=${value}`);
+}
+
+export function tagsFromList(list: string[]): Record<string, string> {
+  const tags: Record<string, string> = {};
+  for (const one of list) {
+    const cut = one.indexOf('=');
+    if (cut <= 0) continue;
+    try {
+      tags[decodeURIComponent(one.slice(0, cut))] = one.slice(cut + 1);
+    } catch {
+      continue; // a URL that somebody cut: this tag is not one
+    }
+  }
+  return tags;
+}
