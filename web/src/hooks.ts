@@ -1,6 +1,7 @@
 /** What screens share: asking once and again and again, sizes, the theme, and colours for canvases. */
 import { useCallback, useEffect, useLayoutEffect, useRef, useState, type RefObject } from 'react';
-import { asApiError, isAborted, isPassing, type ApiError } from './api/client';
+import { asApiError, connection, isAborted, isPassing, type ApiError } from './api/client';
+import { token } from './api/session';
 import { makeStore, useStore } from './store';
 
 export interface Asked<T> {
@@ -16,12 +17,15 @@ export interface Asked<T> {
 }
 
 const LONGEST_WAIT_MS = 60_000;
+/** A server that was away is looked for so often. */
+const AWAY_WAIT_MS = 10_000;
 const FIRST_WAIT_MS = 1_000;
 
 /** Until the next try after so many failures in a row; never sooner than the server wants. */
 export function retryMs(failures: number, everyMs: number | null, error: ApiError): number {
-  const base = Math.max(FIRST_WAIT_MS, Math.min(everyMs ?? FIRST_WAIT_MS, LONGEST_WAIT_MS));
-  const doubled = Math.min(LONGEST_WAIT_MS, base * 2 ** Math.max(0, failures - 1));
+  const longest = error.status === 0 ? AWAY_WAIT_MS : LONGEST_WAIT_MS;
+  const base = Math.max(FIRST_WAIT_MS, everyMs ?? FIRST_WAIT_MS);
+  const doubled = Math.min(Math.max(longest, everyMs ?? 0), base * 2 ** Math.max(0, failures - 1));
   return Math.max(doubled, Math.min(LONGEST_WAIT_MS, (error.retryAfterS ?? 0) * 1000));
 }
 
@@ -42,6 +46,7 @@ function runLoop<T>(fn: () => Fn<T>, everyMs: number | null, put: (change: Parti
   let timer: ReturnType<typeof setTimeout> | undefined;
   let inside: AbortController | undefined;
   let overdue = false;
+  let asking = false;
 
   const later = (ms: number | null): void => {
     if (stopped || ms === null) return;
@@ -57,16 +62,19 @@ function runLoop<T>(fn: () => Fn<T>, everyMs: number | null, put: (change: Parti
     inside?.abort();
     const mine = new AbortController();
     inside = mine;
+    asking = true;
     put({ loading: true });
     try {
       const value = await fn()(mine.signal);
       if (mine.signal.aborted) return;
+      asking = false;
       failures = 0;
       put({ value, at: Date.now(), error: undefined, loading: false, fresh: true });
       later(everyMs);
     } catch (thrown) {
       if (mine.signal.aborted || isAborted(thrown)) return;
       const error = asApiError(thrown);
+      asking = false;
       failures += 1;
       put({ error, loading: false, fresh: false });
       if (everyMs !== null || isPassing(error)) later(retryMs(failures, everyMs, error));
@@ -75,13 +83,18 @@ function runLoop<T>(fn: () => Fn<T>, everyMs: number | null, put: (change: Parti
   const seen = (): void => {
     if (!document.hidden && overdue) void turn();
   };
+  const back = (): void => {
+    if (connection.get().kind === 'up' && failures > 0 && !asking) void turn();
+  };
   document.addEventListener('visibilitychange', seen);
+  const unsubscribe = [connection.subscribe(back), token.subscribe(() => { if (!asking) void turn(); })];
   void turn();
   const stop = (): void => {
     stopped = true;
     clearTimeout(timer);
     inside?.abort();
     document.removeEventListener('visibilitychange', seen);
+    unsubscribe.forEach((one) => one());
   };
   return { stop, now: () => void turn() };
 }

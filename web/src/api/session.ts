@@ -24,6 +24,8 @@ interface Waiter {
   refuse(): void;
 }
 let waiters: Waiter[] = [];
+/** The person closed the dialog: nobody asks again until they want it, for screens that poll would do so every few seconds. */
+let declined = false;
 
 export function setToken(value: string): void {
   try {
@@ -44,21 +46,31 @@ function release(what: (waiter: Waiter) => void): void {
 
 /** The dialog gives the token here; whether it is any good shows in the answers. */
 export function signIn(value: string): void {
+  declined = false;
   setToken(value);
   release((waiter) => waiter.go());
 }
 
 /** The person closed the dialog: who waited gets the 401 as an error. */
 export function giveUp(): void {
+  declined = true;
   release((waiter) => waiter.refuse());
 }
 
 export function signOut(): void {
+  declined = true;
   setToken('');
+}
+
+/** The person asks for the dialog. */
+export function openSignIn(): void {
+  declined = false;
+  signInWanted.set('Sign in with a token of this server.');
 }
 
 /** True once a token was given, false if the person would not. */
 export function signedIn(why: string, signal?: AbortSignal): Promise<boolean> {
+  if (declined) return Promise.resolve(false);
   return new Promise((resolve) => {
     const waiter: Waiter = { go: () => resolve(true), refuse: () => resolve(false) };
     waiters.push(waiter);

@@ -123,7 +123,7 @@ function List({ id, label, options, active, value, multiple, onPick, onEnd }: Li
           return (
             <div key={`${index}`} id={`${id}-${index}`} role="option" aria-selected={chosen} aria-posinset={index + 1}
               aria-setsize={options.length} className={`picker-option${index === active ? ' active' : ''}${chosen ? ' chosen' : ''}`}
-              style={{ top: index * ROW_PX }} onMouseDown={(event) => event.preventDefault()} onClick={() => onPick(option)}>
+              style={{ top: index * ROW_PX }} onClick={() => onPick(option)}>
               <Id text={option.id} /> <span className="picker-note">{option.note}</span>
             </div>
           );
@@ -214,7 +214,7 @@ export function Picker(props: PickerProps) {
         onChange={(event) => { setText(event.target.value); setOpen(true); setActive(-1); }}
         onFocus={() => setOpen(true)} onClick={() => setOpen(true)} onBlur={close} onKeyDown={onKey} />
       {open && (
-        <div className="picker-popup">
+        <div className="picker-popup" onMouseDown={(event) => event.preventDefault()}>
           <List key={text} id={`${id}-list`} label={`Found: ${kind}`} options={options} active={active} value={value} multiple={multiple}
             onPick={pick} onEnd={more} />
         </div>

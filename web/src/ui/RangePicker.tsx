@@ -1,12 +1,16 @@
 /** A range of time: quick ones, or exact times of the browser's zone with UTC below. */
 import { useEffect, useId, useState } from 'react';
-import { formatDuration, formatTime, fromLocalInput, localZone, QUICK_RANGES, rangeToMs, rangeToText, sameRange, toLocalInput, type Range } from '../time';
+import { formatDuration, formatTime, fromLocalInput, localZone, QUICK_RANGES, rangeToText, sameRange, toLocalInput, type Range } from '../time';
 
 export interface RangePickerProps {
   value: Range;
   onChange: (range: Range) => void;
   error?: string;
+  /** What is wrong with the times that stand in the fields, undefined when they are right; value is the last right one. */
+  onProblem?: (problem: string | undefined) => void;
 }
+
+type FixedRange = Extract<Range, { kind: 'fixed' }>;
 
 interface TimeFieldProps {
   label: string;
@@ -34,19 +38,18 @@ function problem(start: number | undefined, end: number | undefined): string | u
   return start > end ? 'From is later than To' : undefined;
 }
 
-function Exact({ value, onChange }: { value: Range; onChange: (range: Range) => void }) {
-  const { startMs, endMs } = rangeToMs(value);
-  const now = Math.floor(Date.now() / 1000) * 1000;
-  const [from, setFrom] = useState(() => toLocalInput(Math.floor((startMs ?? now - 86_400_000) / 1000) * 1000));
-  const [to, setTo] = useState(() => toLocalInput(Math.floor((endMs ?? now) / 1000) * 1000));
+function Exact({ value, onChange, onProblem }: RangePickerProps & { value: FixedRange }) {
+  const [from, setFrom] = useState(() => toLocalInput(value.startMs));
+  const [to, setTo] = useState(() => toLocalInput(value.endMs));
   useEffect(() => {
-    if (value.kind !== 'fixed') return;
     // what was typed stays as it was typed while it means the same
     if (fromLocalInput(from) !== Math.floor(value.startMs)) setFrom(toLocalInput(value.startMs));
     if (fromLocalInput(to) !== Math.floor(value.endMs)) setTo(toLocalInput(value.endMs));
   }, [rangeToText(value)]);
   const [start, end] = [fromLocalInput(from), fromLocalInput(to)];
   const wrong = problem(start, end);
+  useEffect(() => onProblem?.(wrong), [wrong]);
+  useEffect(() => () => onProblem?.(undefined), []);
   const put = (newFrom: string, newTo: string): void => {
     setFrom(newFrom);
     setTo(newTo);
@@ -62,27 +65,26 @@ function Exact({ value, onChange }: { value: Range; onChange: (range: Range) => 
   );
 }
 
-export function RangePicker({ value, onChange, error }: RangePickerProps) {
-  const [exact, setExact] = useState(value.kind === 'fixed');
+export function RangePicker({ value, onChange, error, onProblem }: RangePickerProps) {
+  const exact = value.kind === 'fixed';
   const other = value.kind === 'last' && !QUICK_RANGES.some(({ range }) => sameRange(range, value));
-  const quick = (range: Range): void => {
-    setExact(false);
-    onChange(range);
+  /** The range as it is now, in exact times; of an open one the last day. */
+  const fix = (): void => {
+    if (value.kind === 'fixed') return;
+    const now = Math.floor(Date.now() / 1000) * 1000;
+    onChange({ kind: 'fixed', startMs: now - (value.kind === 'last' ? value.seconds * 1000 : 86_400_000), endMs: now });
   };
-  useEffect(() => {
-    if (value.kind === 'fixed') setExact(true);
-  }, [value.kind]);
   return (
     <fieldset className="range-picker">
       <legend>Time</legend>
       <div className="segments">
         {QUICK_RANGES.map(({ label, range }) => (
-          <button key={label} type="button" className="segment" aria-pressed={!exact && sameRange(range, value)} onClick={() => quick(range)}>{label}</button>
+          <button key={label} type="button" className="segment" aria-pressed={sameRange(range, value)} onClick={() => onChange(range)}>{label}</button>
         ))}
-        {other && value.kind === 'last' && <button type="button" className="segment" aria-pressed={!exact}>{formatDuration(value.seconds)}</button>}
-        <button type="button" className="segment" aria-pressed={exact} aria-expanded={exact} onClick={() => setExact(!exact)}>Exact …</button>
+        {other && value.kind === 'last' && <button type="button" className="segment" aria-pressed>{formatDuration(value.seconds)}</button>}
+        <button type="button" className="segment" aria-pressed={exact} aria-expanded={exact} onClick={fix}>Exact …</button>
       </div>
-      {exact && <Exact value={value} onChange={onChange} />}
+      {value.kind === 'fixed' && <Exact value={value} onChange={onChange} onProblem={onProblem} />}
       <p className="field-error" role="alert">{error}</p>
     </fieldset>
   );
