@@ -94,7 +94,6 @@ export default function Cluster() {
   const isTold = status.error !== undefined;
   return (
     <div className="cluster">
-      <h1>Cluster</h1>
       <Notice of={status} />
       {ring.value && status.value && (
         <Tiles ring={ring.value} status={status.value} rows={rows} gaps={gaps} bridges={seen.bridges} />
