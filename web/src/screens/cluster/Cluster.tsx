@@ -98,36 +98,34 @@ export default function Cluster() {
       {ring.value && status.value && (
         <Tiles ring={ring.value} status={status.value} rows={rows} gaps={gaps} bridges={seen.bridges} />
       )}
-      <div className="cluster-columns">
-        <Section title="Ring" of={ring} isTold={isTold} className="cluster-ring">
-          {(told) => (
-            <>
-              <p role="status" className={gaps.none ? 'ring-bad' : gaps.reduced ? 'ring-warn' : ''}>
-                {gapsText(gaps, told.replication)}
-              </p>
-              <div className="cluster-ring-body">
-                <RingPicture ring={told} gaps={gaps} changed={changed} chosen={chosen} />
-                <RingTable ring={told} gaps={gaps} chosen={chosen} onChoose={setChosen} />
-              </div>
-            </>
-          )}
-        </Section>
-        <Section title="Nodes" of={status} isTold={isTold}>
-          {() => <NodesTable rows={rows} tracks={seen.nodes} />}
-        </Section>
-        <Section title="Bridges" of={status} isTold={isTold}>
-          {(told) => <BridgesTable rows={bridgeRows(told)} tracks={seen.bridges} />}
-        </Section>
-        <Section title="Moves and repairs" of={moves} isTold={isTold}>
-          {(told) => <MovesPanel told={told} change={change} />}
-        </Section>
-        <Section title="Dead letters" of={dead} isTold={isTold}>
-          {(told) => <DeadLettersPanel told={told} />}
-        </Section>
-        <Section title="History" of={history} isTold={isTold}>
-          {(told) => <HistoryPanel told={told} />}
-        </Section>
-      </div>
+      <Section title="Ring" of={ring} isTold={isTold} className="cluster-ring">
+        {(told) => (
+          <>
+            <p role="status" className={gaps.none ? 'ring-bad' : gaps.reduced ? 'ring-warn' : ''}>
+              {gapsText(gaps, told.replication)}
+            </p>
+            <div className="cluster-ring-body">
+              <RingPicture ring={told} gaps={gaps} changed={changed} chosen={chosen} />
+              <RingTable ring={told} gaps={gaps} chosen={chosen} onChoose={setChosen} />
+            </div>
+          </>
+        )}
+      </Section>
+      <Section title="Nodes" of={status} isTold={isTold}>
+        {() => <NodesTable rows={rows} tracks={seen.nodes} />}
+      </Section>
+      <Section title="Bridges" of={status} isTold={isTold}>
+        {(told) => <BridgesTable rows={bridgeRows(told)} tracks={seen.bridges} />}
+      </Section>
+      <Section title="Moves and repairs" of={moves} isTold={isTold}>
+        {(told) => <MovesPanel told={told} change={change} />}
+      </Section>
+      <Section title="Dead letters" of={dead} isTold={isTold}>
+        {(told) => <DeadLettersPanel told={told} />}
+      </Section>
+      <Section title="History" of={history} isTold={isTold}>
+        {(told) => <HistoryPanel told={told} />}
+      </Section>
     </div>
   );
 }

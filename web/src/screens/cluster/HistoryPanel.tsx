@@ -1,8 +1,7 @@
 /** The last rings and what each changed. */
 import { visible } from '../../text';
 import { formatTime } from '../../time';
-import { Empty, Table } from '../../ui';
-import type { Column } from '../../ui/Table';
+import { Empty, Table, type Column } from '../../ui';
 import type { HistoryAnswer, HistoryRow } from './answers';
 
 const COLUMNS: Column<HistoryRow>[] = [

@@ -2,8 +2,7 @@
 import { formatBytes, formatCount } from '../../format';
 import { visible } from '../../text';
 import { formatDuration } from '../../time';
-import { Badge, Id, Table } from '../../ui';
-import type { Column } from '../../ui/Table';
+import { Badge, Id, Table, type Column } from '../../ui';
 import type { Job, MovesAnswer, WayTold } from './answers';
 import { progressOf, type Change } from './progress';
 

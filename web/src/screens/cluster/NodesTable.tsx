@@ -4,8 +4,7 @@ import { formatBytes, formatCount, formatNumber, formatRate } from '../../format
 import { useNow } from '../../hooks';
 import { visible } from '../../text';
 import { formatAgo, formatDuration, formatTime } from '../../time';
-import { Badge, Id, Spark, Table } from '../../ui';
-import type { Column } from '../../ui/Table';
+import { Badge, Id, Spark, Table, type Column } from '../../ui';
 import { NodeDot } from './NodeDot';
 import type { BridgeRow, NodeRow, Tone } from './nodes';
 import { newest, type Track } from './rates';
@@ -115,5 +114,5 @@ export function BridgesTable({ rows, tracks }: { rows: BridgeRow[]; tracks: Trac
     figure('spools', 'Spools', (row) => formatBytes(row.spoolBytes)),
     figure('dead', 'Dead letters', (row) => formatBytes(row.deadBytes)),
   ];
-  return <Table caption="Bridges" columns={columns} rows={rows} rowKey={(row) => row.id} rowClass={classOf} />;
+  return <Table caption="Bridges heard by the nodes" columns={columns} rows={rows} rowKey={(row) => row.id} rowClass={classOf} />;
 }

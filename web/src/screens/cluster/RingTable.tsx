@@ -1,7 +1,6 @@
 /** The ring in numbers: the legend of the picture, and all of it for those who do not see that. */
 import { formatCount } from '../../format';
-import { Id, Table } from '../../ui';
-import type { Column } from '../../ui/Table';
+import { Id, Table, type Column } from '../../ui';
 import type { RingInfo, RingNode } from './answers';
 import type { Gaps } from './replication';
 import { NodeDot } from './NodeDot';

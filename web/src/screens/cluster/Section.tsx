@@ -15,7 +15,7 @@ interface Props<T> {
 export function Section<T>({ title, of, isTold, className = '', children }: Props<T>) {
   const id = useId();
   return (
-    <section className={`cluster-part ${className}`.trim()} aria-labelledby={id}>
+    <section className={`panel ${className}`.trim()} aria-labelledby={id}>
       <h2 id={id}>{title}</h2>
       <Notice of={of} isTold={isTold} />
       {of.value !== undefined && children(of.value)}
