@@ -3,6 +3,7 @@ import { useState, type FormEvent } from 'react';
 import { ask, type ApiError } from '../../api/client';
 import { token } from '../../api/session';
 import type { QueryAnswer, QueryRequest } from '../../api/types';
+import { formatCount } from '../../format';
 import { useAsk } from '../../hooks';
 import { useStore } from '../../store';
 import { patternOf, tagsFromList, tagsToList } from '../../text';
@@ -162,7 +163,8 @@ export default function Query() {
   const { value, error, loading } = asked;
   const set: Patch = (patch) => setState(patch);
   const current = asking?.text === text;
-  const busy = loading && asking !== null;
+  const pending = loading || (error === undefined && value?.text !== asking?.text);
+  const busy = asking !== null && pending;
   const errorField = current ? fieldOf(error?.field) : undefined;
   const errorAt = (field: keyof QueryState) => (field === errorField ? error?.message : undefined);
   const partial = (): void => {
@@ -179,8 +181,9 @@ export default function Query() {
         {busy && <Loading what="Asking" />}
         {error !== undefined && errorField === undefined && <Failed error={error} retry={asked.refresh} onPartial={partial} />}
         {error !== undefined && errorField !== undefined && <p className="field-error">The server does not take this: see the field above.</p>}
+        <p className="visually-hidden" role="status">{shown === undefined || busy ? '' : `Answered, of ${formatCount(shown.answer.count)} points`}</p>
         {shown !== undefined && (
-          <div className={busy || !current ? 'before' : undefined} aria-live="polite">
+          <div className={busy || !current ? 'before' : undefined}>
             {!current && !busy && <p className="hint">The form has changed since. This is the answer to what was asked before.</p>}
             <Result answer={shown.answer} />
           </div>
