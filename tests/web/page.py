@@ -4,6 +4,7 @@
 """
 
 import contextlib
+import json
 import shutil
 import subprocess
 import sys
@@ -31,6 +32,10 @@ BROKEN: Final = {  # what the bridge refuses, by topic: one for each reason that
     "sensors/pump_2/flow": '{"value": "much"}',
     "sensors/pump_3/flow": '{"value": 1, "timestamp": "tomorrow"}',
 }
+# Ids that would do harm where they are taken for anything but text.
+HOSTILE: Final = (
+    "hostile <img src=x onerror=alert(1)>", "hostile \"'&<b>~!,=", "hostile \u202egnp.exe\u202c", "hostile " + "é" * 124,
+)  # fmt: skip
 
 
 @contextlib.contextmanager
@@ -68,9 +73,11 @@ def _publish(sandbox: Sandbox, *words: str) -> None:
 
 
 def _break(url: str) -> None:
-    """Publish messages that nobody can read."""
+    """Publish messages that nobody can read, and points of hostile ids."""
     place = urlsplit(url)
-    messages = [{"topic": topic, "payload": payload, "qos": 1} for topic, payload in BROKEN.items()]
+    points = [{"device_id": device, "metric_name": "value", "timestamp": time.time(), "value": 1.5} for device in HOSTILE]
+    payloads = [*BROKEN.items(), *(("sensors/any", json.dumps(point)) for point in points)]
+    messages = [{"topic": topic, "payload": payload, "qos": 1} for topic, payload in payloads]
     mqtt.multiple(messages, hostname=str(place.hostname), port=place.port or 1883)
 
 
