@@ -17,6 +17,8 @@ export function Dialog({ title, onClose, children }: DialogProps) {
     const dialog = ref.current;
     const before = document.activeElement;
     if (dialog !== null && !dialog.open) dialog.showModal();
+    // the browser would take the cross, which comes first
+    dialog?.querySelector<HTMLElement>('input, select, textarea, .actions button')?.focus();
     return () => {
       dialog?.close();
       if (before instanceof HTMLElement && before.isConnected) before.focus();

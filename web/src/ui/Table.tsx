@@ -35,7 +35,7 @@ export function Table<Row>({ caption, showCaption = false, columns, rows, rowKey
     );
   };
   return (
-    <div className="table-frame" role="region" aria-label={caption} tabIndex={0}>
+    <div className="table-frame" role="group" aria-label={caption} tabIndex={0}>
       <table>
         <caption className={showCaption ? undefined : 'visually-hidden'}>{caption}</caption>
         <thead><tr>{columns.map(({ key, title, align }) => <th key={key} scope="col" className={align}>{title}</th>)}</tr></thead>

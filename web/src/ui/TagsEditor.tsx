@@ -27,7 +27,7 @@ export function TagsEditor({ value, onChange, exact = false, onExact, error, sco
     setName([]);
   };
   return (
-    <fieldset className="tags-editor" aria-invalid={error !== undefined || undefined}>
+    <fieldset className="tags-editor">
       <legend>Tags</legend>
       <ul className="chips">
         {Object.entries(value).map(([one, wanted]) => (
