@@ -8,10 +8,10 @@ import { useAsk, type Asked } from '../../hooks';
 import { tagsText, visible } from '../../text';
 import { formatDuration, rangeToText, rangeToTimes, type Range } from '../../time';
 import { Badge, Button, CopyButton, CoverageNote, Empty, ErrorBox, Id, Loading, Stale, Table, type Column } from '../../ui';
-import { joinHash, writeState } from '../../url';
 import { Moment, Pager, sizeText, useTop, type MeThen } from './Data';
 import { DeleteDialog } from './DeleteDialog';
 import { mayDelete } from './deleting';
+import { exploreHref, liveHref } from './links';
 import { FIRST_PAGE, nextPage, previousPage } from './search';
 import { gapsBySeries, seriesKey, sum, type Gaps } from './stored';
 
@@ -58,7 +58,7 @@ export function DeviceDetail({ device, range, pointBytes, me, onBack }: DeviceDe
       <div className="data-device-head">
         <h2><Id text={device} /></h2>
         <CopyButton text={device} label="Copy id" />
-        <a href={joinHash('live', writeState('', {}, { find: device }))}>Watch live</a>
+        <a href={liveHref(device)}>Watch live</a>
         <Button small onClick={refresh} disabled={series.loading}>Look again</Button>
         <DeleteButton me={me} onDelete={() => setChosen({ metric: null, tags: null })} />
       </div>
@@ -70,6 +70,7 @@ export function DeviceDetail({ device, range, pointBytes, me, onBack }: DeviceDe
           <SeriesTable
             page={series.value}
             gaps={gaps}
+            range={range}
             pointBytes={pointBytes}
             onDelete={me.value !== undefined && mayDelete(me.value) ? setChosen : undefined}
           />
@@ -109,15 +110,16 @@ function DeleteButton({ me, onDelete }: { me: Asked<MeThen>; onDelete: () => voi
 interface SeriesTableProps {
   page: SeriesPage;
   gaps: Asked<RowsPage<GapRow>>;
+  range: Range;
   pointBytes: number | null;
   onDelete?: (chosen: Chosen) => void;
 }
 
-function SeriesTable({ page, gaps, pointBytes, onDelete }: SeriesTableProps) {
+function SeriesTable({ page, gaps, range, pointBytes, onDelete }: SeriesTableProps) {
   if (page.series.length === 0) return <Empty title="No series of this device is stored." />;
   const found = gaps.value === undefined ? undefined : gapsBySeries(gaps.value.rows);
   const columns: Column<SeriesRow>[] = [
-    { key: 'metric', title: 'Metric', cell: (row) => <Id text={row.metric_name} /> },
+    { key: 'metric', title: 'Metric', cell: (row) => <a href={exploreHref(row, range)}><Id text={row.metric_name} /></a> },
     { key: 'tags', title: 'Tags', cell: (row) => (Object.keys(row.tags).length === 0 ? '–' : <bdi>{visible(tagsText(row.tags))}</bdi>) },
     { key: 'points', title: 'Points', align: 'right', cell: (row) => formatCount(row.count) },
     { key: 'first', title: 'First', cell: (row) => <Moment ms={row.first_time} /> },

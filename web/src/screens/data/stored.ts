@@ -2,9 +2,11 @@
 
 import type { GapRow, Status, Tags } from '../../api/types';
 
+/** The text that names a series: the same for the same device, metric and tags. */
 export function seriesKey(of: { device_id: string; metric_name: string; tags: Tags }): string {
-  const tags = Object.keys(of.tags).sort();
-  return JSON.stringify([of.device_id, of.metric_name, tags.map((name) => [name, of.tags[name]])]);
+  const names = Object.keys(of.tags);
+  if (names.length === 0) return JSON.stringify([of.device_id, of.metric_name]);
+  return JSON.stringify([of.device_id, of.metric_name, names.sort().map((name) => [name, of.tags[name]])]);
 }
 
 export interface Gaps {

@@ -184,8 +184,9 @@ interface NarrowProps {
 
 function Narrow({ device, metric, setUrl }: NarrowProps) {
   const narrowed = device !== '' || metric !== '';
+  const [atFirst] = useState(narrowed); // from then on it is the person who opens and closes it
   return (
-    <details className="live-narrow" open={narrowed || undefined}>
+    <details className="live-narrow" open={atFirst}>
       <summary>Narrow the stream{narrowed ? ' (only some series are asked for)' : ''}</summary>
       <div className="live-filters">
         <Field label="Device" hint="Part of the id, a glob such as pump_*, or ~regex" error={faultOf(device)}>
@@ -205,13 +206,15 @@ function Notes({ course }: { course: Course }) {
   const shown = all ? course.notes : course.notes.slice(0, NOTES_SHOWN);
   return (
     <div className="live-notes">
-      <ul role="log" aria-label="What happened to the stream">
-        {shown.map((note, index) => (
-          <li key={`${note.atMs} ${index}`} className={`live-note ${note.tone}`}>
-            <time dateTime={new Date(note.atMs).toISOString()}>{formatTime(note.atMs).slice(11)}</time> {visible(note.text)}
-          </li>
-        ))}
-      </ul>
+      <div role="log" aria-label="What happened to the stream">
+        <ul>
+          {shown.map((note, index) => (
+            <li key={`${note.atMs} ${index}`} className={`live-note ${note.tone}`}>
+              <time dateTime={new Date(note.atMs).toISOString()}>{formatTime(note.atMs).slice(11)}</time> {visible(note.text)}
+            </li>
+          ))}
+        </ul>
+      </div>
       {course.notes.length > NOTES_SHOWN && (
         <Button small kind="quiet" onClick={() => setAll(!all)}>{all ? 'Fewer' : `All ${course.notes.length}`}</Button>
       )}

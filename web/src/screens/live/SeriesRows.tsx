@@ -6,7 +6,7 @@ import { useSize } from '../../hooks';
 import { visible } from '../../text';
 import { formatDuration, formatTime } from '../../time';
 import { Badge, Id, Spark } from '../../ui';
-import { joinHash, writeState } from '../../url';
+import { dataHref, exploreHref } from '../data/links';
 import { usualMs, type LiveStore, type Series } from './store';
 import { rowsInside } from './view';
 
@@ -86,12 +86,13 @@ function SeriesRow({ store, series, nowMs, index }: SeriesRowProps) {
   return (
     <tr className={silent ? 'silent' : undefined} aria-rowindex={index + 2}>
       <td className="live-device">
-        <a href={joinHash('data', writeState('', {}, { device: series.device }))} title={visible(series.device)}>
+        <a href={dataHref(series.device)} title={visible(series.device)}>
           <Id text={series.device} />
         </a>
       </td>
       <td className="live-metric" title={`${visible(series.metric)} ${tags}`}>
-        <Id text={series.metric} /> {tags !== '' && <bdi className="live-tags">{tags}</bdi>}
+        <a href={exploreHref({ device_id: series.device, metric_name: series.metric, tags: series.tagsOf })}><Id text={series.metric} /></a>{' '}
+        {tags !== '' && <bdi className="live-tags">{tags}</bdi>}
       </td>
       <td className="live-value" title={series.last === null ? undefined : String(series.last)}>{formatNumber(series.last)}</td>
       <td className="live-spark"><Line series={series} /></td>

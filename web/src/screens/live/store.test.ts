@@ -1,5 +1,6 @@
 import { describe, expect, it } from 'vitest';
-import { keyOf, LiveStore, patienceMs, pointsOf, RATE_SECONDS, SPARK_POINTS, usualMs, type Heard, type Series } from './store';
+import { seriesKey } from '../data/stored';
+import { LiveStore, patienceMs, pointsOf, RATE_SECONDS, SPARK_POINTS, usualMs, type Heard, type Series } from './store';
 
 const NOW = 1_700_000_000_000;
 
@@ -26,9 +27,11 @@ function talk(store: LiveStore, device: string, seconds: number): void {
 
 describe('series', () => {
   it('are told apart by tags, whatever characters ids have', () => {
-    expect(keyOf('a","b', 'c', {})).not.toBe(keyOf('a', 'b","c', {}));
-    expect(keyOf('a', 'b', { x: '1', y: '2' })).toBe(keyOf('a', 'b', { y: '2', x: '1' }));
-    expect(keyOf('a', 'b', { x: '1' })).not.toBe(keyOf('a', 'b', { x: '2' }));
+    const key = (device: string, metric: string, tags: Record<string, string>) =>
+      seriesKey({ device_id: device, metric_name: metric, tags });
+    expect(key('a","b', 'c', {})).not.toBe(key('a', 'b","c', {}));
+    expect(key('a', 'b', { x: '1', y: '2' })).toBe(key('a', 'b', { y: '2', x: '1' }));
+    expect(key('a', 'b', { x: '1' })).not.toBe(key('a', 'b', { x: '2' }));
   });
 
   it('keep the newest value; a late point is no last value', () => {

@@ -6,6 +6,7 @@
  */
 
 import { tagsText } from '../../text';
+import { seriesKey } from '../data/stored';
 
 export const MOST_SERIES = 20_000; // some 25 MB; points of more series are counted and not kept
 export const SPARK_POINTS = 60; // a sparkline is about as many pixels wide
@@ -39,7 +40,7 @@ export interface Series {
   readonly device: string;
   readonly metric: string;
   readonly tags: string; // "room=lab, side=left", for show and search
-  readonly tagsOf: Readonly<Record<string, string>>;
+  readonly tagsOf: Record<string, string>;
   readonly sortKey: string;
   last: number | null;
   lastMs: number; // time of the newest point, by the device's clock
@@ -57,13 +58,6 @@ export interface Summary {
   devices: number;
   silentSeries: number;
   silentDevices: number;
-}
-
-/** The text that names a series: the same for the same device, metric and tags. */
-export function keyOf(device: string, metric: string, tags: Record<string, string>): string {
-  const names = Object.keys(tags);
-  if (names.length === 0) return JSON.stringify([device, metric]);
-  return JSON.stringify([device, metric, names.sort().map((name) => [name, tags[name]])]);
 }
 
 /** A text under which s2 stands before s10. */
@@ -247,7 +241,7 @@ export class LiveStore {
   }
 
   private find(of: { device_id: string; metric_name: string; tags: Record<string, string> }): Series | null {
-    const key = keyOf(of.device_id, of.metric_name, of.tags);
+    const key = seriesKey(of);
     const known = this.byKey.get(key);
     if (known !== undefined) return known;
     if (this.byKey.size >= this.most) return null;
