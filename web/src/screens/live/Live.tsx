@@ -12,7 +12,7 @@ import { stateWords, type Course } from './course';
 import { Feed } from './feed';
 import './live.css';
 import { SeriesRows } from './SeriesRows';
-import type { LiveStore, Series } from './store';
+import type { LiveStore, Series, Summary } from './store';
 import { Arranger, oneOf, PerFrame, type Show, type Sort, type Wanted } from './view';
 
 const LEAST_MS = 100; // nobody reads faster, and a page on a wall should not heat the room
@@ -33,6 +33,7 @@ const SORT_OPTIONS = [
   { value: 'quiet', label: 'Longest silence first' },
   { value: 'value', label: 'Largest value first' },
 ];
+const SPOKEN = { connecting: 'Connecting', open: 'Live' };
 const DEFAULTS = { device: '', metric: '', find: '', show: 'all', sort: 'name' };
 
 /** The feed, and a render when it has changed or a second has passed. */
@@ -142,7 +143,7 @@ function StreamState({ feed }: { feed: Feed | null }) {
       <Badge tone={tone}>{feed.course.state.kind === 'open' ? 'live' : feed.course.state.kind}</Badge>{' '}
       <span>{feed.course.state.kind === 'open' ? nodes : visible(text)}</span>
       <span className="visually-hidden" role="status">
-        {feed.course.state.kind === 'lost' ? `Connection lost: ${feed.course.state.reason}` : feed.course.state.kind}
+        {feed.course.state.kind === 'lost' ? `Connection lost: ${visible(feed.course.state.reason)}` : SPOKEN[feed.course.state.kind]}
       </span>
     </p>
   );
@@ -160,8 +161,13 @@ function Rate({ feed }: { feed: Feed | null }) {
 }
 
 function Silent({ store, nowMs, onShow }: { store: LiveStore | undefined; nowMs: number; onShow: () => void }) {
+  const last = useRef<{ store: LiveStore; atMs: number; summary: Summary }>(null);
   if (store === undefined) return null;
-  const { devices, silentDevices, series, silentSeries } = store.summary(nowMs);
+  // each series is looked at for it: twice a second is enough
+  if (last.current?.store !== store || Math.abs(nowMs - last.current.atMs) >= ARRANGE_MS) {
+    last.current = { store, atMs: nowMs, summary: store.summary(nowMs) };
+  }
+  const { devices, silentDevices, series, silentSeries } = last.current.summary;
   return (
     <p className="live-silent">
       {formatCount(devices)} devices, {formatCount(series)} series{' '}

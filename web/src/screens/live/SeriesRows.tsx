@@ -7,7 +7,7 @@ import { visible } from '../../text';
 import { formatDuration, formatTime } from '../../time';
 import { Badge, Id, Spark } from '../../ui';
 import { dataHref, exploreHref } from '../data/links';
-import { usualMs, type LiveStore, type Series } from './store';
+import type { LiveStore, Series } from './store';
 import { rowsInside } from './view';
 
 const ROW_PX = 40; // as in live.css
@@ -80,7 +80,7 @@ interface SeriesRowProps {
 
 function SeriesRow({ store, series, nowMs, index }: SeriesRowProps) {
   const silent = store.isSilent(series, nowMs);
-  const usual = usualMs(series);
+  const usual = series.usualMs;
   const quiet = store.quietMs(series, nowMs) / 1000;
   const tags = series.tags === '' ? '' : visible(series.tags);
   return (

@@ -1,6 +1,6 @@
 import { describe, expect, it } from 'vitest';
 import { seriesKey } from '../data/stored';
-import { LiveStore, patienceMs, pointsOf, RATE_SECONDS, SPARK_POINTS, usualMs, type Heard, type Series } from './store';
+import { LiveStore, patienceMs, pointsOf, RATE_SECONDS, SPARK_POINTS, type Heard, type Series } from './store';
 
 const NOW = 1_700_000_000_000;
 
@@ -62,7 +62,7 @@ describe('series', () => {
     const store = opened();
     talk(store, 'd', 6);
     store.take([point('d', NOW + 100_000)], NOW + 100_000);
-    expect(usualMs(only(store))).toBe(1000);
+    expect(only(store).usualMs).toBe(1000);
     expect(patienceMs(only(store))).toBe(5000);
   });
 });
@@ -127,7 +127,7 @@ describe('interruptions', () => {
     store.listen(true, NOW + 60_000);
     store.take([point('d', NOW + 61_000, 7)], NOW + 61_000);
     expect(only(store).values).toEqual([0, 1, 2, 3, 4, NaN, 7]);
-    expect(usualMs(only(store))).toBe(1000);
+    expect(only(store).usualMs).toBe(1000);
   });
 
   it('are made good by what the server holds, unless something newer was heard', () => {

@@ -42,13 +42,14 @@ export interface Series {
   readonly tags: string; // "room=lab, side=left", for show and search
   readonly tagsOf: Record<string, string>;
   readonly sortKey: string;
+  readonly searchText: string; // lower case
   last: number | null;
   lastMs: number; // time of the newest point, by the device's clock
   heard: number; // when it was heard last, on the store's listening clock
   points: number; // that came over the stream
   changes: number; // of this record, whatever they were
   intervals: number[]; // milliseconds between the newest points
-  expectedMs: number | null; // as the server told it
+  usualMs: number | null; // between points as a rule: the median of `intervals`, before that as the server told it
   values: number[]; // newest last; NaN where the stream was interrupted
   deafBreaks: number; // interruptions of the stream that `values` knows of
 }
@@ -87,15 +88,9 @@ function median(values: readonly number[]): number {
   return sorted[(sorted.length - 1) >> 1] ?? 0;
 }
 
-/** Milliseconds between points as a rule; null while that is not known. */
-export function usualMs(series: Series): number | null {
-  if (series.intervals.length >= 2) return median(series.intervals);
-  return series.expectedMs;
-}
-
 /** Milliseconds without a point after which a series counts as silent. */
 export function patienceMs(series: Series): number {
-  const usual = usualMs(series);
+  const usual = series.usualMs;
   return usual === null ? SILENT_UNKNOWN_MS : Math.max(SILENT_LEAST_MS, SILENT_FACTOR * usual);
 }
 
@@ -178,7 +173,7 @@ export class LiveStore {
       const series = this.find(row);
       if (series === null) continue;
       series.changes += 1;
-      if (row.expected_interval_s !== null) series.expectedMs = row.expected_interval_s * 1000;
+      if (row.expected_interval_s !== null && series.intervals.length < 2) series.usualMs = row.expected_interval_s * 1000;
       if (row.last_time <= series.lastMs) continue;
       series.heard = Math.max(series.heard, listened - Math.max(0, serverMs - row.last_time));
       series.intervals.length = 0; // points between were not seen: the time between is no interval
@@ -253,13 +248,14 @@ export class LiveStore {
       tags,
       tagsOf: of.tags,
       sortKey: sortKeyOf(`${of.device_id}\u0000${of.metric_name}\u0000${tags}`),
+      searchText: `${of.device_id}\n${of.metric_name}\n${tags}`.toLowerCase(),
       last: null,
       lastMs: -Infinity,
       heard: -Infinity,
       points: 0,
       changes: 0,
       intervals: [],
-      expectedMs: null,
+      usualMs: null,
       values: [],
       deafBreaks: this.deafBreaks,
     };
@@ -280,6 +276,7 @@ export class LiveStore {
     if (series.lastMs !== -Infinity && !interrupted) {
       series.intervals.push(timeMs - series.lastMs);
       if (series.intervals.length > INTERVALS) series.intervals.shift();
+      if (series.intervals.length >= 2) series.usualMs = median(series.intervals);
     }
     if (interrupted && series.values.length > 0) series.values.push(NaN);
     series.deafBreaks = this.deafBreaks;

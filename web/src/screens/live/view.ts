@@ -18,9 +18,7 @@ export function oneOf<T extends string>(text: string, allowed: readonly [T, ...T
 
 /** Whether every word stands in the device, the metric or the tags, whatever their case. */
 export function isFound(series: Series, words: readonly string[]): boolean {
-  if (words.length === 0) return true;
-  const text = `${series.device}\n${series.metric}\n${series.tags}`.toLowerCase();
-  return words.every((word) => text.includes(word));
+  return words.every((word) => series.searchText.includes(word));
 }
 
 export function wordsOf(find: string): string[] {
