@@ -99,6 +99,22 @@ test('a delete is shown first, wants to be typed, and takes just that', async ({
   await expect(page.getByRole('table', { name: 'Deletes, the newest first' })).toContainText('gone_1');
 });
 
+test('hostile ids are text', async ({ page, request }) => {
+  const { rows } = await told(request, '/api/v1/devices?device_id=hostile*');
+  expect(rows.length).toBe(4);
+  await open(page, 'data?search=hostile');
+  const found = page.getByRole('table', { name: 'Devices' }).locator('tbody tr');
+  await expect(found).toHaveCount(rows.length);
+  await expect(page.getByText('<img src=x onerror=alert(1)>')).toBeVisible();
+  await expect(page.getByText('⟨U+202E⟩')).toBeVisible();
+  await expect(page.locator('main img')).toHaveCount(0);
+  for (let at = 0; at < rows.length; at += 1) {
+    await found.nth(at).getByRole('link').click();
+    await expect(page.getByRole('row').filter({ hasText: 'value' }).first()).toBeVisible();
+    await page.getByRole('button', { name: 'All devices' }).click();
+  }
+});
+
 test('a device whose id nobody can type is text, and can be deleted', async ({ page, request }) => {
   publish(lately(HOSTILE, 7));
   await isStored(request, HOSTILE, 7);
