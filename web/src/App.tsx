@@ -1,26 +1,43 @@
 /** The shell: navigation, theme, connection, sign-in, and one screen at a time, each loaded when it is first shown. */
 import { Component, lazy, Suspense, useEffect, type ComponentType, type ReactNode } from 'react';
-import { ask, connection } from './api/client';
+import { ApiError, ask, connection } from './api/client';
 import { openSignIn, signOut, token } from './api/session';
 import type { Me } from './api/types';
-import { useNow, usePolled, useTheme, type Asked, type ThemeChoice } from './hooks';
+import { usePolled, useTheme, type Asked, type ThemeChoice } from './hooks';
 import { SignIn } from './SignIn';
 import { useStore } from './store';
 import { visible } from './text';
-import { formatAgo } from './time';
+import { formatTime } from './time';
 import { Badge, Button, ErrorBox, Loading, Select } from './ui';
-import { ApiError } from './api/client';
 import { hrefOf, SCREENS, useScreen, type Screen } from './url';
 
 const TITLES: Record<Screen, string> = { query: 'Query', explore: 'Explore', live: 'Live', cluster: 'Cluster', data: 'Data' };
 
-const VIEWS: Record<Screen, ComponentType> = {
-  query: lazy(() => import('./screens/query/Query')),
-  explore: lazy(() => import('./screens/explore/Explore')),
-  live: lazy(() => import('./screens/live/Live')),
-  cluster: lazy(() => import('./screens/cluster/Cluster')),
-  data: lazy(() => import('./screens/data/Data')),
+type Loader = () => Promise<{ default: ComponentType }>;
+
+const LOADERS: Record<Screen, Loader> = {
+  query: () => import('./screens/query/Query'),
+  explore: () => import('./screens/explore/Explore'),
+  live: () => import('./screens/live/Live'),
+  cluster: () => import('./screens/cluster/Cluster'),
+  data: () => import('./screens/data/Data'),
 };
+
+const VIEWS: Record<Screen, ComponentType> = {
+  query: lazy(LOADERS.query),
+  explore: lazy(LOADERS.explore),
+  live: lazy(LOADERS.live),
+  cluster: lazy(LOADERS.cluster),
+  data: lazy(LOADERS.data),
+};
+
+/** The other screens' code is fetched once the first one stands, so that they open while the server is away, too. */
+const FETCH_REST_MS = 2000;
+
+function fetchRest(): void {
+  // one that fails is asked for again, and then said to have failed, when it is opened
+  for (const load of Object.values(LOADERS)) load().catch(() => undefined);
+}
 
 interface GuardState {
   failed?: Error;
@@ -37,8 +54,14 @@ class Guard extends Component<{ children: ReactNode }, GuardState> {
   override render() {
     const { failed } = this.state;
     if (failed === undefined) return this.props.children;
-    return <ErrorBox error={new ApiError(0, 'page', `This screen failed: ${failed.message}`)} retry={() => window.location.reload()} />;
+    return <Failed message={failed.message} />;
   }
+}
+
+/** Loading the page anew helps only where there is a server to load it from. */
+function Failed({ message }: { message: string }) {
+  const away = useStore(connection).kind === 'down';
+  return <ErrorBox error={new ApiError(0, 'page', `This screen failed: ${message}`)} retry={away ? undefined : () => window.location.reload()} />;
 }
 
 function Nav({ screen }: { screen: Screen }) {
@@ -76,11 +99,10 @@ function ConnectionState() {
 
 function Away() {
   const state = useStore(connection);
-  const now = useNow();
   if (state.kind !== 'down') return null;
   return (
     <div className="away" role="alert">
-      The server cannot be reached (since {formatAgo(state.sinceMs, now)}). What is shown stays; the page tries again by itself.
+      The server has not been reached since {formatTime(state.sinceMs)}. What is shown stays; the page tries again by itself.
     </div>
   );
 }
@@ -105,6 +127,10 @@ export function App() {
   useEffect(() => {
     document.title = `${TITLES[screen]} · minitrue`;
   }, [screen]);
+  useEffect(() => {
+    const timer = setTimeout(fetchRest, FETCH_REST_MS);
+    return () => clearTimeout(timer);
+  }, []);
   return (
     <>
       <a className="skip" href="#main" onClick={(event) => { event.preventDefault(); document.getElementById('main')?.focus(); }}>Skip to the content</a>

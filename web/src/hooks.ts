@@ -29,7 +29,7 @@ export function retryMs(failures: number, everyMs: number | null, error: ApiErro
   return Math.max(doubled, Math.min(LONGEST_WAIT_MS, (error.retryAfterS ?? 0) * 1000));
 }
 
-interface State<T> {
+export interface State<T> {
   value?: T;
   at?: number;
   error?: ApiError;
@@ -40,7 +40,7 @@ interface State<T> {
 type Fn<T> = (signal: AbortSignal) => Promise<T>;
 
 /** One loop for both hooks: everyMs null asks once, and again only after what may pass by itself. */
-function runLoop<T>(fn: () => Fn<T>, everyMs: number | null, put: (change: Partial<State<T>>) => void): { stop(): void; now(): void } {
+export function runLoop<T>(fn: () => Fn<T>, everyMs: number | null, put: (change: Partial<State<T>>) => void): { stop(): void; now(): void } {
   let stopped = false;
   let failures = 0;
   let timer: ReturnType<typeof setTimeout> | undefined;

@@ -95,10 +95,12 @@ interface ListProps {
   value: string[];
   multiple: boolean;
   onPick: (option: Option) => void;
+  /** Called near the end of the list, again with every other `results`. */
+  results: unknown;
   onEnd: () => void;
 }
 
-function List({ id, label, options, active, value, multiple, onPick, onEnd }: ListProps) {
+function List({ id, label, options, active, value, multiple, onPick, results, onEnd }: ListProps) {
   const ref = useRef<HTMLDivElement>(null);
   const [top, setTop] = useState(0);
   const first = Math.max(0, Math.floor(top / ROW_PX) - 3);
@@ -112,7 +114,7 @@ function List({ id, label, options, active, value, multiple, onPick, onEnd }: Li
   const atEnd = first + SEEN_ROWS + 20 > options.length;
   useEffect(() => {
     if (atEnd) onEnd();
-  }, [atEnd, options.length]);
+  }, [atEnd, results]);
   return (
     <div ref={ref} id={id} role="listbox" aria-label={label} aria-multiselectable={multiple || undefined} className="picker-list"
       tabIndex={-1} onScroll={(event) => setTop(event.currentTarget.scrollTop)}>
@@ -216,7 +218,7 @@ export function Picker(props: PickerProps) {
       {open && (
         <div className="picker-popup" onMouseDown={(event) => event.preventDefault()}>
           <List key={text} id={`${id}-list`} label={`Found: ${kind}`} options={options} active={active} value={value} multiple={multiple}
-            onPick={pick} onEnd={more} />
+            onPick={pick} results={results} onEnd={more} />
         </div>
       )}
       <p className="hint picker-status" id={`${id}-status`} role="status">{open ? statusOf(results, options.length, kind, text) : ''}</p>

@@ -113,7 +113,7 @@ function Curl({ request }: { request: QueryRequest }) {
   return (
     <section className="panel" aria-labelledby="curl-title">
       <div className="panel-head"><h2 id="curl-title">The same with curl</h2><CopyButton text={line} label="Copy curl" /></div>
-      <pre className="curl" tabIndex={0} aria-label="curl line"><code>{line}</code></pre>
+      <pre className="curl" role="group" tabIndex={0} aria-label="curl line"><code>{line}</code></pre>
     </section>
   );
 }
