@@ -8,6 +8,7 @@ import 'uplot/dist/uPlot.min.css';
 import './chart.css';
 import { useTokens } from '../hooks';
 import { align, type Aligned } from './align';
+import { drawBands } from './bands';
 import { actOf, KEYS_HELP } from './keys';
 import { Mover } from './mover';
 import { optionsFor, shapeOf } from './options';
@@ -135,7 +136,12 @@ function create(live: LiveRef, box: HTMLElement, tokens: ReturnType<typeof useTo
     mousedown: (plot, _target, zoom) => (event) => (pressed(live, plot, event, zoom), null),
     dblclick: () => () => (live.current.props.onBack(), null),
   };
-  options.hooks = { setSelect: [(plot) => selected(live, plot)], setCursor: [(plot) => markAt(live, plot)] };
+  const bands = (plot: uPlot): void => drawBands(plot, live.current.props.lines, live.current.aligned, props.band);
+  options.hooks = {
+    drawAxes: [bands],
+    setSelect: [(plot) => selected(live, plot)],
+    setCursor: [(plot) => markAt(live, plot)],
+  };
   const plot = new uPlot(options, dataOf(aligned), box);
   const mover = new Mover((window) => setWindow(plot, window), (window) => live.current.props.onPan(rounded(window)));
   live.current.plot = plot;

@@ -1,5 +1,6 @@
 import { describe, expect, it } from 'vitest';
 import { align, lonely } from './align';
+import { runs } from './bands';
 import { pointValues, type ChartLine, type Values } from './values';
 
 const PLAIN = { left: false, right: false };
@@ -73,5 +74,13 @@ describe('dots', () => {
     expect(align([line(pointValues([0, 10, 20], [1, 2, 3]))], true, PLAIN).dots).toEqual([[0, 1, 2]]);
     const times = Array.from({ length: 200 }, (_, at) => at);
     expect(align([line(pointValues([...times, 5000], [...times, 1]))], true, PLAIN).dots).toEqual([[201]]);
+  });
+});
+
+describe('a band', () => {
+  it('breaks at null alone, and is drawn only where it is seen', () => {
+    expect(runs([1, undefined, 2, null, null, 3, 4], 0, 7)).toEqual([[0, 2], [5, 6]]);
+    expect(runs([1, 2, 3, null, 5], 1, 3)).toEqual([[1, 2]]);
+    expect(runs([null, undefined], 0, 2)).toEqual([]);
   });
 });

@@ -1,4 +1,4 @@
-/** The options of uPlot for a chart of ours: scales, axes, series and bands, in the colours of the theme. */
+/** The options of uPlot for a chart of ours: scales, axes, series, in the colours of the theme. */
 import uPlot from 'uplot';
 import { formatNumber } from '../format';
 import type { Tokens } from '../hooks';
@@ -84,9 +84,9 @@ function axes({ lines, log, tokens }: Look): uPlot.Axis[] {
   return [time, yAxis('left', log.left, tokens), ...right];
 }
 
-/** The series of one line: max and min without a stroke where it has a band, then the line itself. */
+/** The series of one line: where it has a band max and min, which only stretch the scale, then the line itself. */
 function seriesOf(line: ChartLine, band: boolean, dots: () => number[]): uPlot.Series[] {
-  const edge: uPlot.Series = { scale: line.side, stroke: 'transparent', width: 0, points: { show: false } };
+  const edge: uPlot.Series = { scale: line.side, paths: () => null, points: { show: false } };
   const own: uPlot.Series = {
     scale: line.side,
     stroke: line.faint ? faded(line.colour, 0.65) : line.colour,
@@ -100,13 +100,7 @@ function seriesOf(line: ChartLine, band: boolean, dots: () => number[]): uPlot.S
 /** dots: the indices that get a dot, by line; asked at each drawing. */
 export function optionsFor(look: Look, width: number, height: number, dots: (line: number) => number[]): uPlot.Options {
   const { lines, band, log, utc } = look;
-  const series: uPlot.Series[] = [{}];
-  const bands: uPlot.Band[] = [];
-  lines.forEach((line, index) => {
-    const first = series.length;
-    if (hasBand(line, band)) bands.push({ series: [first, first + 1], fill: faded(line.colour, lines.length > 6 ? 0.1 : 0.18) });
-    series.push(...seriesOf(line, band, () => dots(index)));
-  });
+  const series = lines.flatMap((line, index) => seriesOf(line, band, () => dots(index)));
   return {
     width,
     height,
@@ -116,8 +110,7 @@ export function optionsFor(look: Look, width: number, height: number, dots: (lin
     legend: { show: false },
     scales: { x: { time: true, auto: false }, left: scale(log.left), right: scale(log.right) },
     axes: axes(look),
-    series,
-    bands,
+    series: [{}, ...series],
     cursor: { points: { show: false }, drag: { x: true, y: false, setScale: false, dist: 4 } },
   };
 }

@@ -98,8 +98,3 @@ const DASHES: readonly number[][] = [[], [7, 4], [2, 3], [9, 3, 2, 3]];
 export function looksOf(place: number, colours: number): { colour: number; dash: number[] } {
   return { colour: place % colours, dash: DASHES[Math.floor(place / colours) % DASHES.length]! };
 }
-
-/** State of the URL of Explore for these lines: for links from other screens, by openScreen('explore', ...). */
-export function exploreState(lines: Line[], range: string): { line: string[]; range: string } {
-  return { line: lines.map(lineToText), range };
-}
