@@ -33,8 +33,7 @@ export function moved(course: Course, state: StreamState, nowMs: number): Course
     const away = seconds(nowMs - course.lostSinceMs);
     return noted(back, { atMs: nowMs, tone: 'ok', text: `Connected again after ${away}. Points of that time are not in the small charts.` });
   }
-  if (state.kind === 'connecting') return next;
-  if (course.lostSinceMs !== null) return next;
+  if (state.kind !== 'lost' || course.lostSinceMs !== null) return next;
   const text = `${course.everOpen ? 'Connection lost' : 'Cannot connect'}: ${state.reason}`;
   return noted({ ...next, lostSinceMs: nowMs }, { atMs: nowMs, tone: 'bad', text });
 }
