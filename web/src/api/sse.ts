@@ -5,7 +5,7 @@
 import { ApiError, authHeaders, errorOf, reached, unreached, urlOf, type Params } from './client';
 import { signedIn } from './session';
 
-export type StreamState = { kind: 'connecting' | 'open' } | { kind: 'lost'; reason: string; retryAtMs: number };
+export type StreamState = { kind: 'connecting' } | { kind: 'open' } | { kind: 'lost'; reason: string; retryAtMs: number };
 
 export interface StreamHandlers {
   /** data is the event's JSON. */
