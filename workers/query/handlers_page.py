@@ -43,10 +43,10 @@ def index(context: Context, asked: Request, here: dict[str, str]) -> Response:
     if not wants_html(asked.header("Accept")):
         told = answer({"name": "minitrue", "worker": context.scatter.name, "routes": here})
         return told._replace(headers={"Vary": "Accept"})
-    if context.page.index is None:
+    if context.page.home is None:
         headers = {**HEADERS, "Cache-Control": "no-store", "Vary": "Accept"}
         return Response(NOT_BUILT, content_type="text/html; charset=utf-8", headers=headers)
-    return _served(context.page.index, asked, {"Cache-Control": "no-cache", "Vary": "Accept, Accept-Encoding"})
+    return _served(context.page.home, asked, {"Cache-Control": "no-cache", "Vary": "Accept, Accept-Encoding"})
 
 
 def asset(context: Context, asked: Request) -> Response:

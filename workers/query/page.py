@@ -60,9 +60,9 @@ class File(NamedTuple):
 
 
 class Page(NamedTuple):
-    """What is served. index: None where it is not built; assets: by name."""
+    """What is served. home: index.html, None where the page is not built; assets: by name."""
 
-    index: File | None
+    home: File | None
     assets: Mapping[str, File]
 
 
