@@ -84,7 +84,6 @@ function followPointer(live: Live, plot: uPlot, fromX: number, move: string, end
 function pressed(live: LiveRef, plot: uPlot, event: MouseEvent, zoom: (event: MouseEvent) => void): void {
   const pans = event.button === 1 || (event.button === 0 && event.shiftKey !== (live.current.props.drag === 'pan'));
   if (!pans) return zoom(event);
-  event.preventDefault();
   followPointer(live.current, plot, event.clientX, 'mousemove', ['mouseup']);
 }
 
@@ -151,6 +150,8 @@ function create(live: LiveRef, box: HTMLElement, tokens: ReturnType<typeof useTo
     if (event.pointerType === 'touch') followPointer(live.current, plot, event.clientX, 'pointermove', ['pointerup', 'pointercancel']);
   };
   plot.over.addEventListener('pointerdown', touched);
+  // uPlot's own listeners are passive: the middle button would scroll the page
+  plot.over.addEventListener('mousedown', (event) => event.button === 1 && event.preventDefault());
   plot.over.addEventListener('wheel', (event) => wheeled(live, plot, event), { passive: false });
   return () => {
     mover.stop();

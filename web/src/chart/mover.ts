@@ -1,11 +1,11 @@
 /**
- * Moves a chart under a hand: the drawing follows at each frame, whoever loads data hears of it a few times a second and
- * when the hand rests. While it is active the window of the chart is the mover's, not the one that was handed in.
+ * Moves a chart under a hand: the drawing follows at each frame, whoever loads data hears of it when the hand rests (an
+ * answer that comes meanwhile would cost frames). While it is active the window of the chart is the mover's, not the one that was handed in.
  */
 import type { Window } from './values';
 
-/** Browsers allow some three changes of the URL a second for long. */
-const TELL_EVERY_MS = 350;
+/** A hand that has not moved for so long rests. */
+const REST_MS = 150;
 
 export class Mover {
   private target: Window | undefined;
@@ -28,7 +28,8 @@ export class Mover {
         if (this.target !== undefined) this.draw(this.target);
       });
     }
-    this.timer ??= setTimeout(() => this.report(), TELL_EVERY_MS);
+    clearTimeout(this.timer);
+    this.timer = setTimeout(() => this.report(), REST_MS);
   }
 
   /** From now on it stays active until release(), whether it moves or not. */

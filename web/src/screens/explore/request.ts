@@ -1,5 +1,5 @@
 /** What is asked for the lines of a chart, and what the answers say of each line. Pure. */
-import type { Coverage, QueryAnswer, QueryRequest, Samples } from '../../api/types';
+import type { Coverage, QueryAnswer, QueryRequest, QueryRow, Samples } from '../../api/types';
 import { noValues, pointValues, type Values, type Window } from '../../chart/values';
 import { literally } from '../../text';
 import { toEdges, type Step } from './interval';
@@ -74,13 +74,22 @@ export function extentBody(group: Group): Record<string, unknown> {
 
 export type ByLine = Map<string, Values>;
 
-/** What POST /query answered, by line. */
+/** Of one answer's rows with the same metric and tags: groupsOf asks for no others. */
+function sameSeries(a: QueryRow, b: QueryRow): boolean {
+  return a.device_id === b.device_id;
+}
+
+/** What POST /query answered, by line; a series' rows lie together. */
 export function ofBuckets(answer: QueryAnswer, bucketMs: number): ByLine {
   const found: ByLine = new Map();
+  let before: QueryRow | undefined;
+  let values = noValues(bucketMs);
   for (const row of answer.rows ?? []) {
-    const key = keyOf({ device: row.device_id ?? '', metric: row.metric_name ?? '', tags: row.tags ?? {} });
-    let values = found.get(key);
-    if (values === undefined) found.set(key, (values = noValues(bucketMs)));
+    if (before === undefined || !sameSeries(before, row)) {
+      values = noValues(bucketMs);
+      found.set(keyOf({ device: row.device_id ?? '', metric: row.metric_name ?? '', tags: row.tags ?? {} }), values);
+    }
+    before = row;
     if (typeof row.avg !== 'number') continue;
     values.times.push(Number(row.time));
     values.min.push(row.min as number);
