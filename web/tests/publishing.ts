@@ -24,7 +24,9 @@ mqtt.multiple([{"topic": "sensors/page", "payload": json.dumps(each), "qos": 1} 
 export function publish(points: Sent[]): void {
   const payloads = [];
   for (let at = 0; at < points.length; at += PER_MESSAGE) payloads.push(points.slice(at, at + PER_MESSAGE));
-  execFileSync(process.env.MINITRUE_PYTHON ?? 'python3', ['-c', PROGRAM], { input: JSON.stringify(payloads), env: process.env });
+  execFileSync(process.env.MINITRUE_PYTHON ?? 'python3', ['-c', PROGRAM], {
+    input: JSON.stringify(payloads), env: process.env, stdio: 'pipe',
+  });
 }
 
 /** `count` points a second apart, the last one now: values 0, 1, 2, ... */
