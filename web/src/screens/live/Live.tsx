@@ -7,6 +7,7 @@ import { visible } from '../../text';
 import { formatTime } from '../../time';
 import { Badge, Button, Empty, Field, Loading, Select, Spark, TextInput } from '../../ui';
 import { useUrlState } from '../../url';
+import { counted } from '../data/deleting';
 import { faultOf } from '../data/search';
 import { stateWords, type Course } from './course';
 import { Feed } from './feed';
@@ -170,12 +171,12 @@ function Silent({ store, nowMs, onShow }: { store: LiveStore | undefined; nowMs:
   const { devices, silentDevices, series, silentSeries } = last.current.summary;
   return (
     <p className="live-silent">
-      {formatCount(devices)} devices, {formatCount(series)} series{' '}
+      {counted(devices, 'device')}, {counted(series, 'series', 'series')}{' '}
       {silentSeries === 0
         ? <Badge tone="ok">none silent</Badge>
         : (
           <Button small onClick={onShow} title="Show what is silent">
-            <Badge tone="bad">{formatCount(silentDevices)} devices silent</Badge> {formatCount(silentSeries)} series
+            <Badge tone="bad">{counted(silentDevices, 'device')} silent</Badge> {counted(silentSeries, 'series', 'series')}
           </Button>
         )}
     </p>
