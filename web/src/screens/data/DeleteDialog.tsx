@@ -68,7 +68,7 @@ export function DeleteDialog(props: DeleteDialogProps) {
   };
 
   const remove = async (looked: Looked) => {
-    put({ kind: 'deleting', sinceMs: Date.now(), ...looked });
+    put({ ...looked, kind: 'deleting', sinceMs: Date.now() });
     try {
       const answer = await ask<Deleted>('/api/v1/series', {
         method: 'DELETE',
@@ -79,7 +79,7 @@ export function DeleteDialog(props: DeleteDialogProps) {
     } catch (thrown) {
       const error = asApiError(thrown);
       const told = failureWords(error);
-      if (isInForce(error) === 'unknown') return put({ kind: 'unknown', told, ...looked });
+      if (isInForce(error) === 'unknown') return put({ ...looked, kind: 'unknown', told });
       put({ kind: 'told', told, waiting: [] });
       onDeleted();
     }
