@@ -12,6 +12,8 @@ import { lookup, type Found, type Kind, type Scope } from './lookup';
 
 export interface PickerProps {
   label: ReactNode;
+  /** The label is read out only: what stands around says it already. */
+  quietLabel?: boolean;
   value: string[];
   onChange: (value: string[]) => void;
   kind: Kind;
@@ -150,15 +152,16 @@ function Chips({ value, patterns, onRemove }: { value: string[]; patterns: boole
   );
 }
 
-function statusOf(results: Results, count: number, kind: Kind, text: string): string {
+function statusOf(results: Results, count: number, kind: Kind, text: string, narrowed: boolean): string {
   if (results.error !== undefined) return results.error.message;
   if (results.loading && count === 0) return 'Searching …';
-  if (count === 0) return text === '' ? 'There is nothing yet' : `No ${kind} has “${visible(text)}” in it`;
+  if (count === 0) return text === '' ? (narrowed ? 'None of what was chosen has any' : 'There is nothing yet') : `No ${kind} has “${visible(text)}” in it`;
   return `${formatCount(count)}${results.cursor === null ? '' : ' and more'}`;
 }
 
 export function Picker(props: PickerProps) {
-  const { label, value, onChange, kind, multiple = false, error, hint, placeholder, patterns = false, scope = {}, tagName } = props;
+  const { label, quietLabel = false, value, onChange, kind, multiple = false, error, hint, placeholder } = props;
+  const { patterns = false, scope = {}, tagName } = props;
   const id = useId();
   const [open, setOpen] = useState(false);
   const [text, setText] = useState('');
@@ -203,25 +206,26 @@ export function Picker(props: PickerProps) {
     event.preventDefault();
     event.stopPropagation();
   };
-  const described = [hint === undefined ? '' : `${id}-hint`, error === undefined ? '' : `${id}-error`, `${id}-status`].filter(Boolean);
+  const described = [hint === undefined ? '' : `${id}-hint`, error === undefined ? '' : `${id}-error`].filter(Boolean);
+  const narrowed = Object.values(scope).some((some) => some !== undefined && some.length > 0);
   return (
     <div className="field picker">
-      <label htmlFor={id}>{label}</label>
+      <label htmlFor={id} className={quietLabel ? 'visually-hidden' : undefined}>{label}</label>
       <Chips value={value} patterns={patterns} onRemove={(one) => onChange(value.filter((other) => other !== one))} />
       <input id={id} className="input" role="combobox" autoComplete="off" spellCheck={false} dir="auto" value={text}
         placeholder={placeholder ?? (value.length === 0 ? 'Search' : multiple ? 'Add another' : 'Choose another')}
         aria-expanded={open} aria-controls={open ? `${id}-list` : undefined} aria-autocomplete="list"
         aria-activedescendant={open && active >= 0 ? `${id}-list-${active}` : undefined}
-        aria-describedby={described.join(' ')} aria-invalid={error !== undefined || undefined}
+        aria-describedby={described.join(' ') || undefined} aria-invalid={error !== undefined || undefined}
         onChange={(event) => { setText(event.target.value); setOpen(true); setActive(-1); }}
         onFocus={() => setOpen(true)} onClick={() => setOpen(true)} onBlur={close} onKeyDown={onKey} />
       {open && (
         <div className="picker-popup" onMouseDown={(event) => event.preventDefault()}>
           <List key={text} id={`${id}-list`} label={`Found: ${kind}`} options={options} active={active} value={value} multiple={multiple}
             onPick={pick} results={results} onEnd={more} />
+          <p className={`picker-status${results.error === undefined ? '' : ' failed'}`} role="status">{statusOf(results, options.length, kind, text, narrowed)}</p>
         </div>
       )}
-      <p className="hint picker-status" id={`${id}-status`} role="status">{open ? statusOf(results, options.length, kind, text) : ''}</p>
       {hint !== undefined && <p className="hint" id={`${id}-hint`}>{hint}</p>}
       <p className="field-error" id={`${id}-error`} role="alert">{error}</p>
     </div>

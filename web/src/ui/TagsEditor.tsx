@@ -38,7 +38,7 @@ export function TagsEditor({ value, onChange, exact = false, onExact, error, sco
         ))}
       </ul>
       <div className="tags-add">
-        <Picker label="Tag" kind="tag" value={name} onChange={setName} scope={scope} placeholder="Name of a tag" />
+        <Picker label="Tag" quietLabel kind="tag" value={name} onChange={setName} scope={scope} placeholder="Name of a tag" />
         {chosen !== undefined && (
           <Picker label={<>Value of <Id text={chosen} /></>} kind="tag" tagName={chosen} value={[]} onChange={add} patterns scope={scope}
             hint="* and ? stand for anything" />

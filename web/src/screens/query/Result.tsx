@@ -36,7 +36,7 @@ function Figures({ answer }: { answer: QueryAnswer }) {
 
 /** Times of rows come as numbers of milliseconds. */
 function Time({ ms }: { ms: number | string | null | undefined }) {
-  if (ms === null || ms === undefined) return <>open</>;
+  if (ms === null || ms === undefined) return <>–</>;
   const at = Number(ms);
   const precise = at % 1000 !== 0;
   return (
@@ -87,7 +87,8 @@ function Rows({ answer, rows }: { answer: QueryAnswer; rows: QueryRow[] }) {
 function Range({ answer }: { answer: QueryAnswer }) {
   const own = (time: number | string) => (time === 0 ? null : typeof time === 'string' ? Date.parse(time) : time * 1000);
   const { start_time: start, end_time: end } = answer.range ?? { start_time: own(answer.start_time), end_time: own(answer.end_time) };
-  return <><Time ms={start} /> to <Time ms={end} /></>;
+  if (start === null && end === null) return <>everything there is</>;
+  return <>{start === null ? 'the beginning' : <Time ms={start} />} to {end === null ? 'the newest point' : <Time ms={end} />}</>;
 }
 
 export function Result({ answer }: { answer: QueryAnswer }) {
