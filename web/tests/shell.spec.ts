@@ -8,7 +8,7 @@ for (const name of SCREENS) {
     await open(page, '');
     await page.getByRole('navigation', { name: 'Screens' }).getByRole('link', { name }).click();
     await expect(page.getByRole('heading', { level: 1, name })).toBeAttached();
-    await expect(page.getByText('connected', { exact: true })).toBeVisible();
+    await expect(page.getByRole('banner').getByText('connected', { exact: true })).toBeVisible();
     await expect(page).toHaveTitle(`${name} · minitrue`);
   });
 }

@@ -183,8 +183,9 @@ export default function Query() {
         {error !== undefined && errorField !== undefined && <p className="field-error">The server does not take this: see the field above.</p>}
         <p className="visually-hidden" role="status">{shown === undefined || busy ? '' : `Answered, of ${formatCount(shown.answer.count)} points`}</p>
         {shown !== undefined && (
-          <div className={busy || !current ? 'before' : undefined}>
-            {!current && !busy && <p className="hint">The form has changed since. This is the answer to what was asked before.</p>}
+          <div className={busy || !current || error !== undefined ? 'before' : undefined}>
+            {error !== undefined && <p className="hint">This is the answer from before.</p>}
+            {error === undefined && !current && !busy && <p className="hint">The form has changed since. This is the answer to what was asked before.</p>}
             <Result answer={shown.answer} />
           </div>
         )}
