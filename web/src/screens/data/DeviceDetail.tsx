@@ -10,7 +10,7 @@ import { formatDuration, rangeToText, rangeToTimes, type Range } from '../../tim
 import { Badge, Button, CopyButton, CoverageNote, Empty, ErrorBox, Id, Loading, Stale, Table, type Column } from '../../ui';
 import { Moment, Pager, sizeText, useTop, type MeThen } from './Data';
 import { DeleteDialog } from './DeleteDialog';
-import { mayDelete } from './deleting';
+import { counted, mayDelete } from './deleting';
 import { exploreHref, liveHref } from './links';
 import { FIRST_PAGE, nextPage, previousPage } from './search';
 import { gapsBySeries, seriesKey, sum, type Gaps } from './stored';
@@ -178,7 +178,7 @@ function GapList({ gaps }: { gaps: Asked<RowsPage<GapRow>> }) {
   const rows = [...gaps.value.rows].sort((a, b) => b.start_time - a.start_time);
   return (
     <details className="data-gaps">
-      <summary>{rows.length === 0 ? 'No gaps' : `${formatCount(rows.length)} gaps`}: silences of more than three usual intervals</summary>
+      <summary>{rows.length === 0 ? 'No gaps' : counted(rows.length, 'gap')}: silences of more than three usual intervals</summary>
       {gaps.value.next_cursor !== null && <p className="hint">Of the first {formatCount(GAP_SERIES)} series.</p>}
       {rows.length > GAPS_LISTED && <p className="hint">The newest {GAPS_LISTED}.</p>}
       {rows.length > 0 && (
