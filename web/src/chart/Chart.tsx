@@ -9,6 +9,7 @@ import './chart.css';
 import { useTokens } from '../hooks';
 import { align, type Aligned } from './align';
 import { drawBands } from './bands';
+import { Glide, isMove } from './glide';
 import { actOf, KEYS_HELP } from './keys';
 import { Mover } from './mover';
 import { optionsFor, shapeOf } from './options';
@@ -46,6 +47,7 @@ interface Live {
   aligned: Aligned;
   plot?: uPlot;
   mover?: Mover;
+  glide?: Glide;
 }
 
 type LiveRef = RefObject<Live>;
@@ -110,7 +112,9 @@ function selected(live: LiveRef, plot: uPlot): void {
 
 function markAt(live: LiveRef, plot: uPlot): void {
   const { left } = plot.cursor;
-  live.current.props.onMark(left === undefined || left < 0 ? null : plot.posToVal(left, 'x'));
+  const moving = live.current.mover?.window; // the scale itself stands still until the hand rests
+  const { startMs, endMs } = moving ?? shown(plot);
+  live.current.props.onMark(left === undefined || left < 0 ? null : startMs + (left / plot.over.clientWidth) * (endMs - startMs));
 }
 
 /** The next time that has a value of any line; undefined at the edges of what is shown. */
@@ -125,6 +129,21 @@ function stepped({ aligned, plot }: Live, by: number): number | undefined {
   const half = (endMs - startMs) / plot.over.clientWidth / 2; // the marker stands on whole pixels
   const here = firstFrom(inside, plot.posToVal(left, 'x') - half);
   return inside[Math.min(Math.max(here + by, 0), inside.length - 1)];
+}
+
+/** Draws anew what is zoomed, and what is moved only when the hand rests. */
+function moverOf(live: LiveRef, plot: uPlot, glide: Glide): Mover {
+  const draw = (window: Window): void => {
+    if (isMove(shown(plot), window)) return glide.to(shown(plot), window);
+    glide.end();
+    setWindow(plot, window);
+  };
+  const rest = (window: Window): void => {
+    glide.end();
+    setWindow(plot, window);
+    live.current.props.onPan(rounded(window));
+  };
+  return new Mover(draw, rest);
 }
 
 function create(live: LiveRef, box: HTMLElement, tokens: ReturnType<typeof useTokens>): () => void {
@@ -142,9 +161,11 @@ function create(live: LiveRef, box: HTMLElement, tokens: ReturnType<typeof useTo
     setCursor: [(plot) => markAt(live, plot)],
   };
   const plot = new uPlot(options, dataOf(aligned), box);
-  const mover = new Mover((window) => setWindow(plot, window), (window) => live.current.props.onPan(rounded(window)));
+  const glide = new Glide(plot);
+  const mover = moverOf(live, plot, glide);
   live.current.plot = plot;
   live.current.mover = mover;
+  live.current.glide = glide;
   setWindow(plot, props.window);
   const touched = (event: PointerEvent): void => {
     if (event.pointerType === 'touch') followPointer(live.current, plot, event.clientX, 'pointermove', ['pointerup', 'pointercancel']);
@@ -192,7 +213,8 @@ export function Chart(props: ChartProps) {
   useEffect(() => create(live, box.current!, tokens), [shape, tokens]);
   useEffect(() => live.current.plot?.setSize({ width, height }), [width, height]);
   useEffect(() => {
-    const { plot, mover } = live.current;
+    const { plot, mover, glide } = live.current;
+    glide?.end();
     plot?.batch(() => {
       plot.setData(dataOf(aligned), false);
       setWindow(plot, mover?.window ?? kept(window));

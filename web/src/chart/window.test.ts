@@ -1,4 +1,5 @@
 import { describe, expect, it } from 'vitest';
+import { isMove, shiftPx } from './glide';
 import { actOf } from './keys';
 import { faded, plotPixels } from './options';
 import { legendPlaces } from './png';
@@ -74,5 +75,17 @@ describe('the looks', () => {
       { key: label, label, side: 'left', colour: '#000000', dash: [], faint: false, values: pointValues([], []) });
     const places = legendPlaces([line('aa'), line('bb'), line('cc')], 150, (text) => text.length * 10);
     expect(places.map(({ x, y }) => [x, y])).toEqual([[12, 0], [78, 0], [12, 20]]);
+  });
+});
+
+describe('a picture that is moved', () => {
+  it('goes to the left when the window goes on', () => {
+    expect(shiftPx(WINDOW, { startMs: 1500, endMs: 3500 }, 1000)).toBe(-250);
+    expect(shiftPx(WINDOW, WINDOW, 1000)).toBe(0);
+  });
+
+  it('does for moves alone', () => {
+    expect(isMove(WINDOW, { startMs: 5000.1, endMs: 7000.1 })).toBe(true);
+    expect(isMove(WINDOW, { startMs: 1000, endMs: 2000 })).toBe(false);
   });
 });

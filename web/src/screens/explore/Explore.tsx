@@ -68,11 +68,11 @@ function stepText({ step, points }: Loaded): string {
 function Facts({ data, loading, follows }: { data: Loaded; loading: boolean; follows: boolean }) {
   const { coverage, tookMs } = data;
   return (
-    <div className="facts">
+    <div className="explore-facts">
       <p>
         {follows && <Badge tone="info">live</Badge>} {stepText(data)} · {formatDuration(tookMs / 1000)}
         {coverage?.complete === true && <> · <Badge tone="ok">complete</Badge></>}
-        <span className="facts-loading" aria-hidden="true">{loading ? ' · loading …' : ''}</span>
+        <span aria-hidden="true">{loading ? ' · loading …' : ''}</span>
       </p>
       {coverage !== undefined && !coverage.complete && <CoverageNote coverage={coverage} />}
     </div>
