@@ -34,8 +34,11 @@ BROKEN: Final = {  # what the bridge refuses, by topic: one for each reason that
 }
 # Ids that would do harm where they are taken for anything but text.
 HOSTILE: Final = (
-    "hostile <img src=x onerror=alert(1)>", "hostile \"'&<b>~!,=", "hostile \u202egnp.exe\u202c", "hostile " + "é" * 124,
-)  # fmt: skip
+    "hostile <img src=x onerror=alert(1)>",
+    "hostile \"'&<b>~!,=",
+    "hostile \u202egnp.exe\u202c",
+    "hostile " + "é" * 124,
+)
 
 
 @contextlib.contextmanager
@@ -63,19 +66,31 @@ def playwright(*words: str, environment: Mapping[str, str], chromium: str) -> su
     """Run browser tests of web/tests against a cluster; words: those of `playwright test`."""
     mine = dict(environment) | {"MINITRUE_CHROMIUM": chromium, "CI": "1"}
     return subprocess.run(
-        [str(PLAYWRIGHT), "test", *words], cwd=WEB, env=mine, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        [str(PLAYWRIGHT), "test", *words],
+        cwd=WEB,
+        env=mine,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
     )
 
 
 def _publish(sandbox: Sandbox, *words: str) -> None:
-    subprocess.run([sys.executable, "-m", "tools.publisher_app", *words], cwd=ROOT, env=sandbox.environment, check=True,
-                   stdout=subprocess.DEVNULL)  # fmt: skip
+    subprocess.run(
+        [sys.executable, "-m", "tools.publisher_app", *words],
+        cwd=ROOT,
+        env=sandbox.environment,
+        check=True,
+        stdout=subprocess.DEVNULL,
+    )
 
 
 def _break(url: str) -> None:
     """Publish messages that nobody can read, and points of hostile ids."""
     place = urlsplit(url)
-    points = [{"device_id": device, "metric_name": "value", "timestamp": time.time(), "value": 1.5} for device in HOSTILE]
+    points = [
+        {"device_id": device, "metric_name": "value", "timestamp": time.time(), "value": 1.5} for device in HOSTILE
+    ]
     payloads = [*BROKEN.items(), *(("sensors/any", json.dumps(point)) for point in points)]
     messages = [{"topic": topic, "payload": payload, "qos": 1} for topic, payload in payloads]
     mqtt.multiple(messages, hostname=str(place.hostname), port=place.port or 1883)

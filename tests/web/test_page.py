@@ -11,7 +11,9 @@ from tests.web.page import CHROMIUM, PLAYWRIGHT, WEB, cluster_with_page, playwri
 
 # In this order: pictures are of a tidy cluster; the last ones take nodes away and add one.
 FIRST, LAST = "shots.spec.ts", "cluster.spec.ts"
-SPECS = sorted((path.name for path in (WEB / "tests").glob("*.spec.ts")), key=lambda name: (name != FIRST, name == LAST, name))
+SPECS = sorted(
+    (path.name for path in (WEB / "tests").glob("*.spec.ts")), key=lambda name: (name != FIRST, name == LAST, name)
+)
 
 
 def _missing() -> str:

@@ -142,6 +142,7 @@ function Tiles({ ring, status, rows, gaps, bridges }: TilesProps) {
   const silent = rows.filter((row) => !row.answers);
   const points = total(rows.map((row) => row.points));
   const bytes = total(rows.map((row) => row.bytes));
+  const perPoint = mean(rows);
   const rate = total([...bridges.values()].map((track) => newest(track)));
   return (
     <dl className="cluster-tiles">
@@ -157,7 +158,7 @@ function Tiles({ ring, status, rows, gaps, bridges }: TilesProps) {
       <Tile name="Points stored, every copy counted">{formatCount(points)}</Tile>
       <Tile name="On disk">
         {formatBytes(bytes)}
-        <small>{formatNumber(mean(rows), 3)} bytes per point</small>
+        <small>{perPoint === null ? 'all in memory and WAL yet' : `${formatNumber(perPoint, 3)} bytes per point`}</small>
       </Tile>
       <Tile name="Epoch">
         {ring.epoch}
