@@ -4,18 +4,19 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 KERNELS := common/jit.py $(shell find common workers -name '*kernels*.py')
+PAGE := $(shell find web/src web/public -type f 2>/dev/null) $(wildcard web/*.html web/*.ts web/*.json)
 SUPERVISORCTL := $(BIN)/supervisorctl -c supervisord.conf
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # Where it is set each process compiles every module of ours again: a quarter of a second for each of thousands.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help env demo run stop status test fuzz chaos lint bench clean
+.PHONY: help env page demo run stop status test fuzz chaos lint bench clean
 
 help:  ## this list
 	@awk -F':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-env: $(VENV)/.kernels  ## the Python environment (.venv), compiled kernels, folders for data
+env: $(VENV)/.kernels page  ## the Python environment (.venv), compiled kernels, the page, folders for data
 	@mkdir -p data/log data/run
 
 # The stamps are files in the environment, newer than all that they were made from.
@@ -29,6 +30,22 @@ $(VENV)/.installed: setup.cfg pyproject.toml
 
 $(VENV)/.kernels: $(VENV)/.installed $(KERNELS)
 	$(BIN)/python -m common.jit
+	@touch $@
+
+# The API works without the page, so whatever keeps it from being built is told, and no more than that.
+page:
+	@if node -e 'process.exit(process.versions.node.split(".")[0] < 18 ? 1 : 0)' 2>/dev/null && command -v npm >/dev/null; \
+	then $(MAKE) --no-print-directory web/dist/.built \
+	  || { echo "make env: the page could not be built (no network?); the API works, and / says how to build it" >&2; \
+	    test -z "$$MINITRUE_CI"; }; \
+	else echo "make env: no Node 18 or newer with npm, so the page is not built; the API works" >&2; fi
+
+web/node_modules/.installed: web/package.json web/package-lock.json
+	cd web && npm ci --no-audit --no-fund --loglevel=error
+	@touch $@
+
+web/dist/.built: web/node_modules/.installed $(PAGE)
+	cd web && npm run --silent build
 	@touch $@
 
 demo: env  ## a throw-away cluster with simulated sensors and live answers; Ctrl-C ends it
@@ -55,13 +72,15 @@ chaos: env  ## faults of every kind while points flow and the ring changes, ten 
 	MINITRUE_CHAOS_S=$(or $(LENGTH_S),600) MINITRUE_CHAOS_SEEDS=$(or $(SEEDS),$(shell date +%s)) $(BIN)/pytest -s \
 	  -p no:cacheprovider tests/chaos tests/chaos_ring tests/pipeline/test_ring_faults_*.py tests/pipeline/long_ring_faults_*.py
 
-lint: env  ## ruff, and mypy in strict mode
+lint: env  ## ruff, mypy in strict mode, and the types of the page
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	@if test -e web/node_modules/.installed; then cd web && npx --no-install tsc --noEmit; \
+	else echo "make lint: the page's types are not checked, web/node_modules is not there" >&2; fi
 
 bench: env  ## speed and memory, beside what they are measured against
 	$(BIN)/python -m tools.bench
 
 clean:  ## remove the environment and caches, never data
-	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis web/node_modules web/dist
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

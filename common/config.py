@@ -132,6 +132,7 @@ class Query(Struct, frozen=True, forbid_unknown_fields=True):
     key_file: str = ""
     plain_http: bool = False
     cors_origins: list[str] = field(default_factory=list)
+    page_dir: str = ""
 
 
 class Bus(Struct, frozen=True, forbid_unknown_fields=True):

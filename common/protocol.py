@@ -48,6 +48,7 @@ ACCEPT_LOSS: Final = b"accept-loss"  # AcceptLossRequest -> AcceptLossReply: ans
 LIVE: Final = b"live"  # storage -> query, published: a PointBatch that is durable
 STATUS: Final = b"status"  # empty map -> a map for people, see docs
 METRICS: Final = b"metrics"  # empty map -> MetricsReply
+DEAD_LETTERS: Final = b"dead-letters"  # empty map -> DeadLettersReply: what bridges refused
 RING: Final = b"ring"  # empty map -> RingReply: the ring in force, where the ring store has lost it
 REPLY: Final = b"reply"  # body by the request's kind
 ERROR: Final = b"error"  # ErrorReply
@@ -57,7 +58,7 @@ KINDS: Final = frozenset(
         BATCH, ACK, BEAT, BEAT_ACK, AGGREGATE, AGGREGATES, CATALOG, GROUPS, SERIES, DESCRIBE, TAGS, SAMPLES, GAPS,
         DIGESTS, SERIES_DIGESTS, RANGE_DIGESTS, FETCH, FETCH_PARTITION, VERIFY,
         CANCEL, PULL, REPAIR, JOBS, CANCEL_JOB, FENCE, ACCEPT_LOSS, LIVE,
-        STATUS, METRICS, RING, REPLY, ERROR,
+        STATUS, METRICS, DEAD_LETTERS, RING, REPLY, ERROR,
     )
 )  # fmt: skip
 EXCHANGES: Final = frozenset((DIGESTS, SERIES_DIGESTS, RANGE_DIGESTS, FETCH, FETCH_PARTITION))  # between stores
@@ -126,12 +127,45 @@ class MetricFamily(msgspec.Struct, frozen=True, array_like=True):
     samples: list[tuple[str, dict[str, str], float]]
 
 
+class DeadLetterSample(msgspec.Struct, frozen=True):
+    """One dead letter, for people. time_ns: arrival. topic, payload, detail: text, cut short; what is no UTF-8 is
+    U+FFFD. payload_bytes: of the whole. detail: why it was refused. device: its id, "" where it is not known.
+    """
+
+    time_ns: int
+    topic: str
+    payload: str
+    payload_bytes: int
+    detail: str
+    device: str
+
+
+class DeadLetters(msgspec.Struct, frozen=True):
+    """What a bridge keeps because it cannot be stored. Bounded: some 20 KB.
+
+    counts: records in files, by the code of the refusal; uncounted_bytes: of files that were there at its start and
+    too much to read then. samples: the last ones by code, the newest first. bytes: of all files; limit_bytes: what
+    they may have. waiting: records that could not be written yet; error: why, "" where none waits.
+    """
+
+    counts: dict[str, int]
+    samples: dict[str, list[DeadLetterSample]]
+    uncounted_bytes: int
+    bytes: int
+    limit_bytes: int
+    waiting: int
+    error: str
+
+
 class Beat(msgspec.Struct, frozen=True):
-    """A bridge's sign of life, and what it wants known of itself. started_s: wall clock seconds."""
+    """A bridge's sign of life, and what it wants known of itself. started_s: wall clock seconds. dead_letters: None
+    from bridges that do not tell.
+    """
 
     started_s: float
     status: dict[str, Any]
     metrics: list[MetricFamily]
+    dead_letters: DeadLetters | None = None
 
 
 class AggregateRequest(msgspec.Struct, frozen=True):
@@ -493,7 +527,7 @@ class JobState(msgspec.Struct, frozen=True):
     `proven` (this node holds every row of the peer, and others) or `moving` (every row that the peer held when the
     last comparison began is here; points went on to arrive). unproven: bitmap of those neither equal nor proven.
     points, blocks, bytes: pulled, because this node lacked them. seconds: since it began. error: why it failed, or
-    waits; of one that is done, what was left out.
+    waits; of one that is done, what was left out. ended_s_ago: None for one that has not ended.
     """
 
     job: int
@@ -511,6 +545,7 @@ class JobState(msgspec.Struct, frozen=True):
     bytes: int
     seconds: float
     error: str
+    ended_s_ago: float | None = None
 
 
 class JobsReply(msgspec.Struct, frozen=True):
@@ -726,6 +761,20 @@ class MetricsReply(msgspec.Struct, frozen=True):
     """The node's own metrics, and those of the bridges it has heard lately."""
 
     processes: list[ProcessMetrics]
+
+
+class BridgeLetters(msgspec.Struct, frozen=True):
+    """The dead letters of one bridge, as it told them last, age_s ago."""
+
+    bridge: str
+    age_s: float
+    letters: DeadLetters
+
+
+class DeadLettersReply(msgspec.Struct, frozen=True):
+    """Those of the bridges that the node has heard lately."""
+
+    bridges: list[BridgeLetters]
 
 
 class RingReply(msgspec.Struct, frozen=True):

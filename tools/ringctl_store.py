@@ -11,7 +11,7 @@ import click
 import msgspec
 from rich.markup import escape
 
-from common import bus, clock, config, files
+from common import bus, clock, config, files, ringchanges
 from common.errors import RingError, RingStoreError
 from common.ring import Ring
 from common.ringstore import Mark, RingStore
@@ -43,7 +43,7 @@ def history(_: config.Settings, store: RingStore, output: Output, limit: int) ->
     before = store.past(pasts[-limit - 1].epoch) if len(pasts) > limit else None
     for past in pasts[-limit:]:
         ring = store.past(past.epoch)
-        changed = ringctl_backup.changes(before, ring)
+        changed = ringchanges.changes(before, ring)
         saved = time_text(round(past.saved_at_s) * NS_PER_S)
         told.append({"epoch": past.epoch, "saved_at": saved, "bytes": past.size_bytes, "changes": changed})
         before = ring

@@ -3,6 +3,7 @@
 import json
 import os
 import subprocess
+import urllib.request
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,14 @@ def records(cluster: Sandbox) -> int:
     return int(tool(cluster, "list")[1]["records"])
 
 
+def told(cluster: Sandbox) -> dict[str, int]:
+    """What the query worker tells: records by code."""
+    with urllib.request.urlopen(f"{cluster.http}/api/v1/dead-letters", timeout=10) as response:
+        answer = json.load(response)
+    assert answer["missing"] == [] and [each["bridge"] for each in answer["bridges"]] == ["bridge1"]
+    return {row["reason"]: row["count"] for row in answer["rows"]}
+
+
 def set_setting(file: Path, name: str, old: str, new: str) -> None:
     text = file.read_text()
     assert text.count(f"{name} = {old}\n") == 1, text
@@ -44,6 +53,7 @@ def test_what_was_refused_is_in_answers_after_the_cause_is_mended_and_it_is_repl
         wait_until(lambda: records(cluster) == 21, what="refused")
         code, listed = tool(cluster, "list")
         assert (code, listed["codes"]) == (0, {"future": 20, "not-json": 1})
+        wait_until(lambda: told(cluster) == listed["codes"], what="told")
         assert listed["devices"] == {**{f"d{n}": 1 for n in range(20)}, "(unknown)": 1}
 
         set_setting(cluster.config, "max_future_s", "3600.0", "10000.0")
@@ -54,6 +64,7 @@ def test_what_was_refused_is_in_answers_after_the_cause_is_mended_and_it_is_repl
         assert early["refused"] == {"future": 20, "not-json": 1}
         cluster.restart("bridge")
         cluster.wait_ready()
+        wait_until(lambda: told(cluster) == listed["codes"], what="told by the bridge that read them")
         code, done = tool(cluster, "replay", "--code", "future")
         assert (code, done["points"], done["done"]) == (0, 20, True)
         client.wait_for_counts(cluster.http, {(f"d{n}", "m"): 1 for n in range(20)}, timeout_s=20)
@@ -65,6 +76,7 @@ def test_what_was_refused_is_in_answers_after_the_cause_is_mended_and_it_is_repl
 
         code, purged = tool(cluster, "purge", "--all", "--yes")
         assert (code, purged["records"], records(cluster)) == (0, 21, 0)
+        wait_until(lambda: told(cluster) == {}, what="told no more")
         publisher = Publisher(cluster.mqtt)
         publisher.send(b"never a point")
         publisher.close()

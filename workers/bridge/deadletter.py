@@ -33,8 +33,10 @@ import msgspec
 from common import clock, log
 from common.errors import MSGSPEC_ERRORS, StorageError
 from common.files import DISK, Disk, make_directory, replace_file
+from common.protocol import DeadLetters
 from workers.bridge import records
 from workers.bridge.records import Found, Kind, Window, Writer
+from workers.bridge.tally import Sample, Tally, sample
 
 VERSION: Final = 1
 KIND: Final = Kind(b"MTDL", ".dead")
@@ -42,6 +44,7 @@ FOLDER: Final = "deadletter"  # in the bridge's directory
 ROLL: Final = "roll"
 RETRY_S: Final = 1.0  # after a failed write, or while full; a disk does not empty faster
 LOOK_S: Final = 1.0  # between looks for ROLL
+LIST_S: Final = 5.0  # between looks at which files are left
 KNOWN: Final = 200_000  # records in memory, some 100 bytes each; more than mqtt.receive_maximum lets come twice
 KNOWN_BYTES: Final = 256 << 20  # of files, read at start to know their records; seconds even on an SD card
 DEVICES: Final = 1000  # counted by name; a name is invented by whoever publishes
@@ -85,12 +88,25 @@ class _Gathered(NamedTuple):
     code: str
     device: str
     identity: int
+    sample: Sample
     waiters: list[Holdable]
 
     @property
     def size(self) -> int:
         """Bytes in the file."""
         return records.HEAD.size + len(self.body)
+
+
+class _Lying(NamedTuple):
+    """What lies in a file. identities: of its records, oldest first. end: the offset behind the last one. whole:
+    whether the disk gave every byte.
+    """
+
+    number: int
+    identities: list[int]
+    tally: Tally
+    end: int
+    whole: bool
 
 
 class _Known:
@@ -134,6 +150,8 @@ class DeadLetter:
         self._known = _Known()
         self._retry_s = 0.0
         self._look_s = 0.0
+        self._list_s = 0.0
+        self._tally = Tally()
         try:
             make_directory(directory, disk)
             self._writer = self._resume(file_bytes, disk)
@@ -152,7 +170,7 @@ class DeadLetter:
             self.repeats += 1
             return
         waiter.hold()
-        gathered = _Gathered(encode(record), record.code, record.device, identity, [waiter])
+        gathered = _Gathered(encode(record), record.code, record.device, identity, _sample(record), [waiter])
         self._gathered.append(gathered)
         self._waiting[identity] = gathered
         self.gathered_bytes += gathered.size
@@ -197,6 +215,14 @@ class DeadLetter:
             "error": self.error,
         }
 
+    def told(self) -> DeadLetters:
+        """For the page: what lies here, by code."""
+        self._look_at_files(clock.monotonic_s())
+        return DeadLetters(
+            self._tally.counts(), self._tally.samples(), self._tally.uncounted_bytes, self.bytes, self.limit_bytes,
+            len(self._gathered), self.error,
+        )  # fmt: skip
+
     def close(self) -> None:
         """Close the file. What was not flushed is lost here, and not acknowledged either."""
         try:
@@ -233,6 +259,7 @@ class DeadLetter:
         if self._waiting.get(gathered.identity) is gathered:
             del self._waiting[gathered.identity]
         self._known.add(gathered.identity, number)
+        self._tally.add(number, gathered.code, gathered.sample)
         self.gathered_bytes -= gathered.size
         self.counts[gathered.code] += 1
         device = gathered.device or UNKNOWN_DEVICE
@@ -264,28 +291,44 @@ class DeadLetter:
             if logger.limited("roll", 10.0):
                 logger.error("dead letter cannot begin a new file", directory=self._directory, detail=error.strerror)
 
+    def _look_at_files(self, now: float) -> None:
+        """Forget what lay in files that were removed."""
+        if now < self._list_s:
+            return
+        self._list_s = now + LIST_S
+        try:
+            left = files(self._directory)
+            self.bytes = size_of(self._directory)
+        except OSError as error:
+            if logger.limited("list", 10.0):
+                logger.error("dead letter cannot be listed", directory=self._directory, detail=error.strerror)
+        else:
+            self._tally.keep([records.number_of(path) for path in left])
+
     def _resume(self, file_bytes: int, disk: Disk) -> Writer:
         """Go on in the newest file, its torn tail cut off; know what lies in the newest ones."""
         paths = files(self._directory)
         if not paths:
             return Writer(self._directory, KIND, 0, file_bytes, disk)
-        identities, end, whole = _identities(paths[-1])
-        seen = [(identities, records.number_of(paths[-1]))]
-        count, size = len(identities), paths[-1].stat().st_size
+        newest = _lying(paths[-1])
+        seen = [newest]
+        count, size = len(newest.identities), paths[-1].stat().st_size
         for path in reversed(paths[:-1]):
-            size += path.stat().st_size
+            bytes_here = path.stat().st_size
+            size += bytes_here
             if count >= KNOWN or size > KNOWN_BYTES:
-                break
-            identities, _, _ = _identities(path)
-            count += len(identities)
-            seen.append((identities, records.number_of(path)))
-        for identities, number in reversed(seen):
-            for identity in identities:
-                self._known.add(identity, number)
-        if not whole:
+                self._tally.leave_out(records.number_of(path), bytes_here)
+                continue
+            seen.append(_lying(path))
+            count += len(seen[-1].identities)
+        for lying in reversed(seen):
+            for identity in lying.identities:
+                self._known.add(identity, lying.number)
+            self._tally.join(lying.tally)
+        if not newest.whole:
             logger.error("dead letter cannot be read everywhere, going on in another file", file=paths[-1])
             return Writer(self._directory, KIND, records.number_of(paths[-1]), file_bytes, disk)
-        return self._open(paths[-1], end, file_bytes, disk)
+        return self._open(paths[-1], newest.end, file_bytes, disk)
 
     def _open(self, path: Path, end: int, file_bytes: int, disk: Disk) -> Writer:
         writer = Writer(self._directory, KIND, records.number_of(path), file_bytes, disk)
@@ -367,15 +410,21 @@ def _identity(record: Record) -> int:
     return int.from_bytes(digest.digest(), "little")
 
 
-def _identities(path: Path) -> tuple[list[int], int, bool]:
-    """Of the records of a file, oldest first; the offset behind the last one; whether the disk gave every byte."""
-    found, end = [], 0
+def _sample(record: Record) -> Sample:
+    return sample(record.time_ns, record.topic, record.payload, record.reason, record.device)
+
+
+def _lying(path: Path) -> _Lying:
+    """What lies in a file."""
+    identities, end, tally = [], 0, Tally()
+    number = records.number_of(path)
     with path.open("rb", buffering=0) as file:
         window = Window(file.fileno(), os.fstat(file.fileno()).st_size)
         while (each := records.first(window, KIND, path, end, _decode)) is not None:
-            found.append(_identity(each.record))
+            identities.append(_identity(each.record))
+            tally.add(number, each.record.code, _sample(each.record))
             end = each.end
-    return found, end, not window.unreadable
+    return _Lying(number, identities, tally, end, not window.unreadable)
 
 
 def _bodies(gathered: deque[_Gathered], room: int) -> Iterator[bytes]:

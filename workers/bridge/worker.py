@@ -366,7 +366,8 @@ class Bridge:
         now = clock.monotonic_s()
         if now - self._beat_made_s > self._settings.bus.heartbeat_s / 2:
             self._beat_made_s = now
-            self._beat_body = msgspec.msgpack.encode(Beat(self._started_s, self.status(now), metrics.snapshot()))
+            beat = Beat(self._started_s, self.status(now), metrics.snapshot(), self._dead_letter.told())
+            self._beat_body = msgspec.msgpack.encode(beat)
         return self._beat_body
 
     def _withholding(self) -> list[str]:

@@ -45,10 +45,23 @@ class Access:
     def check(self, authorization: str, scope: str) -> str:
         """The name of the token in an Authorization header that allows a scope; "" where none is needed.
 
-        Raises Denied, or Refusal while the tokens cannot be read.
+        scope: "none" needs no token, "any" one of whatever scopes. Raises Denied, or Refusal while the tokens cannot
+        be read.
         """
-        if self._path is None or scope == "none":
+        if scope == "none":
             return ""
+        token = self.token(authorization)
+        if token is None:
+            return ""
+        if scope != "any" and not token.allows(scope):
+            text = f"the token {token.name} lacks the scope {scope}, it has {', '.join(token.scopes)}"
+            raise Denied(403, "forbidden", text, f'{REALM}, error="insufficient_scope", scope="{scope}"')
+        return token.name
+
+    def token(self, authorization: str) -> Token | None:
+        """The token in an Authorization header; None where none is needed. Raises as `check` does."""
+        if self._path is None:
+            return None
         known = self._in_force(self._path)
         if known is None:
             raise Refusal(503, "not_ready", "the tokens cannot be read, so nobody is let in; the worker's log says why")
@@ -56,10 +69,7 @@ class Access:
         if token is None or token.is_over(clock.wall_ns()):
             what = "is not known" if token is None else "has expired"
             raise Denied(401, "unauthorized", f"the token {what}", f'{REALM}, error="invalid_token"')
-        if not token.allows(scope):
-            text = f"the token {token.name} lacks the scope {scope}, it has {', '.join(token.scopes)}"
-            raise Denied(403, "forbidden", text, f'{REALM}, error="insufficient_scope", scope="{scope}"')
-        return token.name
+        return token
 
     def _in_force(self, path: Path) -> list[Token] | None:
         if clock.monotonic_s() >= self._look_s:

@@ -12,7 +12,7 @@ import msgspec
 
 from common import clock, config
 from common.errors import MSGSPEC_ERRORS
-from workers.query import coverage
+from workers.query import coverage, page
 from workers.query.access import Access
 from workers.query.coverage import Coverage
 from workers.query.gate import Gate
@@ -20,6 +20,7 @@ from workers.query.gather import Gather, Survey
 from workers.query.live import Live
 from workers.query.refusal import OverLimit, Refusal, bad, seconds, shown, type_of, whole
 from workers.query.scatter import Scatter
+from workers.query.stored import Stored
 from workers.query.timings import Timings
 from workers.query.verified import Repairs
 
@@ -31,7 +32,7 @@ MAX_TIMEOUT_S: Final = 86_400.0  # that a request may name; the setting bounds i
 TAGS_PREFIX: Final = "tags."
 EXACT_SUFFIX: Final = ".exact"
 
-Scope = Literal["none", "read", "write", "delete", "admin"]
+Scope = Literal["none", "any", "read", "write", "delete", "admin"]
 encode: Final = msgspec.json.Encoder().encode
 
 
@@ -138,7 +139,9 @@ class Context:
         self.started_s = clock.monotonic_s()
         self.timings = Timings()
         self.repairs = Repairs()
+        self.stored = Stored(scatter.store)
         self.access = Access(settings)
+        self.page = page.load(settings.path(settings.query.page_dir) if settings.query.page_dir else page.BUILT)
         self.live = Live(scatter.bus, lambda: scatter.plan, settings.query)
         self.gate = Gate(settings.query.threads, settings.query.queue, settings.query.timeout_s)
 

@@ -36,6 +36,11 @@ def bridges(statuses: Mapping[str, Mapping[str, Any]], late_s: float) -> dict[st
     return {bridge: _judged(told, late_s) for bridge, told in sorted(freshest_bridges(statuses).items())}
 
 
+def is_late(age_s: float, late_s: float) -> bool:
+    """Whether a bridge that was heard so long ago is taken for gone."""
+    return age_s > late_s
+
+
 def without_bridges(status: Mapping[str, Any]) -> dict[str, Any]:
     """A node's status without what it tells of others."""
     return {name: value for name, value in status.items() if name != "bridges"}
@@ -57,7 +62,7 @@ def exposition(context: Context, asked: Request) -> Response:
     heard = [process for reply in survey.replies.values() for process in reply.processes]
     processes: dict[str, list[MetricFamily]] = {}
     for process in sorted(heard, key=lambda process: -process.age_s):  # so the freshest comes last, and stays
-        late = process.age_s > context.settings.bridge_late_s
+        late = is_late(process.age_s, context.settings.bridge_late_s)
         processes[process.worker] = [_up(0.0)] if late else [_up(1.0), *process.families]
     processes |= {node: [_up(0.0)] for node in survey.trouble}
     own = [*metrics.snapshot(), context.timings.family(), *context.gate.families()]
@@ -66,7 +71,7 @@ def exposition(context: Context, asked: Request) -> Response:
 
 
 def _judged(told: dict[str, Any], late_s: float) -> dict[str, Any]:
-    if told["age_s"] <= late_s:
+    if not is_late(told["age_s"], late_s):
         return {"ready": True, **told}
     return {"ready": False, "reason": f"not heard for {told['age_s']:.0f} s", **told}
 

@@ -7,7 +7,7 @@ from common import clock, protocol
 from common.ring import Ring
 from workers.query.frame import Context, Request, Response, answer
 from workers.query.handlers_health import bridges, without_bridges
-from workers.query.refusal import Refusal, check_known
+from workers.query.refusal import Refusal, check_known, flag
 
 _LIMITS: Final = (
     "threads", "queue", "live_streams", "timeout_s", "max_body_bytes", "page_limit", "max_series", "max_points",
@@ -24,7 +24,7 @@ def status(context: Context, asked: Request) -> Response:
     plan = context.scatter.plan
     found: dict[str, Any] = {
         "ready": survey.complete(),
-        "version": _version(),
+        "version": version(),
         "cluster": plan.ring.cluster if plan else None,
         "epoch": survey.epoch,
         "delete_number": plan.ring.delete_number if plan else 0,
@@ -37,7 +37,8 @@ def status(context: Context, asked: Request) -> Response:
     return answer(found)
 
 
-def _version() -> str:
+def version() -> str:
+    """The version of the program."""
     try:
         return metadata.version("minitrue")
     except metadata.PackageNotFoundError:  # a checkout that was never installed
@@ -59,12 +60,17 @@ def _worker(context: Context) -> dict[str, Any]:
 
 
 def ring(context: Context, asked: Request) -> Response:
-    """The ring by which this worker asks: who owns how much."""
-    check_known(asked.parameters(), (), "parameter")
+    """The ring by which this worker asks: who owns how much, and with owners=true which partitions."""
+    parameters = asked.parameters()
+    check_known(parameters, ("owners",), "parameter")
     plan = context.scatter.plan
     if plan is None:
         raise Refusal(503, "not_ready", context.scatter.ring_fault)
-    return answer(_told(plan.ring) | {"behind": {node: reason for node, (reason, _) in sorted(plan.behind.items())}})
+    told = _told(plan.ring)
+    if flag("owners", parameters.get("owners")):
+        document = plan.ring.document()
+        told |= {"owners": document["owners"], "moves": document["moves"]}
+    return answer(told | {"behind": {node: reason for node, (reason, _) in sorted(plan.behind.items())}})
 
 
 def _told(ring: Ring) -> dict[str, Any]:

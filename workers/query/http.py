@@ -12,10 +12,10 @@ import bottle
 
 from common import log
 from common.errors import MinitrueError
-from workers.query import cors
+from workers.query import cors, handlers_page
 from workers.query.access import Denied
 from workers.query.coverage import Incomplete
-from workers.query.frame import JSON, Context, Request, Response, Route, Scope, answer, encode
+from workers.query.frame import JSON, Context, Request, Response, Route, Scope, encode
 from workers.query.gate import Busy
 from workers.query.refusal import OverLimit, Refusal
 from workers.query.routes import ROUTES
@@ -40,7 +40,7 @@ def make_app(context: Context) -> "App":
     """The WSGI application."""
     app = App()
     app.config["json.enable"] = False
-    for route in (*ROUTES, Route("/", ("GET",), "none", _index, "what is here", limited=False)):
+    for route in (*ROUTES, *_PAGE):
         app.route(route.path, list(route.methods), _guarded(context, route))
     if context.settings.query.cors_origins:
         cors.install(app, context.settings.query.cors_origins)
@@ -67,8 +67,14 @@ _ERROR_TEXTS: Final = {
 
 
 def _index(context: Context, asked: Request) -> Response:
-    """What is here."""
-    return answer({"name": "minitrue", "worker": context.scatter.name, "routes": ROUTES_SHOWN})
+    """The page, or what is here."""
+    return handlers_page.index(context, asked, ROUTES_SHOWN)
+
+
+_PAGE: Final = (
+    Route("/", ("GET",), "none", _index, "the page for people, or what is here", limited=False),
+    Route(handlers_page.ASSETS_PATH, ("GET",), "none", handlers_page.asset, "the page's files", limited=False),
+)
 
 
 # Around every handler
@@ -77,7 +83,7 @@ def _index(context: Context, asked: Request) -> Response:
 def _guarded(context: Context, route: Route) -> Callable[[], Any]:
     """The handler between gate and timings, its errors turned into answers."""
 
-    def guarded() -> bytes | Iterator[bytes]:
+    def guarded(**_: str) -> bytes | Iterator[bytes]:  # what a path has for a <name> is asked of the request
         visit = Visit(context, route)
         try:
             asked = Request(bottle.request.environ, context.settings.query.max_body_bytes)
@@ -190,7 +196,7 @@ def _sent(response: Response, visit: Visit) -> bytes | Streamed:
     out.status = visit.status = response.status
     out.content_type = response.content_type
     for name, value in response.headers.items():
-        out.set_header(name, value)
+        (out.add_header if name == "Vary" else out.set_header)(name, value)  # cors.py has one of its own
     if not isinstance(response.body, bytes):
         visit.pause()
         return Streamed(response.body, visit)

@@ -3,6 +3,7 @@
 from typing import Final
 
 from workers.query import (
+    handlers_cluster,
     handlers_deletes,
     handlers_docs,
     handlers_health,
@@ -29,6 +30,10 @@ ROUTES: Final = (
     Route("/api/v1/gaps", _LISTED, "read", handlers_series.gaps, "silences longer than usual"),
     Route("/api/v1/status", ("GET",), "read", handlers_status.status, "what every worker says", limited=False),
     Route("/api/v1/ring", ("GET",), "read", handlers_status.ring, "who owns how much", limited=False),
+    Route("/api/v1/moves", ("GET",), "read", handlers_cluster.moves, "moves and repairs", limited=False),
+    Route("/api/v1/history", ("GET",), "read", handlers_cluster.history, "the last rings, and what each changed"),
+    Route("/api/v1/dead-letters", ("GET",), "read", handlers_cluster.dead_letters, "what was refused", limited=False),
+    Route("/api/v1/me", ("GET",), "any", handlers_cluster.me, "whose token this is", limited=False),
     Route("/openapi.yaml", ("GET",), "none", handlers_docs.openapi, "this interface for programs", limited=False),
     Route("/docs", ("GET",), "none", handlers_docs.page, "this interface to read", limited=False),
     Route("/live", ("GET",), "read", handlers_live.live, "points as they become durable, as events", limited=False),

@@ -18,7 +18,7 @@ from workers.storage.converge import Tally
 
 PULL, REPAIR, ROUND, REFILL = "pull", "repair", "round", "refill"
 WAITING, RUNNING, DONE, FAILED, CANCELLED = "waiting", "running", "done", "failed", "cancelled"
-KEPT: Final = 100  # jobs that have ended, for those who look seldom
+KEPT: Final = 100  # jobs that have ended, for those who look seldom; and the last repair, however old
 _ENDED: Final = frozenset((DONE, FAILED, CANCELLED))
 
 
@@ -66,6 +66,7 @@ class Job:
 
     def shown(self) -> JobState:
         """How it gets on."""
+        ended_s, now_s = self.ended_s, clock.monotonic_s()
         legs = self.legs
         tallies = [leg.tally for leg in legs]
         proven = [leg.tally.equal | leg.tally.proven for leg in legs]
@@ -89,8 +90,9 @@ class Job:
             points=sum(each.points for each in tallies),
             blocks=sum(each.blocks for each in tallies),
             bytes=sum(each.bytes for each in tallies),
-            seconds=(clock.monotonic_s() if self.ended_s is None else self.ended_s) - self.begun_s,
+            seconds=(now_s if ended_s is None else ended_s) - self.begun_s,
             error=self.error,
+            ended_s_ago=None if ended_s is None else now_s - ended_s,
         )
 
 
@@ -154,5 +156,7 @@ class Jobs:
 
     def _forget(self) -> None:
         ended = [number for number, job in self._jobs.items() if job.has_ended]
+        repairs = [number for number in ended if self._jobs[number].kind != PULL]
         for number in ended[:-KEPT]:
-            del self._jobs[number]
+            if number not in repairs[-1:]:  # when it was repaired last is wanted after many moves, too
+                del self._jobs[number]

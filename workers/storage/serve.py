@@ -37,7 +37,11 @@ BRIDGE_SHOWN_S = 3600.0  # a bridge that has been silent for so long has gone, a
 
 # Answered whatever the ring, and whatever is missing: by people's tools, and about the node itself.
 _OF_ANYBODY: Final = (protocol.STATUS, protocol.RING)  # answered to who knows neither cluster nor node yet
-_OF_THE_NODE: Final = frozenset((protocol.STATUS, protocol.RING, protocol.METRICS, protocol.JOBS, protocol.CANCEL_JOB))
+_OF_THE_NODE: Final = frozenset(
+    (
+        protocol.STATUS, protocol.RING, protocol.METRICS, protocol.DEAD_LETTERS, protocol.JOBS, protocol.CANCEL_JOB,
+    )
+)  # fmt: skip
 
 Name = tuple[str, int, int]  # of a request: sender, incarnation, sequence
 
@@ -219,6 +223,7 @@ class Server:
             protocol.STATUS: at_once(Any, lambda _: self._status()),
             protocol.RING: at_once(Any, lambda _: protocol.RingReply(self.node.view.ring.dumps())),
             protocol.METRICS: at_once(Any, lambda _: self._metrics()),
+            protocol.DEAD_LETTERS: at_once(Any, lambda _: self._dead_letters()),
             protocol.FENCE: Handler(protocol.FenceRequest, self._fence),
             protocol.ACCEPT_LOSS: at_once(protocol.AcceptLossRequest, self._accept_loss),
             **questions.handlers(self.store, lambda partitions: self.node.view.cover(partitions)),
@@ -371,6 +376,15 @@ class Server:
             if age_s < BRIDGE_SHOWN_S
         ]
         return protocol.MetricsReply([own, *bridges])
+
+    def _dead_letters(self) -> protocol.DeadLettersReply:
+        return protocol.DeadLettersReply(
+            [
+                protocol.BridgeLetters(bridge, age_s, seen.beat.dead_letters)
+                for bridge, (age_s, seen) in self.node.bridges_seen().items()
+                if age_s < BRIDGE_SHOWN_S and seen.beat.dead_letters is not None
+            ]
+        )
 
     def _reply(self, ask: Ask, body: Any) -> list[bytes]:
         if ask.hits != self._hits() and ask.kind not in _OF_THE_NODE:

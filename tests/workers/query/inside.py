@@ -31,6 +31,7 @@ class Scattered:
         self.counts: Counter[str] = Counter()
         self.ignored: Counter[str] = Counter()
         self.bus = bus.Bus()
+        self.store: Any = None  # whoever asks what lies there puts one in place
         self.away: set[str] = set()
         self.asked: list[tuple[str, bytes, Any]] = []
         self._answer = answer

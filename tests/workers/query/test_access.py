@@ -155,7 +155,7 @@ def application(file):
 class _NoScatter:
     """Requests that are denied ask nobody."""
 
-    name, bus, plan = "query", None, None
+    name, bus, plan, store = "query", None, None, None
 
 
 def _call(application, path, method, **headers):
@@ -182,10 +182,28 @@ def test_every_route_but_the_open_ones_wants_a_token_of_its_scope(application, r
     status, headers, body = _call(application, route.path, method, QUERY_STRING=f"access_token={TEXTS['admin']}")
     assert (status, headers["Www-Authenticate"]) == (401, 'Bearer realm="minitrue"')
     assert json.loads(body)["error"] == "unauthorized"
+    if route.scope == "any":
+        assert route.path == "/api/v1/me"
+        return
     other = next(scope for scope in ("read", "write") if scope != route.scope)
     status, headers, body = _call(application, route.path, method, HTTP_AUTHORIZATION=f"Bearer {TEXTS[other]}")
     assert (status, json.loads(body)["error"]) == (403, "forbidden")
     assert f'scope="{route.scope}"' in headers["Www-Authenticate"]
+
+
+@pytest.mark.parametrize("held", tokens.SCOPES)
+def test_whoever_has_a_token_learns_whose_it_is_and_what_it_allows(application, held):
+    status, _, body = _call(application, "/api/v1/me", "GET", HTTP_AUTHORIZATION=f"Bearer {TEXTS[held]}")
+    told = json.loads(body)
+    assert (status, told["name"], told["auth"]) == (200, held, True)
+    assert told["scopes"] == (list(tokens.SCOPES) if held == "admin" else [held])
+
+
+def test_the_page_wants_no_token(application):
+    for path in ("/", "/assets/none.js"):
+        status, headers, _ = _call(application, path, "GET")
+        assert status in (200, 404)
+        assert "Www-Authenticate" not in headers
 
 
 def test_a_handler_knows_who_asks(file):

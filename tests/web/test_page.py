@@ -1,0 +1,42 @@
+"""The page in a browser, beside a cluster with simulated sensors; what is looked at stands in web/tests."""
+
+import os
+import shutil
+from collections.abc import Iterator
+
+import pytest
+
+from tests.support import CI_VARIABLE
+from tests.web.page import CHROMIUM, PLAYWRIGHT, WEB, cluster_with_page, playwright
+
+# In this order: pictures are of a tidy cluster; the last ones take nodes away and add one.
+FIRST, LAST = "shots.spec.ts", "cluster.spec.ts"
+SPECS = sorted(
+    (path.name for path in (WEB / "tests").glob("*.spec.ts")), key=lambda name: (name != FIRST, name == LAST, name)
+)
+
+
+def _missing() -> str:
+    """What is not here and has to be, "" for nothing."""
+    if not any(map(shutil.which, CHROMIUM)):
+        return "chromium is not installed"
+    if not PLAYWRIGHT.exists() or shutil.which("node") is None:
+        return "web/node_modules is not there: make env, with Node 18 or newer"
+    return "" if (WEB / "dist" / "index.html").exists() else "the page is not built: make env, with Node 18 or newer"
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[dict[str, str]]:
+    if missing := _missing():
+        text = f"{missing}; the page was NOT tested in a browser"
+        if os.environ.get(CI_VARIABLE):
+            pytest.fail(text)
+        pytest.skip(text)
+    with cluster_with_page() as environment:
+        yield environment
+
+
+def test_the_page_shows_what_the_api_tells(cluster: dict[str, str]) -> None:
+    chromium = next(filter(None, map(shutil.which, CHROMIUM)))
+    runs = [playwright(spec, environment=cluster, chromium=chromium) for spec in SPECS]
+    assert not any(run.returncode for run in runs), "\n".join(run.stdout for run in runs)

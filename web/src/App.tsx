@@ -1,0 +1,153 @@
+/** The shell: navigation, theme, connection, sign-in, and one screen at a time, each loaded when it is first shown. */
+import { Component, lazy, Suspense, useEffect, type ComponentType, type ReactNode } from 'react';
+import { ApiError, ask, connection } from './api/client';
+import { openSignIn, signOut, token } from './api/session';
+import type { Me } from './api/types';
+import { usePolled, useTheme, type Asked, type ThemeChoice } from './hooks';
+import { SignIn } from './SignIn';
+import { useStore } from './store';
+import { visible } from './text';
+import { formatTime } from './time';
+import { Badge, Button, ErrorBox, Loading, Select } from './ui';
+import { hrefOf, SCREENS, useScreen, type Screen } from './url';
+
+const TITLES: Record<Screen, string> = { query: 'Query', explore: 'Explore', live: 'Live', cluster: 'Cluster', data: 'Data' };
+
+type Loader = () => Promise<{ default: ComponentType }>;
+
+const LOADERS: Record<Screen, Loader> = {
+  query: () => import('./screens/query/Query'),
+  explore: () => import('./screens/explore/Explore'),
+  live: () => import('./screens/live/Live'),
+  cluster: () => import('./screens/cluster/Cluster'),
+  data: () => import('./screens/data/Data'),
+};
+
+const VIEWS: Record<Screen, ComponentType> = {
+  query: lazy(LOADERS.query),
+  explore: lazy(LOADERS.explore),
+  live: lazy(LOADERS.live),
+  cluster: lazy(LOADERS.cluster),
+  data: lazy(LOADERS.data),
+};
+
+/** The other screens' code is fetched once the first one stands, so that they open while the server is away, too. */
+const FETCH_REST_MS = 2000;
+
+function fetchRest(): void {
+  // one that fails is asked for again, and then said to have failed, when it is opened
+  for (const load of Object.values(LOADERS)) load().catch(() => undefined);
+}
+
+interface GuardState {
+  failed?: Error;
+}
+
+/** A screen that fails, or whose code cannot be loaded, leaves the shell standing. */
+class Guard extends Component<{ children: ReactNode }, GuardState> {
+  override state: GuardState = {};
+
+  static getDerivedStateFromError(failed: Error): GuardState {
+    return { failed };
+  }
+
+  override render() {
+    const { failed } = this.state;
+    if (failed === undefined) return this.props.children;
+    return <Failed message={failed.message} />;
+  }
+}
+
+/** Loading the page anew helps only where there is a server to load it from. */
+function Failed({ message }: { message: string }) {
+  const away = useStore(connection).kind === 'down';
+  return <ErrorBox error={new ApiError(0, 'page', `This screen failed: ${message}`)} retry={away ? undefined : () => window.location.reload()} />;
+}
+
+function Nav({ screen }: { screen: Screen }) {
+  return (
+    <nav aria-label="Screens">
+      <ul>
+        {SCREENS.map((one) => (
+          <li key={one}><a href={hrefOf(one)} aria-current={one === screen ? 'page' : undefined}>{TITLES[one]}</a></li>
+        ))}
+      </ul>
+    </nav>
+  );
+}
+
+const THEMES = [
+  { value: 'system', label: 'System' },
+  { value: 'light', label: 'Light' },
+  { value: 'dark', label: 'Dark' },
+];
+
+function ThemeSwitch() {
+  const { choice, setChoice } = useTheme();
+  return <Select aria-label="Theme" className="theme" value={choice} options={THEMES} onChange={(value) => setChoice(value as ThemeChoice)} />;
+}
+
+function ConnectionState() {
+  const state = useStore(connection);
+  const down = state.kind === 'down';
+  return (
+    <span className="connection" role="status">
+      <Badge tone={down ? 'bad' : state.kind === 'up' ? 'ok' : 'info'}>{down ? 'no connection' : state.kind === 'up' ? 'connected' : 'connecting'}</Badge>
+    </span>
+  );
+}
+
+function Away() {
+  const state = useStore(connection);
+  if (state.kind !== 'down') return null;
+  return (
+    <div className="away" role="alert">
+      The server has not been reached since {formatTime(state.sinceMs)}. What is shown stays; the page tries again by itself.
+    </div>
+  );
+}
+
+function Person({ me }: { me: Asked<Me> }) {
+  const has = useStore(token) !== '';
+  const wanted = me.value?.auth === true || me.error?.status === 401;
+  if (has) {
+    return (
+      <span className="person">
+        {me.value?.name ? <bdi>{visible(me.value.name)}</bdi> : null} <Button small kind="quiet" onClick={signOut}>Sign out</Button>
+      </span>
+    );
+  }
+  return wanted ? <Button small onClick={openSignIn}>Sign in</Button> : null;
+}
+
+export function App() {
+  const [screen] = useScreen();
+  const me = usePolled((signal) => ask<Me>('/api/v1/me', { signal, timeoutMs: 10_000 }), 5_000, []);
+  const View = VIEWS[screen];
+  useEffect(() => {
+    document.title = `${TITLES[screen]} · minitrue`;
+  }, [screen]);
+  useEffect(() => {
+    const timer = setTimeout(fetchRest, FETCH_REST_MS);
+    return () => clearTimeout(timer);
+  }, []);
+  return (
+    <>
+      <a className="skip" href="#main" onClick={(event) => { event.preventDefault(); document.getElementById('main')?.focus(); }}>Skip to the content</a>
+      <header className="top">
+        <span className="brand">minitrue</span>
+        <Nav screen={screen} />
+        <span className="top-end"><ConnectionState /><Person me={me} /><ThemeSwitch /></span>
+      </header>
+      <Away />
+      <main id="main" tabIndex={-1}>
+        <h1 className="visually-hidden">{TITLES[screen]}</h1>
+        <Guard key={screen}><Suspense fallback={<Loading what={TITLES[screen]} />}><View /></Suspense></Guard>
+      </main>
+      <footer className="foot">
+        minitrue {me.value?.version ?? ''} · <a href="/docs">API</a>
+      </footer>
+      <SignIn />
+    </>
+  );
+}

@@ -1,0 +1,110 @@
+import { afterEach, describe, expect, test, vi } from 'vitest';
+import { json, serve, type Serving } from './serve.test-helper';
+import { backoffMs, openStream, sseParser, type SseEvent, type StreamState } from './sse';
+
+function parse(pieces: string[]): SseEvent[] {
+  const events: SseEvent[] = [];
+  const take = sseParser((event) => events.push(event));
+  pieces.forEach(take);
+  return events;
+}
+
+const TEXT = 'event: ready\ndata: {"nodes":["a"]}\n\n: heartbeat\n\nevent: point\r\ndata: [1]\r\n\r\ndata: two\ndata:lines\nid: 5\n\n';
+const EVENTS = [
+  { name: 'ready', data: '{"nodes":["a"]}' }, { name: 'point', data: '[1]' }, { name: 'message', data: 'two\nlines' },
+];
+
+describe('the text of events', () => {
+  test('whole', () => {
+    expect(parse([TEXT])).toEqual(EVENTS);
+  });
+
+  test('cut anywhere in two', () => {
+    for (let cut = 0; cut <= TEXT.length; cut += 1) expect(parse([TEXT.slice(0, cut), TEXT.slice(cut)])).toEqual(EVENTS);
+  });
+
+  test('by single characters', () => {
+    expect(parse([...TEXT])).toEqual(EVENTS);
+  });
+
+  test('an event that does not end is none, nor is one without data', () => {
+    expect(parse(['event: point\ndata: [1]\n'])).toEqual([]);
+    expect(parse(['event: point\n\n'])).toEqual([]);
+  });
+
+  test('only the first space goes, and a colon may be in the data', () => {
+    expect(parse(['data:  a: b\n\n'])).toEqual([{ name: 'message', data: ' a: b' }]);
+  });
+});
+
+describe('waiting', () => {
+  test('doubles up to half a minute', () => {
+    expect([1, 2, 3, 20].map((failures) => backoffMs(failures, undefined, () => 0.5))).toEqual([500, 1000, 2000, 30_000]);
+  });
+
+  test('is spread by a quarter each way', () => {
+    expect(backoffMs(1, undefined, () => 0)).toBe(375);
+    expect(backoffMs(1, undefined, () => 1)).toBe(625);
+  });
+
+  test('is not shorter than the server wants', () => {
+    expect(backoffMs(1, 5, () => 0.5)).toBe(5000);
+  });
+});
+
+describe('a stream', () => {
+  let serving: Serving | undefined;
+  let stream: { close(): void } | undefined;
+
+  afterEach(async () => {
+    stream?.close();
+    await serving?.close();
+  });
+
+  function watch(): { states: StreamState[]; events: unknown[] } {
+    const seen = { states: [] as StreamState[], events: [] as unknown[] };
+    stream = openStream('/live', { device_id: 'a' }, {
+      event: (name, data) => seen.events.push([name, data]),
+      state: (state) => seen.states.push(state),
+    });
+    return seen;
+  }
+
+  test('that breaks is opened again, and says so', async () => {
+    let turn = 0;
+    serving = await serve((_, response) => {
+      turn += 1;
+      response.writeHead(200, { 'content-type': 'text/event-stream' }).write(`event: point\ndata: [${turn}]\n\n`);
+      if (turn === 1) setTimeout(() => response.destroy(), 20);
+    });
+    const { states, events } = watch();
+    await vi.waitFor(() => expect(events).toEqual([['point', [1]], ['point', [2]]]), { timeout: 5000 });
+    expect(states.map(({ kind }) => kind)).toEqual(['connecting', 'open', 'lost', 'connecting', 'open']);
+  });
+
+  test('that the server ends with an error says its words', async () => {
+    serving = await serve((_, response) =>
+      response.writeHead(200).end('event: error\ndata: {"error": "slow_reader", "message": "too slow"}\n\n'));
+    const { states } = watch();
+    await vi.waitFor(() => expect(states.find(({ kind }) => kind === 'lost')).toMatchObject({ reason: 'too slow' }));
+  });
+
+  test('that is refused says why and waits as long as it should', async () => {
+    serving = await serve((_, response) => json(response, 429, { error: 'limit', message: 'too many streams' }, { 'retry-after': '9' }));
+    const { states } = watch();
+    await vi.waitFor(() => expect(states.at(-1)).toMatchObject({ kind: 'lost', reason: 'too many streams' }));
+    const last = states.at(-1);
+    if (last?.kind === 'lost') expect(last.retryAtMs - Date.now()).toBeGreaterThan(8000);
+  });
+
+  test('that was closed says nothing more', async () => {
+    serving = await serve((_, response) => void response.writeHead(200).write('event: ready\ndata: {}\n\n'));
+    const { states, events } = watch();
+    await vi.waitFor(() => expect(events).toHaveLength(1));
+    stream?.close();
+    const before = states.length;
+    await serving.close();
+    serving = undefined;
+    expect(states).toHaveLength(before);
+  });
+});

@@ -1,0 +1,213 @@
+/** What is stored: devices page by page, the series of one device, and deletes. */
+
+import { useEffect, useState } from 'react';
+import { ask } from '../../api/client';
+import type { DeviceRow, Me, RowsPage, Status } from '../../api/types';
+import { formatBytes, formatCount, formatNumber } from '../../format';
+import { useAsk, useDebounced } from '../../hooks';
+import { formatTime, rangeFromText, rangeToText, rangeToTimes, type Range } from '../../time';
+import { Button, CoverageNote, Empty, ErrorBox, Field, Id, Loading, RangePicker, Stale, Table, TextInput, type Column } from '../../ui';
+import { joinHash, splitHash, useUrlState, writeState } from '../../url';
+import './data.css';
+import { DeletesInForce } from './DeletesInForce';
+import { DeviceDetail } from './DeviceDetail';
+import { faultOf, FIRST_PAGE, nextPage, patternOf, previousPage, type Paging } from './search';
+import { bytesPerPoint } from './stored';
+
+const PAGE = 50;
+const SETTLE_MS = 300;
+const DEFAULTS = { search: '', metric: '', device: '', range: 'all' };
+
+export default function Data() {
+  const [url, setUrl] = useUrlState(DEFAULTS);
+  const range = rangeFromText(url.range, { kind: 'all' });
+  const status = useAsk((signal) => ask<Status>('/api/v1/status', { signal }), []);
+  const me = useAsk((signal) => askMe(signal), []);
+  const pointBytes = status.value === undefined ? null : bytesPerPoint(status.value);
+  return (
+    <div className="data">
+      <RangePicker value={range} onChange={(next) => setUrl({ range: rangeToText(next) })} />
+      {url.device === ''
+        ? <Devices search={url.search} metric={url.metric} range={range} pointBytes={pointBytes} setUrl={setUrl} />
+        : (
+          <DeviceDetail
+            key={url.device}
+            device={url.device}
+            range={range}
+            pointBytes={pointBytes}
+            me={me}
+            onBack={() => setUrl({ device: '' }, 'push')}
+          />
+        )}
+      <SizeNote pointBytes={pointBytes} />
+      <DeletesInForce />
+    </div>
+  );
+}
+
+/** Who I am, and how far the server's clock is ahead of this browser's. */
+export interface MeThen extends Me {
+  aheadMs: number;
+}
+
+async function askMe(signal: AbortSignal): Promise<MeThen> {
+  const asked = Date.now();
+  const me = await ask<Me>('/api/v1/me', { signal });
+  return { ...me, aheadMs: me.now * 1000 - (asked + Date.now()) / 2 };
+}
+
+function SizeNote({ pointBytes }: { pointBytes: number | null }) {
+  return (
+    <p className="hint">
+      {pointBytes === null
+        ? 'Sizes are not known yet: nothing lies in segments.'
+        : `Sizes are points times ${formatNumber(pointBytes, 3)} bytes, the average of all segments, of one copy.`}
+    </p>
+  );
+}
+
+interface DevicesProps {
+  search: string;
+  metric: string;
+  range: Range;
+  pointBytes: number | null;
+  setUrl: (patch: Partial<typeof DEFAULTS>, how?: 'push' | 'replace') => void;
+}
+
+function Devices({ search, metric, range, pointBytes, setUrl }: DevicesProps) {
+  const [settledSearch, settledMetric] = [useDebounced(search, SETTLE_MS), useDebounced(metric, SETTLE_MS)];
+  const of = JSON.stringify([settledSearch, settledMetric, rangeToText(range)]);
+  const [paging, setPaging] = usePaging(of);
+  const fault = faultOf(search) ?? faultOf(metric);
+  const page = useAsk(
+    (signal) =>
+      ask<RowsPage<DeviceRow>>('/api/v1/devices', {
+        params: {
+          device_id: patternOf(settledSearch), metric_name: patternOf(settledMetric), ...rangeToTimes(range),
+          limit: PAGE, cursor: paging.cursor, time_unit: 'ms', allow_partial: true,
+        },
+        signal,
+      }),
+    [of, paging.cursor],
+  );
+  const faultAt = (field: string) => (page.error?.field === field ? page.error.message : undefined);
+  return (
+    <section aria-label="Devices">
+      <div className="data-search">
+        <Field label="Device" hint="Part of the id, a glob such as pump_*, or ~regex" error={faultOf(search) ?? faultAt('device_id')}>
+          {(wiring) => <TextInput {...wiring} type="search" value={search} onChange={(text) => setUrl({ search: text })} />}
+        </Field>
+        <Field label="Metric" hint="Only series of this metric count" error={faultOf(metric) ?? faultAt('metric_name')}>
+          {(wiring) => <TextInput {...wiring} type="search" value={metric} onChange={(text) => setUrl({ metric: text })} />}
+        </Field>
+      </div>
+      {page.error !== undefined && fault === undefined && <ErrorBox error={page.error} retry={page.refresh} />}
+      {page.stale && page.error !== undefined && <Stale at={page.at} />}
+      {page.value === undefined
+        ? page.loading && <Loading what="Asking for devices" />
+        : (
+          <DevicesPage
+            page={page.value}
+            loading={page.loading}
+            paging={paging}
+            setPaging={setPaging}
+            pointBytes={pointBytes}
+            isSearch={search !== '' || metric !== ''}
+            onClear={() => setUrl({ search: '', metric: '' })}
+          />
+        )}
+    </section>
+  );
+}
+
+/** Back to the first page when something else is asked for. */
+function usePaging(of: string): [Paging, (paging: Paging) => void] {
+  const [at, setAt] = useState({ of, paging: FIRST_PAGE });
+  const paging = at.of === of ? at.paging : FIRST_PAGE;
+  return [paging, (next) => setAt({ of, paging: next })];
+}
+
+function deviceHref(device: string): string {
+  const { search } = splitHash(window.location.hash);
+  return joinHash('data', writeState(search, {}, { device }));
+}
+
+interface DevicesPageProps {
+  page: RowsPage<DeviceRow>;
+  loading: boolean;
+  paging: Paging;
+  setPaging: (paging: Paging) => void;
+  pointBytes: number | null;
+  isSearch: boolean;
+  onClear: () => void;
+}
+
+function DevicesPage({ page, loading, paging, setPaging, pointBytes, isSearch, onClear }: DevicesPageProps) {
+  const columns: Column<DeviceRow>[] = [
+    { key: 'device', title: 'Device', cell: (row) => <a href={deviceHref(row.device_id)}><Id text={row.device_id} /></a> },
+    { key: 'series', title: 'Series', align: 'right', cell: (row) => formatCount(row.series) },
+    { key: 'points', title: 'Points', align: 'right', cell: (row) => formatCount(row.count) },
+    { key: 'first', title: 'First', cell: (row) => <Moment ms={row.first_time} /> },
+    { key: 'last', title: 'Last', cell: (row) => <Moment ms={row.last_time} /> },
+    { key: 'size', title: 'Size, about', align: 'right', cell: (row) => sizeText(row.count, pointBytes) },
+  ];
+  const next = page.next_cursor;
+  return (
+    <>
+      {!page.coverage.complete && <CoverageNote coverage={page.coverage} />}
+      {page.rows.length === 0
+        ? (
+          <Empty title={isSearch ? 'No device is like that.' : 'Nothing is stored yet.'}>
+            {isSearch
+              ? <Button onClick={onClear}>Show all devices</Button>
+              : 'Devices show up here when points of theirs have been stored.'}
+          </Empty>
+        )
+        : <Table caption="Devices" columns={columns} rows={page.rows} rowKey={(row) => row.device_id} />}
+      <Pager
+        what="devices"
+        number={paging.before.length + 1}
+        loading={loading}
+        onPrevious={paging.before.length === 0 ? undefined : () => setPaging(previousPage(paging))}
+        onNext={next === null ? undefined : () => setPaging(nextPage(paging, next))}
+      />
+    </>
+  );
+}
+
+interface PagerProps {
+  what: string;
+  number: number;
+  loading: boolean;
+  onPrevious?: () => void;
+  onNext?: () => void;
+}
+
+/** Nothing while there is one page only. */
+export function Pager({ what, number, loading, onPrevious, onNext }: PagerProps) {
+  if (onPrevious === undefined && onNext === undefined) return null;
+  return (
+    <nav className="data-pager" aria-label={`Pages of ${what}`}>
+      <Button small onClick={onPrevious} disabled={onPrevious === undefined || loading}>Previous</Button>
+      <span role="status">Page {number}{loading ? ' …' : ''}</span>
+      <Button small onClick={onNext} disabled={onNext === undefined || loading}>Next</Button>
+    </nav>
+  );
+}
+
+/** A time of the local zone; UTC when one points at it. */
+export function Moment({ ms }: { ms: number | null | undefined }) {
+  if (ms === null || ms === undefined) return <>–</>;
+  return <time className="data-time" title={formatTime(ms, { utc: true, precise: true })}>{formatTime(ms)}</time>;
+}
+
+export function sizeText(points: number | null | undefined, pointBytes: number | null): string {
+  return points === null || points === undefined || pointBytes === null ? '–' : formatBytes(points * pointBytes);
+}
+
+/** The document's top comes into sight when another device is shown. */
+export function useTop(of: string): void {
+  useEffect(() => {
+    window.scrollTo(0, 0);
+  }, [of]);
+}

@@ -1,0 +1,20 @@
+/** Links from one screen into another. Pure. */
+
+import type { Tags } from '../../api/types';
+import { rangeToText, type Range } from '../../time';
+import { joinHash, writeState } from '../../url';
+import { lineToText } from '../explore/lines';
+
+export function dataHref(device: string): string {
+  return joinHash('data', writeState('', {}, { device }));
+}
+
+export function liveHref(device: string): string {
+  return joinHash('live', writeState('', {}, { find: device }));
+}
+
+/** range: Explore's own where it is left out. */
+export function exploreHref(of: { device_id: string; metric_name: string; tags: Tags }, range?: Range): string {
+  const line = lineToText({ device: of.device_id, metric: of.metric_name, tags: of.tags, side: 'left', hidden: false });
+  return joinHash('explore', writeState('', {}, { line: [line], range: range === undefined ? undefined : rangeToText(range) }));
+}

@@ -1,0 +1,132 @@
+/** The lines by name, with what they are below the marker and in the window: the chart in words. */
+import { useMemo } from 'react';
+import { nearest, summaryOf, type Values, type Window } from '../../chart/values';
+import { spanOf } from '../../chart/window';
+import { formatCount, formatNumber } from '../../format';
+import { useDebounced, useTokens } from '../../hooks';
+import { useStore, type Store } from '../../store';
+import { visible } from '../../text';
+import { formatTime } from '../../time';
+import { Button, Id, Table, type Column } from '../../ui';
+import { keyOf, labelOf, looksOf, type Line } from './lines';
+import type { ByLine } from './request';
+import { comparisonLabel } from './view';
+
+interface Props {
+  lines: Line[];
+  values: ByLine;
+  compared: ByLine;
+  compareDays: number;
+  window: Window;
+  pixels: number;
+  utc: boolean;
+  mark: Store<number | null>;
+  onLine: (place: number, patch: Partial<Line> | null) => void;
+}
+
+/** How far from the marker a value may be to count as below it. */
+const REACH_PX = 12;
+
+function markedText(values: Values | undefined, mark: number | null, reachMs: number): string {
+  const at = values === undefined || mark === null ? -1 : nearest(values, mark, reachMs);
+  if (values === undefined || at < 0) return '–';
+  const avg = formatNumber(values.avg[at]);
+  return values.bucketMs === 0 ? avg : `${avg} (${formatNumber(values.min[at])} to ${formatNumber(values.max[at])})`;
+}
+
+function Swatch({ place, hidden }: { place: number; hidden: boolean }) {
+  const { series } = useTokens();
+  const { colour, dash } = looksOf(place, series.length);
+  return (
+    <svg width="26" height="10" aria-hidden="true" className="swatch">
+      <line x1="0" y1="5" x2="26" y2="5" stroke={hidden ? 'var(--line)' : `var(--series-${colour + 1})`} strokeWidth="3"
+        strokeDasharray={dash.join(' ') || undefined} />
+    </svg>
+  );
+}
+
+interface Row {
+  line: Line;
+  place: number;
+  summary: ReturnType<typeof summaryOf>;
+}
+
+function nameColumn(onLine: Props['onLine']): Column<Row> {
+  return {
+    key: 'name',
+    title: 'Series',
+    cell: ({ line, place }) => (
+      <label className="legend-name">
+        <input type="checkbox" checked={!line.hidden} onChange={() => onLine(place, { hidden: !line.hidden })} />
+        <Swatch place={place} hidden={line.hidden} />
+        <Id text={labelOf(line)} />
+      </label>
+    ),
+  };
+}
+
+function summaryColumns(utc: boolean): Column<Row>[] {
+  const figure = (key: 'last' | 'min' | 'max', title: string): Column<Row> => (
+    { key, title, align: 'right', cell: ({ summary }) => <span title={String(summary?.[key] ?? '')}>{formatNumber(summary?.[key])}</span> });
+  return [
+    figure('last', 'Last'),
+    { key: 'when', title: 'At', cell: ({ summary }) => formatTime(summary?.lastMs, { utc }) },
+    figure('min', 'Min'),
+    figure('max', 'Max'),
+    { key: 'points', title: 'Points', align: 'right', cell: ({ summary }) => formatCount(summary?.points ?? 0) },
+  ];
+}
+
+function endColumns(onLine: Props['onLine']): Column<Row>[] {
+  return [
+    {
+      key: 'axis',
+      title: 'Axis',
+      cell: ({ line, place }) => (
+        <Button small aria-label={`Axis of ${visible(labelOf(line))}: ${line.side}, change`}
+          onClick={() => onLine(place, { side: line.side === 'left' ? 'right' : 'left' })}>{line.side}</Button>
+      ),
+    },
+    {
+      key: 'remove',
+      title: <span className="visually-hidden">Remove</span>,
+      cell: ({ line, place }) => (
+        <Button small kind="quiet" aria-label={`Remove ${visible(labelOf(line))}`} onClick={() => onLine(place, null)}>×</Button>
+      ),
+    },
+  ];
+}
+
+/** What is below the marker, said when it rests. */
+function Spoken({ text }: { text: string }) {
+  return <p className="visually-hidden" role="status">{useDebounced(text, 500)}</p>;
+}
+
+export function Legend({ lines, values, compared, compareDays, window, pixels, utc, mark, onLine }: Props) {
+  const marked = useStore(mark);
+  const rows = useMemo(() => lines.map((line, place): Row => {
+    const found = values.get(keyOf(line));
+    return { line, place, summary: found === undefined ? undefined : summaryOf(found, window) };
+  }), [lines, values, window.startMs, window.endMs]);
+  const reachMs = (spanOf(window) / Math.max(1, pixels)) * REACH_PX;
+  const below = (line: Line, of: ByLine) => markedText(of.get(keyOf(line)), marked, reachMs);
+  const time = marked === null ? '' : formatTime(marked, { utc, precise: spanOf(window) < 60_000 });
+  const columns: Column<Row>[] = [
+    nameColumn(onLine),
+    { key: 'marked', title: time === '' ? 'At the marker' : time, align: 'right', cell: ({ line }) => below(line, values) },
+    ...(compareDays === 0 ? [] : [
+      { key: 'before', title: comparisonLabel(compareDays), align: 'right' as const, cell: ({ line }: Row) => below(line, compared) },
+    ]),
+    ...summaryColumns(utc),
+    ...endColumns(onLine),
+  ];
+  const seen = lines.filter((line) => !line.hidden);
+  const spoken = marked === null ? '' : `${time}: ${seen.map((line) => `${visible(labelOf(line))} ${below(line, values)}`).join('; ')}`;
+  return (
+    <div className="legend">
+      <Table caption="Series of the chart" columns={columns} rows={rows} rowKey={({ line }) => keyOf(line)}
+        rowClass={({ line }) => (line.hidden ? 'hidden-line' : undefined)} />
+      <Spoken text={spoken} />
+    </div>
+  );
+}

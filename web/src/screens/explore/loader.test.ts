@@ -1,0 +1,200 @@
+import { describe, expect, it } from 'vitest';
+import { ApiError, type AskOptions } from '../../api/client';
+import { keyOf, type Line } from './lines';
+import { run, tickMs, type Hint, type Shown, type Spec, type World } from './loader';
+
+const LINE: Line = { device: 'a', metric: 'm', tags: {}, side: 'left', hidden: false };
+const COVERAGE = { partitions_asked: 1, partitions_answered: 1, complete: true, epoch: 1, delete_number: 0, nodes: ['n'], missing: [] };
+
+function spec(patch: Partial<Spec> = {}): Spec {
+  return { lines: [LINE], range: { kind: 'fixed', startMs: 0, endMs: 100_000 }, pixels: 100, compareDays: 0, utc: true, follow: false, ...patch };
+}
+
+interface Asked {
+  path: string;
+  body: Record<string, unknown>;
+}
+
+/** A server that has one point every stepMs; each question is kept. A pause lets the clock go on. */
+class FakeWorld implements World {
+  readonly asked: Asked[] = [];
+  readonly paused: number[] = [];
+  failures: ApiError[] = [];
+  private readonly stop = new AbortController();
+
+  constructor(private readonly stepMs: number, private clock = 1_000_000, private pausesLeft = 0) {}
+
+  readonly ask = async <T>(path: string, options: AskOptions): Promise<T> => {
+    const body = options.body as Record<string, unknown>;
+    this.asked.push({ path, body });
+    const failure = this.failures.shift();
+    if (failure !== undefined) throw failure;
+    return (path === '/query' ? this.buckets(body) : path === '/api/v1/samples' ? this.samples(body) : this.series()) as T;
+  };
+
+  now(): number {
+    return this.clock;
+  }
+
+  async pause(ms: number): Promise<void> {
+    this.paused.push(ms);
+    this.clock += ms;
+    if (this.pausesLeft-- <= 0) this.stop.abort();
+  }
+
+  private times(body: Record<string, unknown>): number[] {
+    const [from, to] = [Date.parse(String(body.start_time)), Date.parse(String(body.end_time))];
+    const first = Math.max(0, Math.ceil(from / this.stepMs));
+    return Array.from({ length: Math.max(0, Math.floor(to / this.stepMs) - first + 1) }, (_, at) => (first + at) * this.stepMs);
+  }
+
+  private samples(body: Record<string, unknown>): unknown {
+    const times = this.times(body);
+    const limit = Number(body.limit);
+    const series = [{ device_id: 'a', metric_name: 'm', tags: {}, times: times.slice(0, limit), values: times.slice(0, limit) }];
+    return { series, next_cursor: times.length > limit ? 'more' : null, coverage: COVERAGE };
+  }
+
+  private buckets(body: Record<string, unknown>): unknown {
+    const bucketMs = String(body.interval).endsWith('ms') ? parseInt(String(body.interval)) : parseInt(String(body.interval)) * 1000;
+    const counts = new Map<number, number>();
+    for (const time of this.times(body)) {
+      const edge = Math.floor(time / bucketMs) * bucketMs;
+      counts.set(edge, (counts.get(edge) ?? 0) + 1);
+    }
+    const rows = [...counts].map(([time, count]) => ({ time, device_id: 'a', metric_name: 'm', tags: {}, min: time, avg: time, max: time, count }));
+    return { rows, coverage: COVERAGE };
+  }
+
+  private series(): unknown {
+    return { series: [{ device_id: 'a', metric_name: 'm', tags: {}, first_time: 20_000, last_time: 70_000 }], next_cursor: null, coverage: COVERAGE };
+  }
+
+  async run(wanted: Spec, hint: Hint = {}): Promise<Shown> {
+    let shown: Shown = { loading: true };
+    await run(wanted, hint, this, this.stop.signal, (change) => {
+      shown = { ...shown, ...change };
+    });
+    return shown;
+  }
+}
+
+function timesOf(shown: Shown): number[] {
+  return shown.data?.lines.get(keyOf(LINE))?.times ?? [];
+}
+
+describe('what is loaded', () => {
+  it('are buckets where there are more points than pixels, and not more than pixels', async () => {
+    const world = new FakeWorld(100);
+    const shown = await world.run(spec());
+    expect(world.asked.map(({ path }) => path)).toEqual(['/query']);
+    expect(shown.data?.step?.text).toBe('2s');
+    expect(timesOf(shown).length).toBeLessThanOrEqual(100);
+  });
+
+  it('are the points where they fit', async () => {
+    const world = new FakeWorld(10_000);
+    const shown = await world.run(spec());
+    expect(world.asked.map(({ path }) => path)).toEqual(['/query', '/api/v1/samples']);
+    expect(shown.data?.step).toBeNull();
+    expect(timesOf(shown)).toContain(50_000);
+    expect(world.asked[1]!.body.limit).toBe(100);
+  });
+
+  it('are points at once where the answer before says that they will fit', async () => {
+    const hint: Hint = {};
+    await new FakeWorld(10_000).run(spec(), hint);
+    const world = new FakeWorld(10_000);
+    await world.run(spec({ range: { kind: 'fixed', startMs: 0, endMs: 50_000 } }), hint);
+    expect(world.asked.map(({ path }) => path)).toEqual(['/api/v1/samples']);
+  });
+
+  it('are buckets after all where that was wrong', async () => {
+    const world = new FakeWorld(100);
+    const shown = await world.run(spec(), { pointsPerMs: 0.0001 });
+    expect(world.asked.map(({ path }) => path)).toEqual(['/api/v1/samples', '/query']);
+    expect(shown.data?.step?.text).toBe('2s');
+  });
+
+  it('is from the first to the last point where the range is open', async () => {
+    const shown = await new FakeWorld(100).run(spec({ range: { kind: 'all' } }));
+    expect(shown.data?.window).toEqual({ startMs: 19_000, endMs: 71_000 });
+  });
+
+  it('is the day before as well, drawn over this one', async () => {
+    const day = 86_400_000;
+    const world = new FakeWorld(10_000);
+    const shown = await world.run(spec({ range: { kind: 'fixed', startMs: day, endMs: day + 100_000 }, compareDays: 1 }));
+    expect(shown.data?.compared.get(keyOf(LINE))?.times[0]).toBe(day);
+  });
+
+  it('is a line without values where the series is gone', async () => {
+    const world = new FakeWorld(100);
+    world.failures = [new ApiError(404, 'unknown_series', 'no such device')];
+    const shown = await world.run(spec());
+    expect([shown.error, shown.data?.points, shown.loading]).toEqual([undefined, 0, false]);
+  });
+});
+
+describe('live follow', () => {
+  it('asks only for the end, and moves the window', async () => {
+    const world = new FakeWorld(100, 1_000_000, 1);
+    const shown = await world.run(spec({ range: { kind: 'last', seconds: 100 }, follow: true }));
+    expect(world.paused).toEqual([2000, 2000]);
+    expect(world.asked).toHaveLength(2);
+    expect(Date.parse(String(world.asked[1]!.body.start_time))).toBeGreaterThanOrEqual(988_000);
+    expect(shown.data?.window).toEqual({ startMs: 902_000, endMs: 1_002_000 });
+    const times = timesOf(shown);
+    expect(times).toEqual(Array.from({ length: times.length }, (_, at) => times[0]! + at * 2000));
+    expect(times[times.length - 1]).toBe(1_000_000);
+  });
+
+  it('asks for everything once a minute', async () => {
+    const world = new FakeWorld(100, 1_000_000, 30);
+    await world.run(spec({ range: { kind: 'last', seconds: 100 }, follow: true }));
+    const whole = world.asked.filter(({ body }) => Date.parse(String(body.end_time)) - Date.parse(String(body.start_time)) > 90_000);
+    expect(whole).toHaveLength(2);
+  });
+
+  it('keeps what it has while the server is away, and goes on when it is back', async () => {
+    const world = new FakeWorld(100, 1_000_000, 2);
+    const seen: Shown[] = [];
+    const stop = new AbortController();
+    let calls = 0;
+    const ask = <T>(path: string, options: AskOptions): Promise<T> => {
+      calls += 1;
+      return calls === 2 ? Promise.reject(new ApiError(503, 'not_ready', 'no ring')) : world.ask<T>(path, options);
+    };
+    const pause = async (ms: number): Promise<void> => {
+      await world.pause(ms);
+      if (seen.filter(({ data }) => data !== undefined).length === 2) stop.abort();
+    };
+    await run(spec({ range: { kind: 'last', seconds: 100 }, follow: true }), {}, { ask, now: () => world.now(), pause }, stop.signal, (change) => seen.push(change));
+    expect(seen.map(({ error, data }) => [error?.status, data !== undefined])).toEqual([
+      [undefined, false], [undefined, true], [503, false], [undefined, true]]);
+    expect(seen[2]!.retryAtMs).toBeGreaterThan(1_000_000);
+  });
+
+  it('asks as often as there are new buckets, at most once a second', () => {
+    expect([tickMs(null, 0), tickMs({ ms: 20, text: '20ms' }, 0), tickMs({ ms: 5000, text: '5s' }, 0), tickMs({ ms: 3_600_000, text: '1h' }, 0)])
+      .toEqual([1000, 1000, 5000, 30_000]);
+    expect(tickMs(null, 1)).toBe(5000);
+  });
+});
+
+describe('failures', () => {
+  it('that stay are told and not tried again', async () => {
+    const world = new FakeWorld(100);
+    world.failures = [new ApiError(422, 'limit', 'too much')];
+    const shown = await world.run(spec());
+    expect([shown.error?.status, shown.retryAtMs, world.paused]).toEqual([422, undefined, []]);
+  });
+
+  it('that pass are tried again, not sooner than the server wants', async () => {
+    const world = new FakeWorld(100, 1_000_000, 5);
+    world.failures = [new ApiError(429, 'limit', 'busy', { retryAfterS: 7 })];
+    const shown = await world.run(spec());
+    expect(world.paused).toEqual([7000]);
+    expect([shown.error, timesOf(shown).length > 0]).toEqual([undefined, true]);
+  });
+});

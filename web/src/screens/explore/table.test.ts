@@ -1,0 +1,40 @@
+import { describe, expect, it } from 'vitest';
+import { pointValues, type Values } from '../../chart/values';
+import { keyOf, type Line } from './lines';
+import { csvField, fileName, rowsOf, toCsv } from './table';
+
+const A: Line = { device: 'a', metric: 'm', tags: {}, side: 'left', hidden: false };
+const B: Line = { device: '"b",\n', metric: 'm', tags: { x: '1' }, side: 'left', hidden: false };
+const WINDOW = { startMs: 0, endMs: 100 };
+
+describe('rows', () => {
+  it('come by time, then by line, without hidden lines and what is outside the window', () => {
+    const values = new Map([[keyOf(A), pointValues([0, 50, 101], [1, 2, 3])], [keyOf(B), pointValues([-1, 0, 50], [7, 8, 9])]]);
+    expect(rowsOf([A, B], values, WINDOW).map(({ timeMs, avg }) => [timeMs, avg])).toEqual([[0, 1], [0, 8], [50, 2], [50, 9]]);
+    expect(rowsOf([{ ...A, hidden: true }, B], values, WINDOW)).toHaveLength(2);
+  });
+});
+
+describe('CSV', () => {
+  it('of points has a value a row, exact, with times of RFC 3339', () => {
+    const values = new Map([[keyOf(A), pointValues([1.5], [0.1])]]);
+    expect(toCsv([A], values, WINDOW, true)).toBe('time,device_id,metric_name,tags,value\r\n1970-01-01T00:00:00.001500000Z,a,m,{},0.1\r\n');
+  });
+
+  it('of buckets has their figures', () => {
+    const bucket: Values = { bucketMs: 10, times: [20], min: [1], avg: [2], max: [3], counts: [4] };
+    expect(toCsv([A], new Map([[keyOf(A), bucket]]), WINDOW, false).split('\r\n')).toEqual([
+      'time,device_id,metric_name,tags,min,avg,max,count', '1970-01-01T00:00:00.020000000Z,a,m,{},1,2,3,4', '']);
+  });
+
+  it('quotes what needs it', () => {
+    const values = new Map([[keyOf(B), pointValues([1], [5])]]);
+    expect(toCsv([B], values, WINDOW, true)).toContain('Z,"""b"",\n",m,"{""x"":""1""}",5\r\n');
+    expect(csvField('plain')).toBe('plain');
+  });
+
+  it('gets a name that every disk takes', () => {
+    expect(fileName([{ ...A, device: '../a/b:c' }], WINDOW, 'csv')).toBe('_a_b_c-m-1970-01-01T000000.csv');
+    expect(fileName([], WINDOW, 'png')).toBe('chart-1970-01-01T000000.png');
+  });
+});

@@ -1,0 +1,50 @@
+/** What a chart shows, as rows: for CSV and for the table beside the chart. Pure. */
+import type { Window } from '../../chart/values';
+import { keyOf, type Line } from './lines';
+import { timeText, type ByLine } from './request';
+
+export interface ValueRow {
+  timeMs: number;
+  line: Line;
+  min: number;
+  avg: number;
+  max: number;
+  count: number;
+}
+
+/** Values within the window by time, then by the order of the lines. Hidden lines have none. */
+export function rowsOf(lines: Line[], values: ByLine, window: Window): ValueRow[] {
+  const rows = lines.filter((line) => !line.hidden).flatMap((line) => {
+    const found = values.get(keyOf(line));
+    if (found === undefined) return [];
+    return found.times.map((timeMs, at): ValueRow => (
+      { timeMs, line, min: found.min[at]!, avg: found.avg[at]!, max: found.max[at]!, count: found.counts[at]! }));
+  });
+  const inside = rows.filter(({ timeMs, line }) => {
+    const bucketMs = values.get(keyOf(line))?.bucketMs ?? 0;
+    return timeMs + bucketMs >= window.startMs && timeMs <= window.endMs;
+  });
+  return inside.sort((a, b) => a.timeMs - b.timeMs);
+}
+
+/** A field of RFC 4180: in quotes where it has a comma, a quote or an end of line. */
+export function csvField(text: string): string {
+  return /[",\r\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
+}
+
+/** Columns as the API names them; of points `value`, of buckets `min`, `avg`, `max`, `count`. Times are RFC 3339 in UTC. */
+export function toCsv(lines: Line[], values: ByLine, window: Window, points: boolean): string {
+  const head = ['time', 'device_id', 'metric_name', 'tags', ...(points ? ['value'] : ['min', 'avg', 'max', 'count'])];
+  const body = rowsOf(lines, values, window).map(({ timeMs, line, min, avg, max, count }) => [
+    timeText(timeMs), line.device, line.metric, JSON.stringify(line.tags), ...(points ? [avg] : [min, avg, max, count]),
+  ]);
+  return [head, ...body].map((row) => row.map((field) => csvField(String(field))).join(',')).join('\r\n') + '\r\n';
+}
+
+/** A name for a file: what the first line shows, and from when. */
+export function fileName(lines: Line[], window: Window, ending: string): string {
+  const first = lines.find((line) => !line.hidden) ?? lines[0];
+  const what = first === undefined ? 'chart' : `${first.device}-${first.metric}`;
+  const plain = what.normalize('NFC').replace(/[^\p{L}\p{N}_-]+/gu, '_').slice(0, 80);
+  return `${plain}-${new Date(window.startMs).toISOString().slice(0, 19).replaceAll(':', '')}.${ending}`;
+}

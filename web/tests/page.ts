@@ -1,0 +1,90 @@
+/** What the browser's tests share: a page that may not complain, the API, the cluster, and axe. */
+import { execFileSync } from 'node:child_process';
+import { readFileSync } from 'node:fs';
+import { createRequire } from 'node:module';
+import { expect, test as base, type APIRequestContext, type Page } from '@playwright/test';
+
+export { expect };
+
+/** Of every test: what the page wrote to the console as an error. There has to be nothing when the test is over. */
+export const test = base.extend<{ complaints: string[] }>({
+  complaints: [
+    async ({ page }, use) => {
+      const complaints: string[] = [];
+      page.on('console', (message) => {
+        if (message.type() === 'error' || message.type() === 'warning') complaints.push(message.text());
+      });
+      page.on('pageerror', (error) => complaints.push(String(error)));
+      await use(complaints);
+      expect(complaints, 'complaints in the console').toEqual([]);
+    },
+    { auto: true },
+  ],
+});
+
+function environment(name: string): string {
+  const value = process.env[name];
+  if (!value) throw new Error(`${name} is not set: tests/web/test_page.py starts these tests`);
+  return value;
+}
+
+/** Opens a screen, by what stands behind the # of its URL. */
+export async function open(page: Page, hash: string): Promise<void> {
+  await page.goto(`/#/${hash}`);
+  await expect(page.getByRole('navigation')).toBeVisible();
+}
+
+/** What the API answers to the same question. */
+export async function told(request: APIRequestContext, path: string, body?: unknown): Promise<any> {
+  const answer = body === undefined ? await request.get(path) : await request.post(path, { data: body });
+  expect(answer.status(), `${path}: ${await answer.text()}`).toBe(200);
+  return answer.json();
+}
+
+/** supervisorctl of the cluster: stop ing2, start ing2. */
+export function supervise(...words: string[]): string {
+  const command = ['-m', 'supervisor.supervisorctl', '-s', environment('MINITRUE_SUPERVISOR'), ...words];
+  return execFileSync(environment('MINITRUE_PYTHON'), command, { encoding: 'utf8' });
+}
+
+/** tools/ringctl on the cluster, for a change of the ring; ends when all has moved. */
+export function ringctl(...words: string[]): string {
+  const conf = environment('MINITRUE_SUPERVISOR_CONF');
+  const command = ['-m', 'tools.ringctl_app', ...words, '--supervisor', conf, '--yes'];
+  return execFileSync(environment('MINITRUE_PYTHON'), command, { encoding: 'utf8', cwd: '..' });
+}
+
+const AXE = readFileSync(createRequire(import.meta.url).resolve('axe-core/axe.min.js'), 'utf8');
+
+/** What axe finds, as "rule: where". Put in by the debugger: the page's policy lets no foreign script in. */
+export async function faults(page: Page): Promise<string[]> {
+  await page.evaluate(AXE);
+  return page.evaluate(async () => {
+    const { violations } = await (window as any).axe.run(document, {
+      runOnly: ['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa', 'wcag22aa', 'best-practice'],
+    });
+    return violations.flatMap((rule: any) => rule.nodes.map((node: any) => `${rule.id}: ${node.target.join(' ')}: ${node.failureSummary}`));
+  });
+}
+
+/** axe finds nothing, whichever theme. */
+export async function expectAccessible(page: Page): Promise<void> {
+  for (const theme of ['light', 'dark'] as const) {
+    await page.emulateMedia({ colorScheme: theme, reducedMotion: 'reduce' });
+    expect(await faults(page), `axe, ${theme}`).toEqual([]);
+  }
+  await page.emulateMedia({ colorScheme: 'light', reducedMotion: null });
+}
+
+/** On a phone nothing but frames made for it is to be moved sideways. */
+export async function expectFitsPhone(page: Page): Promise<void> {
+  await page.setViewportSize({ width: 390, height: 844 });
+  const wide = () => page.evaluate(() => document.documentElement.scrollWidth - document.documentElement.clientWidth);
+  await expect.poll(wide, 'pixels that the page is too wide').toBeLessThanOrEqual(0);
+  await page.setViewportSize({ width: 1280, height: 800 });
+}
+
+/** The number in a text such as "12,345". */
+export function numberIn(text: string | null): number {
+  return Number((text ?? '').replace(/[^0-9.-]/g, ''));
+}
