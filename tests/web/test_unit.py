@@ -24,7 +24,7 @@ def _run(*command: str) -> None:
 
 
 def test_the_logic_of_the_page() -> None:
-    _run("vitest", "run", "--dir", "src")
+    _run("vitest", "run")
 
 
 def test_the_types_of_the_page() -> None:
