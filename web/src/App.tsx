@@ -1,7 +1,7 @@
 /** The shell: navigation, theme, connection, sign-in, and one screen at a time, each loaded when it is first shown. */
 import { Component, lazy, Suspense, useEffect, type ComponentType, type ReactNode } from 'react';
-import { ApiError, ask, connection } from './api/client';
-import { openSignIn, signOut, token } from './api/session';
+import { ApiError, ask, connection, slowSince } from './api/client';
+import { openSignIn, signedOut, signOut, token } from './api/session';
 import type { Me } from './api/types';
 import { usePolled, useTheme, type Asked, type ThemeChoice } from './hooks';
 import { SignIn } from './SignIn';
@@ -23,12 +23,29 @@ const LOADERS: Record<Screen, Loader> = {
   data: () => import('./screens/data/Data'),
 };
 
+/** While the server is away the code of a screen is waited for; one that is missing for another reason is an error. */
+async function patiently(load: Loader): ReturnType<Loader> {
+  for (;;) {
+    try {
+      return await load();
+    } catch (error) {
+      if (connection.get().kind === 'up') throw error;
+      await new Promise<void>((resolve) => {
+        const stop = connection.subscribe(() => {
+          stop();
+          resolve();
+        });
+      });
+    }
+  }
+}
+
 const VIEWS: Record<Screen, ComponentType> = {
-  query: lazy(LOADERS.query),
-  explore: lazy(LOADERS.explore),
-  live: lazy(LOADERS.live),
-  cluster: lazy(LOADERS.cluster),
-  data: lazy(LOADERS.data),
+  query: lazy(() => patiently(LOADERS.query)),
+  explore: lazy(() => patiently(LOADERS.explore)),
+  live: lazy(() => patiently(LOADERS.live)),
+  cluster: lazy(() => patiently(LOADERS.cluster)),
+  data: lazy(() => patiently(LOADERS.data)),
 };
 
 /** The other screens' code is fetched once the first one stands, so that they open while the server is away, too. */
@@ -88,18 +105,24 @@ function ThemeSwitch() {
 }
 
 function ConnectionState() {
-  const state = useStore(connection);
-  const down = state.kind === 'down';
-  return (
-    <span className="connection" role="status">
-      <Badge tone={down ? 'bad' : state.kind === 'up' ? 'ok' : 'info'}>{down ? 'no connection' : state.kind === 'up' ? 'connected' : 'connecting'}</Badge>
-    </span>
-  );
+  const { kind } = useStore(connection);
+  const waits = useStore(slowSince) !== null;
+  const [tone, text] = kind === 'down' ? ['bad', 'no connection'] as const
+    : waits ? ['warn', 'waiting'] as const
+      : kind === 'up' ? ['ok', 'connected'] as const : ['info', 'connecting'] as const;
+  return <span className="connection" role="status"><Badge tone={tone}>{text}</Badge></span>;
 }
 
 function Away() {
   const state = useStore(connection);
-  if (state.kind !== 'down') return null;
+  const waitingMs = useStore(slowSince);
+  if (state.kind !== 'down') {
+    return waitingMs === null ? null : (
+      <div className="away slow" role="status">
+        The server takes long: an answer has been waited for since {formatTime(waitingMs)}. What is shown stays until it comes.
+      </div>
+    );
+  }
   return (
     <div className="away" role="alert">
       The server has not been reached since {formatTime(state.sinceMs)}. What is shown stays; the page tries again by itself.
@@ -110,7 +133,7 @@ function Away() {
 function Person({ me }: { me: Asked<Me> }) {
   const has = useStore(token) !== '';
   const wanted = me.value?.auth === true || me.error?.status === 401;
-  if (has) {
+  if (has && me.error?.status !== 401) {
     return (
       <span className="person">
         {me.value?.name ? <bdi>{visible(me.value.name)}</bdi> : null} <Button small kind="quiet" onClick={signOut}>Sign out</Button>
@@ -124,6 +147,7 @@ export function App() {
   const [screen] = useScreen();
   const me = usePolled((signal) => ask<Me>('/api/v1/me', { signal, timeoutMs: 10_000 }), 5_000, []);
   const View = VIEWS[screen];
+  const session = useStore(signedOut);
   useEffect(() => {
     document.title = `${TITLES[screen]} · minitrue`;
   }, [screen]);
@@ -142,7 +166,7 @@ export function App() {
       <Away />
       <main id="main" tabIndex={-1}>
         <h1 className="visually-hidden">{TITLES[screen]}</h1>
-        <Guard key={screen}><Suspense fallback={<Loading what={TITLES[screen]} />}><View /></Suspense></Guard>
+        <Guard key={`${screen} ${session}`}><Suspense fallback={<Loading what={TITLES[screen]} />}><View /></Suspense></Guard>
       </main>
       <footer className="foot">
         minitrue {me.value?.version ?? ''} · <a href="/docs">API</a>

@@ -1,6 +1,6 @@
 /** What screens share: asking once and again and again, sizes, the theme, and colours for canvases. */
 import { useCallback, useEffect, useLayoutEffect, useRef, useState, type RefObject } from 'react';
-import { asApiError, connection, isAborted, isPassing, type ApiError } from './api/client';
+import { asApiError, connection, isAborted, isBack, isPassing, leftAloneMs, type ApiError } from './api/client';
 import { token } from './api/session';
 import { makeStore, useStore } from './store';
 
@@ -13,6 +13,8 @@ export interface Asked<T> {
   loading: boolean;
   /** The value is older than it should be: of other deps, or the last try failed. */
   stale: boolean;
+  /** A newer one is on its way for longer than one should wait. */
+  late: boolean;
   refresh(): void;
 }
 
@@ -20,13 +22,18 @@ const LONGEST_WAIT_MS = 60_000;
 /** A server that was away is looked for so often. */
 const AWAY_WAIT_MS = 10_000;
 const FIRST_WAIT_MS = 1_000;
+/** What was not answered within this is called late. */
+const LATE_MS = 6_000;
 
-/** Until the next try after so many failures in a row; never sooner than the server wants. */
-export function retryMs(failures: number, everyMs: number | null, error: ApiError): number {
+/**
+ * Until the next try after so many failures in a row; never sooner than the server wants. Up to a quarter longer by chance,
+ * so that pages which failed together do not come back together.
+ */
+export function retryMs(failures: number, everyMs: number | null, error: ApiError, random: () => number = Math.random): number {
   const longest = error.status === 0 ? AWAY_WAIT_MS : LONGEST_WAIT_MS;
   const base = Math.max(FIRST_WAIT_MS, everyMs ?? FIRST_WAIT_MS);
   const doubled = Math.min(Math.max(longest, everyMs ?? 0), base * 2 ** Math.max(0, failures - 1));
-  return Math.max(doubled, Math.min(LONGEST_WAIT_MS, (error.retryAfterS ?? 0) * 1000));
+  return Math.max(doubled, leftAloneMs(error)) * (1 + random() / 4);
 }
 
 export interface State<T> {
@@ -35,6 +42,7 @@ export interface State<T> {
   error?: ApiError;
   loading: boolean;
   fresh: boolean;
+  late: boolean;
 }
 
 type Fn<T> = (signal: AbortSignal) => Promise<T>;
@@ -47,6 +55,8 @@ export function runLoop<T>(fn: () => Fn<T>, everyMs: number | null, put: (change
   let inside: AbortController | undefined;
   let overdue = false;
   let asking = false;
+  let [firstFailedMs, notBeforeMs] = [0, 0];
+  let lateTimer: ReturnType<typeof setTimeout> | undefined;
 
   const later = (ms: number | null): void => {
     if (stopped || ms === null) return;
@@ -56,6 +66,10 @@ export function runLoop<T>(fn: () => Fn<T>, everyMs: number | null, put: (change
       else void turn();
     }, ms);
   };
+  const answered = (): void => {
+    asking = false;
+    clearTimeout(lateTimer);
+  };
   const turn = async (): Promise<void> => {
     clearTimeout(timer);
     overdue = false;
@@ -64,27 +78,31 @@ export function runLoop<T>(fn: () => Fn<T>, everyMs: number | null, put: (change
     inside = mine;
     asking = true;
     put({ loading: true });
+    clearTimeout(lateTimer);
+    lateTimer = setTimeout(() => put({ late: true, fresh: false }), LATE_MS);
     try {
       const value = await fn()(mine.signal);
       if (mine.signal.aborted) return;
-      asking = false;
+      answered();
       failures = 0;
-      put({ value, at: Date.now(), error: undefined, loading: false, fresh: true });
+      put({ value, at: Date.now(), error: undefined, loading: false, fresh: true, late: false });
       later(everyMs);
     } catch (thrown) {
       if (mine.signal.aborted || isAborted(thrown)) return;
       const error = asApiError(thrown);
-      asking = false;
+      answered();
       failures += 1;
-      put({ error, loading: false, fresh: false });
-      if (everyMs !== null || isPassing(error)) later(retryMs(failures, everyMs, error));
+      if (failures === 1) firstFailedMs = Date.now();
+      notBeforeMs = Date.now() + leftAloneMs(error);
+      put({ error, loading: false, fresh: false, late: false });
+      if (everyMs !== null || isPassing(error, failures)) later(retryMs(failures, everyMs, error));
     }
   };
   const seen = (): void => {
     if (!document.hidden && overdue) void turn();
   };
   const back = (): void => {
-    if (connection.get().kind === 'up' && failures > 0 && !asking) void turn();
+    if (failures > 0 && !asking && !document.hidden && isBack(firstFailedMs, notBeforeMs)) void turn();
   };
   document.addEventListener('visibilitychange', seen);
   const unsubscribe = [connection.subscribe(back), token.subscribe(() => { if (!asking) void turn(); })];
@@ -92,6 +110,7 @@ export function runLoop<T>(fn: () => Fn<T>, everyMs: number | null, put: (change
   const stop = (): void => {
     stopped = true;
     clearTimeout(timer);
+    clearTimeout(lateTimer);
     inside?.abort();
     document.removeEventListener('visibilitychange', seen);
     unsubscribe.forEach((one) => one());
@@ -100,19 +119,19 @@ export function runLoop<T>(fn: () => Fn<T>, everyMs: number | null, put: (change
 }
 
 function useLoop<T>(fn: Fn<T>, everyMs: number | null, deps: unknown[]): Asked<T> {
-  const [state, setState] = useState<State<T>>({ loading: true, fresh: false });
+  const [state, setState] = useState<State<T>>({ loading: true, fresh: false, late: false });
   const latest = useRef(fn);
   latest.current = fn;
   const loop = useRef<{ stop(): void; now(): void }>(null);
   useEffect(() => {
-    setState((old) => ({ ...old, error: undefined, fresh: false, loading: true }));
+    setState((old) => ({ ...old, error: undefined, fresh: false, loading: true, late: false }));
     const mine = runLoop(() => latest.current, everyMs, (change) => setState((old) => ({ ...old, ...change })));
     loop.current = mine;
     return () => mine.stop();
   }, [everyMs, ...deps]);
   const refresh = useCallback(() => loop.current?.now(), []);
-  const { value, at, error, loading, fresh } = state;
-  return { value, at, error, loading, stale: value !== undefined && !fresh, refresh };
+  const { value, at, error, loading, fresh, late } = state;
+  return { value, at, error, loading, stale: value !== undefined && !fresh, late, refresh };
 }
 
 /**

@@ -45,6 +45,10 @@ describe('tags', () => {
     expect(tagsFromList(['x', '=y', '%zz=1', 'a=1'])).toEqual({ a: '1' });
   });
 
+  test('a tag may be called __proto__', () => {
+    expect(Object.entries(tagsFromList(['__proto__=1', 'constructor=2']))).toEqual([['__proto__', '1'], ['constructor', '2']]);
+  });
+
   test('in order of names', () => {
     expect(tagsText({ b: '2', a: '1' })).toBe('a=1, b=2');
     expect(tagsText({})).toBe('');

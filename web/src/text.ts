@@ -52,15 +52,15 @@ export function tagsToList(tags: Record<string, string>): string[] {
 }
 
 export function tagsFromList(list: string[]): Record<string, string> {
-  const tags: Record<string, string> = {};
+  const tags: [string, string][] = [];
   for (const one of list) {
     const cut = one.indexOf('=');
     if (cut <= 0) continue;
     try {
-      tags[decodeURIComponent(one.slice(0, cut))] = one.slice(cut + 1);
+      tags.push([decodeURIComponent(one.slice(0, cut)), one.slice(cut + 1)]);
     } catch {
       continue; // a URL that somebody cut: this tag is not one
     }
   }
-  return tags;
+  return Object.fromEntries(tags); // an assignment would lose a tag called __proto__
 }

@@ -12,7 +12,10 @@ from workers.query.frame import Context, Request, Response
 from workers.query.refusal import Refusal
 
 FILE: Final = Path(__file__).resolve().parent.parent.parent / "docs" / "openapi.yaml"
-_HEADERS: Final = {"Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'"}
+_POLICY: Final = (
+    "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+_HEADERS: Final = {"Content-Security-Policy": _POLICY, "Referrer-Policy": "no-referrer"}
 
 logger = log.get("query.http")
 

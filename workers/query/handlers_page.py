@@ -22,7 +22,6 @@ POLICY: Final = "; ".join(
 )  # fmt: skip
 HEADERS: Final = {
     "Content-Security-Policy": POLICY,
-    "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
 }
 NOT_BUILT: Final = b"""<!doctype html>

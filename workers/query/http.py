@@ -22,6 +22,9 @@ from workers.query.routes import ROUTES
 
 ROUTES_SHOWN: Final = {f"{'|'.join(route.methods)} {route.path}": route.summary for route in ROUTES}
 
+# Ids of devices are in every answer: none is to be taken for HTML, whatever it looks like.
+NO_SNIFFING: Final = ("X-Content-Type-Options", "nosniff")
+
 logger = log.get("query.http")
 
 
@@ -53,6 +56,7 @@ class App(bottle.Bottle):  # type: ignore[misc]
     def default_error_handler(self, res: bottle.HTTPError) -> bytes:
         error = {404: "not_found", 405: "method_not_allowed"}.get(res.status_code, "http_error")
         bottle.response.content_type = JSON
+        bottle.response.set_header(*NO_SNIFFING)
         environ = bottle.request.environ
         fault = _ERROR_TEXTS.get(res.status_code, res.body)
         if res.status_code == 405:
@@ -195,6 +199,7 @@ def _sent(response: Response, visit: Visit) -> bytes | Streamed:
     out = bottle.response
     out.status = visit.status = response.status
     out.content_type = response.content_type
+    out.set_header(*NO_SNIFFING)
     for name, value in response.headers.items():
         (out.add_header if name == "Vary" else out.set_header)(name, value)  # cors.py has one of its own
     if not isinstance(response.body, bytes):

@@ -380,7 +380,8 @@ def test_the_description_is_served_and_its_page_needs_nothing_else() -> None:
     status, headers, parts = inside.open("GET", "/docs")
     page = b"".join(parts).decode()
     assert (status, headers["content-type"]) == (200, "text/html; charset=utf-8")
-    assert headers["content-security-policy"] == "default-src 'none'; style-src 'unsafe-inline'"
+    assert "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'" in headers["content-security-policy"]
+    assert headers["x-content-type-options"] == "nosniff"
     for route in routes.ROUTES:
         assert f"<code>{route.path}</code>" in page
     assert "src=" not in page and "<script" not in page and "@import" not in page and "url(" not in page

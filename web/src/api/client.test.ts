@@ -1,7 +1,7 @@
 import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest';
-import { ApiError, ask, connection, isAborted, isPassing, urlOf } from './client';
+import { ApiError, ask, connection, isAborted, isPassing, retryAfter, slowSince, tryToken, urlOf } from './client';
 import { json, serve, type Answer, type Serving } from './serve.test-helper';
-import { giveUp, openSignIn, setToken, signIn, signInWanted } from './session';
+import { giveUp, openSignIn, setToken, signIn, signInWanted, token } from './session';
 
 let serving: Serving | undefined;
 
@@ -75,7 +75,36 @@ describe('answers', () => {
       response.writeHead(200, { 'content-length': '100' }).write('{');
       setTimeout(() => response.destroy(), 20);
     });
-    expect(await failed(ask('/x'))).toMatchObject({ status: 0, code: 'unreachable' });
+    const error = await failed(ask('/x'));
+    expect(error).toMatchObject({ status: 0, code: 'broken' });
+    expect(isPassing(error)).toBe(true);
+    expect(connection.get().kind).toBe('up');
+  });
+
+  test('when to come back: seconds, or a time as proxies say it', () => {
+    const now = Date.parse('2024-05-01T12:00:00Z');
+    expect(retryAfter('7')).toBe(7);
+    expect(retryAfter('Wed, 01 May 2024 12:00:30 GMT', now)).toBe(30);
+    expect(retryAfter('Wed, 01 May 2024 11:00:00 GMT', now)).toBe(0);
+    expect([null, '', '-1', 'soon'].map((text) => retryAfter(text))).toEqual([undefined, undefined, undefined, undefined]);
+  });
+
+  test('a question that takes long is told of until it is over', async () => {
+    vi.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout', 'Date'] });
+    try {
+      await answering(() => undefined);
+      const controller = new AbortController();
+      const begunMs = Date.now();
+      const one = failed(ask('/x', { signal: controller.signal }));
+      expect(slowSince.get()).toBeNull();
+      vi.advanceTimersByTime(6_000);
+      expect(slowSince.get()).toBe(begunMs);
+      controller.abort();
+      await one;
+      expect(slowSince.get()).toBeNull();
+    } finally {
+      vi.useRealTimers();
+    }
   });
 
   test('no server: it says so, and passes', async () => {
@@ -109,10 +138,39 @@ describe('tokens', () => {
   test('after a sign-in everybody who waited is asked again', async () => {
     await answering(guarded);
     const both = Promise.all([ask('/a'), ask('/b')]);
-    await vi.waitFor(() => expect(signInWanted.get()).toBe('no token'));
+    await vi.waitFor(() => expect(signInWanted.get()).toBe('This server wants a token.'));
     signIn('good');
     expect(await both).toEqual([{ ok: true }, { ok: true }]);
     expect(signInWanted.get()).toBeNull();
+  });
+
+  test('a token is tried without anybody else hearing of it', async () => {
+    await answering(guarded);
+    await tryToken('good', new AbortController().signal);
+    expect(await failed(tryToken('bad', new AbortController().signal))).toMatchObject({ status: 401, message: 'no token' });
+    expect(token.get()).toBe('');
+    expect(signInWanted.get()).toBeNull();
+  });
+
+  test('who is refused in the middle of a session is told that it is over', async () => {
+    await answering(guarded);
+    setToken('gone');
+    const one = ask('/a');
+    await vi.waitFor(() => expect(signInWanted.get()).toBe('You were signed out: no token.'));
+    signIn('good');
+    expect(await one).toEqual({ ok: true });
+  });
+
+  test('a question that is taken back waits for nobody', async () => {
+    await answering(guarded);
+    const controller = new AbortController();
+    const one = failed(ask('/a', { signal: controller.signal }));
+    await vi.waitFor(() => expect(signInWanted.get()).not.toBeNull());
+    controller.abort();
+    await one;
+    const other = ask('/b');
+    signIn('good');
+    expect(await other).toEqual({ ok: true });
   });
 
   test('a wrong token is asked for once more', async () => {

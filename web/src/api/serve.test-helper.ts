@@ -23,7 +23,7 @@ export async function serve(answer: Answer): Promise<Serving> {
   const real = globalThis.fetch;
   vi.stubGlobal('fetch', (path: string, init?: RequestInit) => real(`${base}${path}`, init));
   const close = async (): Promise<void> => {
-    vi.unstubAllGlobals();
+    vi.stubGlobal('fetch', real);
     server.closeAllConnections();
     await new Promise((resolve) => server.close(resolve));
   };

@@ -44,7 +44,7 @@ function release(what: (waiter: Waiter) => void): void {
   waited.forEach(what);
 }
 
-/** The dialog gives the token here; whether it is any good shows in the answers. */
+/** The dialog gives the token here, which the server has taken. */
 export function signIn(value: string): void {
   declined = false;
   setToken(value);
@@ -57,9 +57,13 @@ export function giveUp(): void {
   release((waiter) => waiter.refuse());
 }
 
+/** How often somebody signed out: what was shown to one is not for the next, so that screens begin anew with it. */
+export const signedOut = makeStore<number>(0);
+
 export function signOut(): void {
   declined = true;
   setToken('');
+  signedOut.set(signedOut.get() + 1);
 }
 
 /** The person asks for the dialog. */
@@ -72,9 +76,18 @@ export function openSignIn(): void {
 export function signedIn(why: string, signal?: AbortSignal): Promise<boolean> {
   if (declined) return Promise.resolve(false);
   return new Promise((resolve) => {
-    const waiter: Waiter = { go: () => resolve(true), refuse: () => resolve(false) };
+    const left = (): void => {
+      waiters = waiters.filter((one) => one !== waiter);
+      resolve(false);
+    };
+    const end = (given: boolean): void => {
+      signal?.removeEventListener('abort', left);
+      resolve(given);
+    };
+    const waiter: Waiter = { go: () => end(true), refuse: () => end(false) };
+    if (signal?.aborted) return resolve(false);
     waiters.push(waiter);
-    signal?.addEventListener('abort', () => resolve(false), { once: true });
+    signal?.addEventListener('abort', left, { once: true });
     signInWanted.set(why);
   });
 }

@@ -1,5 +1,7 @@
-import { afterEach, describe, expect, test, vi } from 'vitest';
+import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest';
+import { reached, unreached } from './client';
 import { json, serve, type Serving } from './serve.test-helper';
+import { giveUp, openSignIn, setToken, signInWanted } from './session';
 import { backoffMs, openStream, sseParser, type SseEvent, type StreamState } from './sse';
 
 function parse(pieces: string[]): SseEvent[] {
@@ -55,11 +57,26 @@ describe('waiting', () => {
 describe('a stream', () => {
   let serving: Serving | undefined;
   let stream: { close(): void } | undefined;
+  const page = Object.assign(new EventTarget(), { hidden: false });
+
+  beforeEach(() => {
+    page.hidden = false;
+    vi.stubGlobal('document', page);
+  });
 
   afterEach(async () => {
     stream?.close();
     await serving?.close();
+    vi.unstubAllGlobals();
+    setToken('');
+    openSignIn();
+    signInWanted.set(null);
   });
+
+  function see(hidden: boolean): void {
+    page.hidden = hidden;
+    page.dispatchEvent(new Event('visibilitychange'));
+  }
 
   function watch(): { states: StreamState[]; events: unknown[] } {
     const seen = { states: [] as StreamState[], events: [] as unknown[] };
@@ -95,6 +112,45 @@ describe('a stream', () => {
     await vi.waitFor(() => expect(states.at(-1)).toMatchObject({ kind: 'lost', reason: 'too many streams' }));
     const last = states.at(-1);
     if (last?.kind === 'lost') expect(last.retryAtMs - Date.now()).toBeGreaterThan(8000);
+  });
+
+  test('that failed because the server was away is opened when another question reaches it', async () => {
+    serving = await serve((request) => request.socket.destroy());
+    const { states } = watch();
+    await vi.waitFor(() => expect(states.filter(({ kind }) => kind === 'lost')).toHaveLength(3), { timeout: 5000 });
+    const before = states.length;
+    unreached('it is still away');
+    reached();
+    expect(states.length).toBe(before + 1);
+    expect(states.at(-1)).toEqual({ kind: 'connecting' });
+  });
+
+  test('that nobody is signed in for is opened when somebody is', async () => {
+    serving = await serve((request, response) => {
+      if (request.headers.authorization !== 'Bearer good') return json(response, 401, { error: 'unauthorized', message: 'no' });
+      response.writeHead(200).write('event: ready\ndata: {}\n\n');
+    });
+    const { states, events } = watch();
+    await vi.waitFor(() => expect(signInWanted.get()).not.toBeNull());
+    giveUp();
+    await vi.waitFor(() => expect(states.at(-1)).toMatchObject({ kind: 'lost', reason: 'This server wants a token.' }));
+    setToken('good');
+    await vi.waitFor(() => expect(events).toEqual([['ready', {}]]));
+  });
+
+  test('that nobody looks at for a minute gives its connection back, and is opened when somebody does', async () => {
+    serving = await serve((_, response) => void response.writeHead(200).write('event: ready\ndata: {}\n\n'));
+    const { states, events } = watch();
+    await vi.waitFor(() => expect(events).toHaveLength(1));
+    vi.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout'] });
+    see(true);
+    vi.advanceTimersByTime(59_000);
+    expect(states.at(-1)).toEqual({ kind: 'open' });
+    vi.advanceTimersByTime(60_000);
+    expect(states.at(-1)).toMatchObject({ kind: 'lost', reason: 'Nobody looked at this page' });
+    vi.useRealTimers();
+    see(false);
+    await vi.waitFor(() => expect(events).toHaveLength(2));
   });
 
   test('that was closed says nothing more', async () => {

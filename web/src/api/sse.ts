@@ -1,9 +1,11 @@
 /**
  * Server-sent events by fetch: EventSource cannot send the token. A stream that breaks is opened again, later each time up
- * to half a minute; the state says what is the matter and when it is tried next. Events in between are lost: it is a feed.
+ * to half a minute, and at once when the server is heard elsewhere or somebody signs in; the state says what is the matter
+ * and when it is tried next. Events in between are lost: it is a feed. A page that is out of sight for long gives its
+ * connection back, of which a browser has six for all its tabs.
  */
-import { ApiError, authHeaders, errorOf, reached, unreached, urlOf, type Params } from './client';
-import { signedIn } from './session';
+import { ApiError, authHeaders, connection, errorOf, isBack, leftAloneMs, reached, unreached, urlOf, why401, type Params } from './client';
+import { signedIn, token } from './session';
 
 export type StreamState = { kind: 'connecting' } | { kind: 'open' } | { kind: 'lost'; reason: string; retryAtMs: number };
 
@@ -22,6 +24,8 @@ const FIRST_WAIT_MS = 500;
 const LONGEST_WAIT_MS = 30_000;
 /** Twice and a half the server's heartbeat (query.live_heartbeat_s, 15 s): a stream silent for so long is dead. */
 const SILENCE_MS = 40_000;
+/** Out of sight for so long, a page stops listening. */
+const UNSEEN_MS = 60_000;
 
 /** Cuts text that comes in any pieces into events; comments (`: heartbeat`) are no events. */
 export function sseParser(emit: (event: SseEvent) => void): (piece: string) => void {
@@ -58,7 +62,7 @@ export function sseParser(emit: (event: SseEvent) => void): (piece: string) => v
 export function backoffMs(failures: number, retryAfterS?: number, random: () => number = Math.random): number {
   const doubled = Math.min(LONGEST_WAIT_MS, FIRST_WAIT_MS * 2 ** Math.max(0, failures - 1));
   const spread = doubled * (0.75 + random() / 2);
-  return Math.max(spread, Math.min(LONGEST_WAIT_MS, (retryAfterS ?? 0) * 1000));
+  return Math.max(spread, leftAloneMs({ retryAfterS }));
 }
 
 async function readAll(response: Response, alive: () => void, emit: (event: SseEvent) => void): Promise<void> {
@@ -80,8 +84,19 @@ class Stream {
   private inner = new AbortController();
   private timer: ReturnType<typeof setTimeout> | undefined;
   private silence: ReturnType<typeof setTimeout> | undefined;
+  private unseen: ReturnType<typeof setTimeout> | undefined;
+  private firstFailedMs = 0;
+  private notBeforeMs = 0;
+  private readonly unsubscribe: (() => void)[];
 
   constructor(private readonly url: string, private readonly on: StreamHandlers) {
+    const looked = (): void => this.look();
+    document.addEventListener('visibilitychange', looked);
+    this.unsubscribe = [
+      connection.subscribe(() => { if (!document.hidden && isBack(this.firstFailedMs, this.notBeforeMs)) this.again(); }),
+      token.subscribe(() => this.again()),
+      () => document.removeEventListener('visibilitychange', looked),
+    ];
     void this.run();
   }
 
@@ -89,28 +104,43 @@ class Stream {
     this.closed = true;
     clearTimeout(this.timer);
     clearTimeout(this.silence);
+    clearTimeout(this.unseen);
+    this.unsubscribe.forEach((one) => one());
     this.inner.abort();
+  }
+
+  /** Opens now what waits to be opened. */
+  private again(): void {
+    if (this.timer === undefined) return;
+    clearTimeout(this.timer);
+    this.timer = undefined;
+    void this.run();
+  }
+
+  private look(): void {
+    clearTimeout(this.unseen);
+    if (!document.hidden) return this.again();
+    this.unseen = setTimeout(() => this.lost('Nobody looked at this page'), UNSEEN_MS);
   }
 
   private async run(): Promise<void> {
     if (this.closed) return;
-    this.inner = new AbortController();
+    const mine = (this.inner = new AbortController());
     this.on.state({ kind: 'connecting' });
+    const used = token.get();
     try {
-      await this.open();
-      this.lost('The server ended the stream');
+      await this.open(used);
+      if (mine === this.inner) this.lost('The server ended the stream');
     } catch (error) {
-      await this.failed(error);
-    } finally {
-      clearTimeout(this.silence);
+      if (mine === this.inner) await this.failed(error, used);
     }
   }
 
-  private async open(): Promise<void> {
+  private async open(used: string): Promise<void> {
     const alive = () => this.hear();
     alive();
     const response = await fetch(this.url, {
-      headers: { Accept: 'text/event-stream', ...authHeaders() },
+      headers: { Accept: 'text/event-stream', ...authHeaders(used) },
       signal: this.inner.signal,
       credentials: 'omit',
       cache: 'no-store',
@@ -139,26 +169,31 @@ class Stream {
     this.on.event(event.name, data);
   }
 
-  private async failed(error: unknown): Promise<void> {
+  private async failed(error: unknown, used: string): Promise<void> {
+    clearTimeout(this.silence); // somebody may have to sign in first
     if (this.closed || this.timer !== undefined) return;
     if (!(error instanceof ApiError)) {
       const reason = 'The connection to the server broke';
       if (!(error instanceof SyntaxError)) unreached(reason);
       return this.lost(reason);
     }
-    if (error.status === 401 && (await signedIn(error.message, this.inner.signal))) return this.run();
-    this.lost(error.message, error.retryAfterS);
+    if (error.status !== 401) return this.lost(error.message, error.retryAfterS);
+    const why = why401(used, error.message);
+    if (token.get() !== used || (await signedIn(why, this.inner.signal))) return this.run();
+    this.lost(why);
   }
 
   private lost(reason: string, retryAfterS?: number): void {
     if (this.closed || this.timer !== undefined) return;
     this.failures += 1;
+    if (this.failures === 1) this.firstFailedMs = Date.now();
+    this.notBeforeMs = Date.now() + leftAloneMs({ retryAfterS });
+    clearTimeout(this.silence);
     this.inner.abort();
     const wait = backoffMs(this.failures, retryAfterS);
     this.on.state({ kind: 'lost', reason, retryAtMs: Date.now() + wait });
     this.timer = setTimeout(() => {
-      this.timer = undefined;
-      void this.run();
+      if (!document.hidden) this.again(); // else when somebody looks
     }, wait);
   }
 }

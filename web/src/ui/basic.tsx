@@ -1,6 +1,7 @@
 /** The small parts: buttons, fields, notes. No state but what they show. */
 import { cloneElement, useEffect, useId, useState, type ButtonHTMLAttributes, type InputHTMLAttributes, type ReactElement, type ReactNode, type SelectHTMLAttributes } from 'react';
 import type { ApiError } from '../api/client';
+import { openSignIn } from '../api/session';
 import type { Coverage } from '../api/types';
 import { formatCount } from '../format';
 import { visible } from '../text';
@@ -94,12 +95,13 @@ export function Loading({ what = 'Loading' }: { what?: string }) {
   return <div className="loading" role="status">{late && <><span className="spinner" aria-hidden="true" />{what} …</>}</div>;
 }
 
-/** What is shown is of then, and why. */
-export function Stale({ at, error }: { at?: number; error?: ApiError }) {
+/** What is shown is of then, and why. late: because a newer answer takes long. */
+export function Stale({ at, error, late = false }: { at?: number; error?: ApiError; late?: boolean }) {
   const now = useNow();
+  const why = error === undefined ? (late ? 'the server takes long to answer' : '') : visible(error.message);
   return (
     <p className="stale" role="status">
-      <Badge tone="warn">stale</Badge> Shown as of {formatAgo(at, now)}{error === undefined ? '' : `: ${error.message}`}
+      <Badge tone="warn">stale</Badge> Shown as of {formatAgo(at, now)}{why === '' ? '' : `: ${why}`}
     </p>
   );
 }
@@ -108,6 +110,7 @@ const TITLES: Record<string, string> = {
   unreachable: 'No connection',
   timeout: 'No answer',
   not_json: 'Broken answer',
+  broken: 'Broken answer',
   unauthorized: 'Not signed in',
   forbidden: 'Not allowed',
   incomplete: 'Incomplete',
@@ -139,7 +142,9 @@ export function ErrorBox({ error, retry }: { error: ApiError; retry?: () => void
       )}
       {retryAfterS !== undefined && <p className="hint">The server asks to come back in {formatDuration(retryAfterS)}.</p>}
       {coverage !== undefined && <MissingList coverage={coverage} />}
-      {retry !== undefined && <Button small onClick={retry}>Try again</Button>}
+      {error.status === 401
+        ? <Button small onClick={openSignIn}>Sign in</Button>
+        : retry !== undefined && <Button small onClick={retry}>Try again</Button>}
     </div>
   );
 }

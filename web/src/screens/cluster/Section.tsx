@@ -25,8 +25,8 @@ export function Section<T>({ title, of, isTold, className = '', children }: Prop
 
 /** Whether the answer is there and fresh, in words where it is not. */
 export function Notice<T>({ of, isTold = false }: { of: Asked<T>; isTold?: boolean }) {
-  const { value, at, error, stale, refresh } = of;
-  if (error === undefined) return value === undefined ? <Loading /> : null;
+  const { value, at, error, stale, late, refresh } = of;
+  if (error === undefined) return value === undefined ? <Loading /> : late ? <Stale at={at} late /> : null;
   if (isTold) return value === undefined ? <p className="cluster-quiet">Nothing was told yet.</p> : null;
   if (value === undefined) return <ErrorBox error={error} retry={refresh} />;
   return stale ? <Stale at={at} error={error} /> : null;

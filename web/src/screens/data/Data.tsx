@@ -102,7 +102,7 @@ function Devices({ search, metric, range, pointBytes, setUrl }: DevicesProps) {
         </Field>
       </div>
       {page.error !== undefined && fault === undefined && <ErrorBox error={page.error} retry={page.refresh} />}
-      {page.stale && page.error !== undefined && <Stale at={page.at} />}
+      {page.stale && (page.error !== undefined || page.late) && <Stale at={page.at} late={page.late} />}
       {page.value === undefined
         ? page.loading && <Loading what="Asking for devices" />
         : (

@@ -4,7 +4,7 @@ import { useEffect, useRef, useState } from 'react';
 import { ask, asApiError, isPassing, type ApiError } from '../../api/client';
 import type { Deleted, Deletes, Status, Tags, WouldGo } from '../../api/types';
 import { formatCount } from '../../format';
-import { useNow } from '../../hooks';
+import { retryMs, useNow } from '../../hooks';
 import { tagsText, visible } from '../../text';
 import { formatTime, type Range } from '../../time';
 import { Badge, Button, CopyButton, CoverageNote, Dialog, ErrorBox, Field, Id, RangePicker, Select, Table, TextInput } from '../../ui';
@@ -316,20 +316,23 @@ function FindOut({ looked, told, onFound, onClose }: FindOutProps) {
   );
 }
 
-/** Does something until it is done, a second between two tries; what does not pass by itself ends it. Returns the stop. */
+/** Does something until it is done, a second between two tries, more after failures; what does not pass by itself ends it. Returns the stop. */
 function repeat(turn: (signal: AbortSignal) => Promise<boolean>, failed: (error: ApiError) => void): () => void {
   const stop = new AbortController();
   let timer: ReturnType<typeof setTimeout> | undefined;
+  let failures = 0;
   const run = async () => {
+    let waitMs = LOOK_MS;
     try {
       if (await turn(stop.signal)) return;
     } catch (thrown) {
       if (stop.signal.aborted) return;
       const error = asApiError(thrown);
       failed(error);
-      if (!isPassing(error)) return;
+      if (!isPassing(error, ++failures)) return;
+      waitMs = retryMs(failures, LOOK_MS, error);
     }
-    if (!stop.signal.aborted) timer = setTimeout(() => void run(), LOOK_MS);
+    if (!stop.signal.aborted) timer = setTimeout(() => void run(), waitMs);
   };
   void run();
   return () => {

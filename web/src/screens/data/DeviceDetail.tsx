@@ -63,7 +63,7 @@ export function DeviceDetail({ device, range, pointBytes, me, onBack }: DeviceDe
         <DeleteButton me={me} onDelete={() => setChosen({ metric: null, tags: null })} />
       </div>
       {series.error !== undefined && <ErrorBox error={series.error} retry={series.refresh} />}
-      {series.stale && series.error !== undefined && <Stale at={series.at} />}
+      {series.stale && (series.error !== undefined || series.late) && <Stale at={series.at} late={series.late} />}
       {series.value === undefined
         ? series.loading && <Loading what="Asking for series" />
         : (

@@ -1,5 +1,5 @@
 /** Finds series by device, metric and tags, and adds them to the chart. */
-import { useRef, useState } from 'react';
+import { useEffect, useRef, useState } from 'react';
 import { ApiError, ask, asApiError, isAborted } from '../../api/client';
 import type { SeriesPage } from '../../api/types';
 import { formatCount } from '../../format';
@@ -53,6 +53,7 @@ export function AddLines({ onAdd }: Props) {
   const [outcome, setOutcome] = useState<Outcome>({});
   const [busy, setBusy] = useState(false);
   const inside = useRef<AbortController>(null);
+  useEffect(() => () => inside.current?.abort(), []);
   const { devices, metrics, tags, side } = wanted;
   const change = (patch: Partial<Wanted>): void => {
     setWanted((old) => ({ ...old, ...patch }));

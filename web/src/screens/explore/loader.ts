@@ -255,7 +255,7 @@ export async function run(spec: Spec, hint: Hint, world: World, signal: AbortSig
       if (signal.aborted) return;
       const error = asApiError(thrown);
       failures += 1;
-      if (isPassing(error)) waitMs = retryMs(failures, null, error);
+      if (isPassing(error, failures)) waitMs = retryMs(failures, null, error);
       show({ error, loading: false, retryAtMs: waitMs === undefined ? undefined : world.now() + waitMs });
     }
     if (waitMs === undefined) return;

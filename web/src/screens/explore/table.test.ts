@@ -33,6 +33,15 @@ describe('CSV', () => {
     expect(csvField('plain')).toBe('plain');
   });
 
+  it('holds no formula of a spreadsheet, whatever a device is called', () => {
+    const names = ['=1+1', '+1', '-1', '@a', '\t=1', 'a=1'];
+    const lines = names.map((device): Line => ({ ...A, device }));
+    const values = new Map(lines.map((line) => [keyOf(line), pointValues([1], [-5])]));
+    const fields = toCsv(lines, values, WINDOW, true).split('\r\n').slice(1, -1).map((row) => row.split(','));
+    expect(fields.map((row) => row[1])).toEqual(["'=1+1", "'+1", "'-1", "'@a", "'\t=1", 'a=1']);
+    expect(fields.map((row) => row.at(-1))).toEqual(names.map(() => '-5'));
+  });
+
   it('gets a name that every disk takes', () => {
     expect(fileName([{ ...A, device: '../a/b:c' }], WINDOW, 'csv')).toBe('_a_b_c-m-1970-01-01T000000.csv');
     expect(fileName([], WINDOW, 'png')).toBe('chart-1970-01-01T000000.png');

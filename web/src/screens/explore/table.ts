@@ -27,6 +27,11 @@ export function rowsOf(lines: Line[], values: ByLine, window: Window): ValueRow[
   return inside.sort((a, b) => a.timeMs - b.timeMs);
 }
 
+/** A text as a spreadsheet may have it: what would begin a formula there gets a ' in front, which spreadsheets do not show. */
+function harmless(text: string): string {
+  return /^[=+\-@\t\r]/.test(text) ? `'${text}` : text;
+}
+
 /** A field of RFC 4180: in quotes where it has a comma, a quote or an end of line. */
 export function csvField(text: string): string {
   return /[",\r\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
@@ -36,7 +41,7 @@ export function csvField(text: string): string {
 export function toCsv(lines: Line[], values: ByLine, window: Window, points: boolean): string {
   const head = ['time', 'device_id', 'metric_name', 'tags', ...(points ? ['value'] : ['min', 'avg', 'max', 'count'])];
   const body = rowsOf(lines, values, window).map(({ timeMs, line, min, avg, max, count }) => [
-    timeText(timeMs), line.device, line.metric, JSON.stringify(line.tags), ...(points ? [avg] : [min, avg, max, count]),
+    timeText(timeMs), harmless(line.device), harmless(line.metric), JSON.stringify(line.tags), ...(points ? [avg] : [min, avg, max, count]),
   ]);
   return [head, ...body].map((row) => row.map((field) => csvField(String(field))).join(',')).join('\r\n') + '\r\n';
 }

@@ -1,6 +1,7 @@
 /** The loader for React: loads anew when what is asked for changes, keeps what it has until the new answer is here. */
 import { useCallback, useEffect, useRef, useState } from 'react';
 import { ask } from '../../api/client';
+import { token } from '../../api/session';
 import { run, type Hint, type Shown, type Spec, type World } from './loader';
 import { groupsOf } from './request';
 import { rangeToText } from '../../time';
@@ -74,5 +75,7 @@ export function useLoaded(spec: Spec): LoadedState {
     };
   }, [key, turn]);
   const refresh = useCallback(() => setTurn((old) => old + 1), []);
+  const refused = state.error?.status === 401 || state.error?.status === 403;
+  useEffect(() => (refused ? token.subscribe(refresh) : undefined), [refused, refresh]);
   return { ...state, old: state.key !== key, refresh };
 }

@@ -5,6 +5,7 @@
 
 import { asApiError, ask, isAborted, isPassing } from '../../api/client';
 import { openStream, type StreamState } from '../../api/sse';
+import { retryMs } from '../../hooks';
 import type { Me, SeriesPage, SeriesRow } from '../../api/types';
 import { patternOf } from '../data/search';
 import { BEGINNING, lostWords, moved, noted, readyOf, type Course, type Note } from './course';
@@ -13,7 +14,7 @@ import { LiveStore, pointsOf, type Known } from './store';
 const SEED_PAGE = 1000; // the server's own page
 const MOST_SEEDED = 10_000; // ten questions; who has more series narrows the stream
 const SEED_RANGE = '-6h'; // what was not heard for longer is not silent but gone
-const RETRY_MS = 5_000;
+const RETRY_MS = 5_000; // after the first failure; then longer
 
 /** Texts of a search; empty: all. */
 export interface Wanted {
@@ -30,6 +31,7 @@ export class Feed {
   private readonly patterns: { device_id?: string; metric_name?: string };
   private readonly stream: { close(): void };
   private inside = new AbortController();
+  private failures = 0;
   private retry: ReturnType<typeof setTimeout> | undefined;
 
   constructor(
@@ -81,12 +83,13 @@ export class Feed {
     this.seeding = true;
     try {
       await this.seedPages(signal);
+      this.failures = 0;
     } catch (thrown) {
       if (signal.aborted || isAborted(thrown)) return;
       const error = asApiError(thrown);
       this.note('warn', `What is stored could not be asked for: ${error.message}`);
-      const later = Math.max(RETRY_MS, (error.retryAfterS ?? 0) * 1000);
-      if (isPassing(error)) this.retry = setTimeout(() => void this.seed(), later);
+      this.failures += 1;
+      if (isPassing(error, this.failures)) this.retry = setTimeout(() => void this.seed(), retryMs(this.failures, RETRY_MS, error));
     }
     this.seeding = false;
     this.changed();

@@ -8,7 +8,7 @@ import { useAsk } from '../../hooks';
 import { useStore } from '../../store';
 import { patternOf, tagsFromList, tagsToList } from '../../text';
 import { rangeFromText, rangeToText } from '../../time';
-import { Button, CopyButton, Empty, ErrorBox, Field, Loading, Picker, RangePicker, Select, TagsEditor, TextInput } from '../../ui';
+import { Button, CopyButton, Empty, ErrorBox, Field, Loading, Picker, RangePicker, Select, Stale, TagsEditor, TextInput } from '../../ui';
 import { useUrlState } from '../../url';
 import { curlLine, DEFAULTS, fieldOf, OPERATIONS, requestOf, type QueryState } from './request';
 import { Result } from './Result';
@@ -184,7 +184,7 @@ export default function Query() {
         <p className="visually-hidden" role="status">{shown === undefined || busy ? '' : `Answered, of ${formatCount(shown.answer.count)} points`}</p>
         {shown !== undefined && (
           <div className={busy || !current || error !== undefined ? 'before' : undefined}>
-            {error !== undefined && <p className="hint">This is the answer from before.</p>}
+            {error !== undefined && <Stale at={asked.at} />}
             {error === undefined && !current && !busy && <p className="hint">The form has changed since. This is the answer to what was asked before.</p>}
             <Result answer={shown.answer} />
           </div>
