@@ -9,6 +9,7 @@ import './chart.css';
 import { useTokens } from '../hooks';
 import { align, type Aligned } from './align';
 import { drawBands } from './bands';
+import { followFingers } from './fingers';
 import { Glide, isMove } from './glide';
 import { actOf, KEYS_HELP } from './keys';
 import { Mover } from './mover';
@@ -64,29 +65,29 @@ function dataOf(aligned: Aligned): uPlot.AlignedData {
   return [aligned.times, ...aligned.columns.flat()] as uPlot.AlignedData;
 }
 
-/** Moves with a pointer that is down until it is up. */
-function followPointer(live: Live, plot: uPlot, fromX: number, move: string, ends: string[]): void {
+/** Moves with the mouse until its button is up. */
+function followMouse(live: Live, plot: uPlot, fromX: number): void {
   const { mover } = live;
   const from = shown(plot);
   const width = plot.over.clientWidth;
   if (mover === undefined || width === 0) return;
-  const moved = (event: Event): void => mover.to(panned(from, (fromX - (event as MouseEvent).clientX) / width));
+  const moved = (event: MouseEvent): void => mover.to(panned(from, (fromX - event.clientX) / width));
   const done = (): void => {
-    document.removeEventListener(move, moved);
-    for (const end of ends) document.removeEventListener(end, done);
+    document.removeEventListener('mousemove', moved);
+    document.removeEventListener('mouseup', done);
     plot.over.classList.remove('panning');
     mover.release();
   };
   mover.hold();
   plot.over.classList.add('panning');
-  document.addEventListener(move, moved);
-  for (const end of ends) document.addEventListener(end, done);
+  document.addEventListener('mousemove', moved);
+  document.addEventListener('mouseup', done);
 }
 
 function pressed(live: LiveRef, plot: uPlot, event: MouseEvent, zoom: (event: MouseEvent) => void): void {
   const pans = event.button === 1 || (event.button === 0 && event.shiftKey !== (live.current.props.drag === 'pan'));
   if (!pans) return zoom(event);
-  followPointer(live.current, plot, event.clientX, 'mousemove', ['mouseup']);
+  followMouse(live.current, plot, event.clientX);
 }
 
 /** Ctrl and the wheel zoom, Shift or a wheel to the side move; the wheel alone is the page's. */
@@ -112,6 +113,7 @@ function selected(live: LiveRef, plot: uPlot): void {
 
 function markAt(live: LiveRef, plot: uPlot): void {
   const { left } = plot.cursor;
+  if (live.current.mover?.isHeld === true) return; // what is below a hand that drags stays below it
   const moving = live.current.mover?.window; // the scale itself stands still until the hand rests
   const { startMs, endMs } = moving ?? shown(plot);
   live.current.props.onMark(left === undefined || left < 0 ? null : startMs + (left / plot.over.clientWidth) * (endMs - startMs));
@@ -167,10 +169,7 @@ function create(live: LiveRef, box: HTMLElement, tokens: ReturnType<typeof useTo
   live.current.mover = mover;
   live.current.glide = glide;
   setWindow(plot, props.window);
-  const touched = (event: PointerEvent): void => {
-    if (event.pointerType === 'touch') followPointer(live.current, plot, event.clientX, 'pointermove', ['pointerup', 'pointercancel']);
-  };
-  plot.over.addEventListener('pointerdown', touched);
+  followFingers(plot.over, mover, () => shown(plot));
   // uPlot's own listeners are passive: the middle button would scroll the page
   plot.over.addEventListener('mousedown', (event) => event.button === 1 && event.preventDefault());
   plot.over.addEventListener('wheel', (event) => wheeled(live, plot, event), { passive: false });

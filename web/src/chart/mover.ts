@@ -37,6 +37,10 @@ export class Mover {
     this.held = true;
   }
 
+  get isHeld(): boolean {
+    return this.held && this.target !== undefined;
+  }
+
   release(): void {
     this.held = false;
     this.report();

@@ -1,8 +1,8 @@
 /** The options of uPlot for a chart of ours: scales, axes, series, in the colours of the theme. */
 import uPlot from 'uplot';
-import { formatNumber } from '../format';
 import type { Tokens } from '../hooks';
 import { hasBand } from './align';
+import { linearRange, linearTicks, logRange, logTicks, tickTexts } from './ticks';
 import type { ChartLine, Side } from './values';
 
 export interface Look {
@@ -14,6 +14,9 @@ export interface Look {
 }
 
 const Y_AXIS_PX = 72;
+/** On a phone, where longer labels are rarer than room. */
+const NARROW_AXIS_PX = 54;
+const NARROW_PX = 600;
 const EDGE_PX = 14;
 const TOP_PX = 10;
 
@@ -21,9 +24,13 @@ function hasRight(lines: ChartLine[]): boolean {
   return lines.some((line) => line.side === 'right');
 }
 
+function axisPx(width: number): number {
+  return width < NARROW_PX ? NARROW_AXIS_PX : Y_AXIS_PX;
+}
+
 /** How many CSS pixels there are for values in a chart of this width. */
 export function plotPixels(width: number, rightAxis: boolean): number {
-  return Math.max(0, Math.floor(width - Y_AXIS_PX - (rightAxis ? Y_AXIS_PX : EDGE_PX)));
+  return Math.max(0, Math.floor(width - axisPx(width) - (rightAxis ? axisPx(width) : EDGE_PX)));
 }
 
 const SECOND = 1000;
@@ -53,21 +60,30 @@ export function faded(colour: string, alpha: number): string {
 }
 
 function scale(log: boolean): uPlot.Scale {
-  if (!log) return { range: (_u, min, max) => (min === null || max === null ? [0, 1] : uPlot.rangeNum(min, max, 0.1, true)) };
-  return { distr: 3, log: 10, range: (_u, min, max) => (min === null || max === null ? [1, 10] : uPlot.rangeLog(min, max, 10, false)) };
+  return log
+    ? { distr: 3, log: 10, range: (_u, min, max) => logRange(min, max) }
+    : { range: (_u, min, max) => linearRange(min, max) };
 }
 
+/** Labels are at least so far from each other. */
+const Y_SPACE_PX = 30;
+
 function yAxis(side: Side, log: boolean, tokens: Tokens): uPlot.Axis {
+  const ticks = log ? logTicks : linearTicks;
+  let heightPx = 0;
   return {
     scale: side,
     side: side === 'left' ? 3 : 1,
-    size: Y_AXIS_PX,
+    size: (plot) => axisPx(plot.width),
     stroke: tokens.muted,
     font: `12px ${tokens.font}`,
     grid: { show: side === 'left', stroke: tokens.line, width: 1 },
     ticks: { stroke: tokens.line, width: 1 },
-    values: (_u, splits) => splits.map((value) => (value === null || value === undefined ? '' : formatNumber(value))),
-    ...(log ? { space: 24 } : {}),
+    splits: (_u, _axis, min, max) => ticks(min, max, Math.floor(heightPx / Y_SPACE_PX)),
+    filter: (_u, splits) => splits,
+    values: (_u, splits) => tickTexts(splits),
+    // asked before splits, and has to find one of its own: else uPlot draws no axis
+    incrs: (_u, _axis, _min, _max, height) => ((heightPx = height), [Number.MAX_VALUE]),
   };
 }
 

@@ -30,6 +30,12 @@ describe('a gap', () => {
     expect([1, 2, 3].map((at) => gapBehind(values, at, 10))).toEqual([false, false, true]);
   });
 
+  it('is none behind a day of 25 hours, but is behind a day without points', () => {
+    const [day, hour] = [86_400_000, 3_600_000];
+    const values = buckets(day, [0, day + hour, 2 * day + hour, 4 * day + hour], [1440, 1440, 1440, 1440]);
+    expect([0, 1, 2].map((at) => gapBehind(values, at, usualMs(values)))).toEqual([false, false, true]);
+  });
+
   it('of buckets with many points is one missing bucket', () => {
     const values = buckets(60, [0, 60, 180, 240], [6, 6, 6, 6]);
     expect([0, 1, 2].map((at) => gapBehind(values, at, usualMs(values)))).toEqual([false, true, false]);

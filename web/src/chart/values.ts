@@ -65,9 +65,14 @@ export function usualMs(values: Values): number {
 /** A silence longer than so many usual intervals is a gap: the factor of GET /api/v1/gaps. */
 const GAP_FACTOR = 3;
 
+const DAY_MS = 86_400_000;
+/** Days are up to so much longer than others, where the clocks change; two of them lie no gap apart. */
+const CLOCKS_MS = 2 * 3_600_000;
+
 /** Whether the line breaks behind value `at`: nothing came for longer than is usual. */
 export function gapBehind(values: Values, at: number, usual: number): boolean {
-  const silence = values.times[at + 1]! - values.times[at]! - values.bucketMs;
+  const slack = values.bucketMs >= DAY_MS ? CLOCKS_MS : 0;
+  const silence = values.times[at + 1]! - values.times[at]! - values.bucketMs - slack;
   return silence > GAP_FACTOR * usual;
 }
 

@@ -2,7 +2,7 @@
  * Explore: lines of several series on one chart. The view is the URL's; the chart tells where a hand wants it, the loader
  * brings what is in it at the grain that the pixels show.
  */
-import { useMemo, useRef, useState, type ReactNode } from 'react';
+import { useMemo, useRef, useState, useSyncExternalStore, type ReactNode } from 'react';
 import { asApiError, type ApiError } from '../../api/client';
 import { Chart, type ChartHandle } from '../../chart/Chart';
 import { plotPixels } from '../../chart/options';
@@ -24,16 +24,31 @@ import type { ByLine } from './request';
 import { save } from './save';
 import { comparisonOf } from './shift';
 import { fileName, toCsv } from './table';
-import { Toolbar, type Moves } from './Toolbar';
+import { Takes, Toolbar, type Moves } from './Toolbar';
 import { useLoaded, type LoadedState } from './useLoaded';
 import { ValueTable } from './ValueTable';
 import { chartLines, DEFAULTS, fixedRange, guessedWindow, spokenChart, type SetView, type View } from './view';
 
 const NOTHING: ByLine = new Map();
 const NARROW_PX = 600;
+const LEAST_HEIGHT_PX = 300;
+/** Of the height that one sees: the names and values below the chart are to be seen with it. */
+const HEIGHT_SHARE = 0.56;
+const NARROW_SHARE = 0.42;
 
-function heightFor(width: number): number {
-  return width < NARROW_PX ? 280 : 420;
+function onResize(told: () => void): () => void {
+  addEventListener('resize', told);
+  return () => removeEventListener('resize', told);
+}
+
+/** Of the layout: on a phone it stays as it is when the address bar comes and goes. */
+function layoutHeight(): number {
+  return document.documentElement.clientHeight;
+}
+
+function useHeight(width: number): number {
+  const seen = useSyncExternalStore(onResize, layoutHeight);
+  return Math.max(LEAST_HEIGHT_PX, Math.round(seen * (width < NARROW_PX ? NARROW_SHARE : HEIGHT_SHARE)));
 }
 
 /** Zooming in leaves a trail that "back" follows; without one it shows twice as much. */
@@ -132,6 +147,7 @@ function Board({ view, setView, lines, range, onLine }: BoardProps) {
   const chart = useRef<ChartHandle>(null);
   const tokens = useTokens();
   const { width } = useSize(box);
+  const height = useHeight(width);
   const [mark] = useState<Store<number | null>>(() => makeStore<number | null>(null));
   const [failed, setFailed] = useState<ApiError>();
   const right = lines.some((line) => line.side === 'right' && !line.hidden);
@@ -157,13 +173,16 @@ function Board({ view, setView, lines, range, onLine }: BoardProps) {
   const has = data !== undefined && !isEmpty(drawn);
   return (
     <section className="panel board" aria-label="Chart">
-      <Toolbar view={view} setView={setView} range={range} right={right} moves={moves} onRefresh={loaded.refresh}
-        onCsv={has ? csv : undefined} onPng={has ? png : undefined} />
+      <div className="board-top">
+        <RangePicker value={range} onChange={(next) => setView({ range: rangeToText(next) }, 'push')} />
+        <Takes onRefresh={loaded.refresh} onCsv={has ? csv : undefined} onPng={has ? png : undefined} />
+      </div>
+      <Toolbar view={view} setView={setView} range={range} right={right} moves={moves} />
       <Trouble loaded={loaded} />
       {failed !== undefined && <ErrorBox error={failed} />}
       <div ref={box} className="chart-box" data-loading={loaded.loading || old}>
         {width > 0 && (
-          <Chart lines={drawn} window={window} width={width} height={heightFor(width)} band={band} logLeft={log.includes('l')}
+          <Chart lines={drawn} window={window} width={width} height={height} band={band} logLeft={log.includes('l')}
             logRight={log.includes('r')} utc={utc} label={spokenChart(lines, title)} drag={view.drag === 'pan' ? 'pan' : 'zoom'}
             onZoom={moves.zoomTo} onPan={moves.to} onBack={moves.back} onMark={mark.set} handle={chart} />
         )}
@@ -193,9 +212,6 @@ export default function Explore() {
         <summary>Add series</summary>
         <AddLines onAdd={add} />
       </details>
-      <div className="panel explore-range">
-        <RangePicker value={range} onChange={(next) => setView({ range: rangeToText(next) }, 'push')} />
-      </div>
       {lines.length === 0
         ? <section className="panel"><Empty title="Nothing on the chart yet"><p>Choose devices and metrics above, and add them.</p></Empty></section>
         : <Board view={view} setView={setView} lines={lines} range={range} onLine={changeLine} />}

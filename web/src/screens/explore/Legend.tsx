@@ -97,36 +97,59 @@ function endColumns(onLine: Props['onLine']): Column<Row>[] {
   ];
 }
 
+interface MarkedProps {
+  mark: Store<number | null>;
+  values: Values | undefined;
+  reachMs: number;
+}
+
+/** These alone are rendered anew while the marker moves. */
+function Marked({ mark, values, reachMs }: MarkedProps) {
+  return markedText(values, useStore(mark), reachMs);
+}
+
+interface TimeProps {
+  mark: Store<number | null>;
+  utc: boolean;
+  precise: boolean;
+}
+
+function MarkedTime({ mark, utc, precise }: TimeProps) {
+  const marked = useStore(mark);
+  return marked === null ? 'At the marker' : formatTime(marked, { utc, precise });
+}
+
 /** What is below the marker, said when it rests. */
-function Spoken({ text }: { text: string }) {
-  return <p className="visually-hidden" role="status">{useDebounced(text, 500)}</p>;
+function Spoken({ mark, utc, precise, textOf }: TimeProps & { textOf: (marked: number) => string }) {
+  const marked = useDebounced(useStore(mark), 500);
+  return <p className="visually-hidden" role="status">{marked === null ? '' : `${formatTime(marked, { utc, precise })}: ${textOf(marked)}`}</p>;
 }
 
 export function Legend({ lines, values, compared, compareDays, window, pixels, utc, mark, onLine }: Props) {
-  const marked = useStore(mark);
   const rows = useMemo(() => lines.map((line, place): Row => {
     const found = values.get(keyOf(line));
     return { line, place, summary: found === undefined ? undefined : summaryOf(found, window) };
   }), [lines, values, window.startMs, window.endMs]);
   const reachMs = (spanOf(window) / Math.max(1, pixels)) * REACH_PX;
-  const below = (line: Line, of: ByLine) => markedText(of.get(keyOf(line)), marked, reachMs);
-  const time = marked === null ? '' : formatTime(marked, { utc, precise: spanOf(window) < 60_000 });
+  const precise = spanOf(window) < 60_000;
+  const below = (of: ByLine) => ({ line }: Row) => <Marked mark={mark} values={of.get(keyOf(line))} reachMs={reachMs} />;
   const columns: Column<Row>[] = [
     nameColumn(onLine),
-    { key: 'marked', title: time === '' ? 'At the marker' : time, align: 'right', cell: ({ line }) => below(line, values) },
+    { key: 'marked', title: <MarkedTime mark={mark} utc={utc} precise={precise} />, align: 'right', cell: below(values) },
     ...(compareDays === 0 ? [] : [
-      { key: 'before', title: comparisonLabel(compareDays), align: 'right' as const, cell: ({ line }: Row) => below(line, compared) },
+      { key: 'before', title: comparisonLabel(compareDays), align: 'right' as const, cell: below(compared) },
     ]),
     ...summaryColumns(utc),
     ...endColumns(onLine),
   ];
   const seen = lines.filter((line) => !line.hidden);
-  const spoken = marked === null ? '' : `${time}: ${seen.map((line) => `${visible(labelOf(line))} ${below(line, values)}`).join('; ')}`;
+  const textOf = (marked: number) =>
+    seen.map((line) => `${visible(labelOf(line))} ${markedText(values.get(keyOf(line)), marked, reachMs)}`).join('; ');
   return (
     <div className="legend">
       <Table caption="Series of the chart" columns={columns} rows={rows} rowKey={({ line }) => keyOf(line)}
         rowClass={({ line }) => (line.hidden ? 'hidden-line' : undefined)} />
-      <Spoken text={spoken} />
+      <Spoken mark={mark} utc={utc} precise={precise} textOf={textOf} />
     </div>
   );
 }

@@ -20,8 +20,10 @@ describe('the interval', () => {
       for (const span of [1, 999, 60_000, 7 * HOUR + 1, 3e9, 6e11, 1.8e13]) {
         const step = stepFor({ startMs: 0, endMs: span }, pixels);
         for (const startMs of [0, 1, step.ms - 1, -7, 1_700_000_000_123]) {
-          const edges = toEdges({ startMs, endMs: startMs + span }, step.ms);
-          expect((edges.endMs - edges.startMs) / step.ms).toBeLessThanOrEqual(pixels);
+          for (const utc of [true, false]) {
+            const edges = toEdges({ startMs, endMs: startMs + span }, step, utc);
+            expect(Math.round((edges.endMs - edges.startMs) / step.ms)).toBeLessThanOrEqual(pixels);
+          }
         }
       }
     }
@@ -37,10 +39,25 @@ describe('the interval', () => {
 });
 
 describe('edges', () => {
+  const SECOND = { ms: 1000, text: '1s' };
+  const DAYS = (days: number) => ({ ms: days * 24 * HOUR, text: `${days}d`, days });
+
   it('are whole buckets around the window', () => {
-    expect(toEdges({ startMs: 1500, endMs: 3001 }, 1000)).toEqual({ startMs: 1000, endMs: 4000 });
-    expect(toEdges({ startMs: -1500, endMs: -1000 }, 1000)).toEqual({ startMs: -2000, endMs: -1000 });
-    expect(toEdges({ startMs: 1000, endMs: 1000 }, 1000)).toEqual({ startMs: 1000, endMs: 2000 });
+    expect(toEdges({ startMs: 1500, endMs: 3001 }, SECOND, true)).toEqual({ startMs: 1000, endMs: 4000 });
+    expect(toEdges({ startMs: -1500, endMs: -1000 }, SECOND, false)).toEqual({ startMs: -2000, endMs: -1000 });
+    expect(toEdges({ startMs: 1000, endMs: 1000 }, SECOND, true)).toEqual({ startMs: 1000, endMs: 2000 });
+  });
+
+  it('of days are midnights of the zone, of 23 hours too', () => {
+    const inside = { startMs: Date.UTC(2024, 2, 31, 5), endMs: Date.UTC(2024, 2, 31, 6) }; // the clocks of Berlin go forward
+    expect(toEdges(inside, DAYS(1), false)).toEqual({ startMs: Date.UTC(2024, 2, 30, 23), endMs: Date.UTC(2024, 2, 31, 22) });
+    expect(toEdges(inside, DAYS(1), true)).toEqual({ startMs: Date.UTC(2024, 2, 31), endMs: Date.UTC(2024, 3, 1) });
+  });
+
+  it('of several days count from 1970', () => {
+    const { startMs, endMs } = toEdges({ startMs: Date.UTC(2024, 5, 1), endMs: Date.UTC(2024, 5, 2) }, DAYS(30), false);
+    const days = (ms: number) => (ms + 2 * HOUR) / (24 * HOUR); // summer time
+    expect([days(startMs) % 30, days(endMs) - days(startMs)]).toEqual([0, 30]);
   });
 });
 

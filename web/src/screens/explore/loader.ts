@@ -15,7 +15,7 @@ import {
   bucketsBody, extentBody, groupsOf, mergedLines, mostPoints, ofBuckets, ofSamples, pointsOf, samplesBody, worstCoverage,
   type ByLine, type Group,
 } from './request';
-import { daysBeforeMs, earlier, later } from './shift';
+import { earlier, later } from './shift';
 import { extendedLines } from './tail';
 
 export interface Spec {
@@ -119,7 +119,7 @@ function known<T>(answers: (T | null)[]): T[] {
 
 async function buckets(job: Job, window: Window): Promise<Part> {
   const step = stepFor(window, job.spec.pixels);
-  const answers = known(await askGroups<QueryAnswer>(job, '/query', (group) => bucketsBody(group, window, step)));
+  const answers = known(await askGroups<QueryAnswer>(job, '/query', (group) => bucketsBody(group, window, step, job.spec.utc)));
   const lines = mergedLines(answers.map((answer) => ofBuckets(answer, step.ms)));
   return { lines, step, coverage: worstCoverage(answers.map(({ coverage }) => coverage)) };
 }
@@ -152,7 +152,7 @@ async function part(job: Job, window: Window): Promise<Part> {
     return first;
   }
   const cut = await buckets(job, window);
-  learn(hint, cut.lines, toEdges(window, cut.step!.ms));
+  learn(hint, cut.lines, toEdges(window, cut.step!, spec.utc));
   const fits = !likely && mostPoints(cut.lines) > 0 && showsPoints(mostPoints(cut.lines), spec.pixels);
   return (fits ? await points(job, window) : undefined) ?? cut;
 }
@@ -179,9 +179,8 @@ async function windowOf(job: Job): Promise<Window> {
 async function compared(job: Job, window: Window): Promise<Part | undefined> {
   const { compareDays, utc } = job.spec;
   if (compareDays === 0) return undefined;
-  const byMs = daysBeforeMs(window.startMs, compareDays, utc);
-  const found = await part(job, earlier(window, byMs));
-  return { ...found, lines: new Map([...found.lines].map(([key, values]) => [key, later(values, byMs)])) };
+  const found = await part(job, earlier(window, compareDays, utc));
+  return { ...found, lines: new Map([...found.lines].map(([key, values]) => [key, later(values, compareDays, utc)])) };
 }
 
 async function everything(job: Job): Promise<Loaded> {
@@ -208,7 +207,7 @@ async function extension(job: Job, data: Loaded): Promise<Loaded | undefined> {
   const window = panned(data.window, (begun - data.window.endMs) / spanOf(data.window));
   const overlap = Math.max(ON_THE_WAY_MS, 2 * (data.step?.ms ?? 0));
   const since = { startMs: Math.max(window.startMs, data.window.endMs - overlap), endMs: window.endMs };
-  const from = data.step === null ? since.startMs : toEdges(since, data.step.ms).startMs;
+  const from = data.step === null ? since.startMs : toEdges(since, data.step, job.spec.utc).startMs;
   const fresh = await tail(job, { startMs: from, endMs: since.endMs }, data.step);
   if (fresh === undefined) return undefined;
   const keepFrom = window.startMs - (data.step?.ms ?? 2 * (job.hint.usualMs ?? 0));
@@ -220,7 +219,7 @@ async function extension(job: Job, data: Loaded): Promise<Loaded | undefined> {
 
 async function tail(job: Job, window: Window, step: Step | null): Promise<Part | undefined> {
   if (step === null) return points({ ...job, hint: {} }, window);
-  const answers = known(await askGroups<QueryAnswer>(job, '/query', (group) => bucketsBody(group, window, step)));
+  const answers = known(await askGroups<QueryAnswer>(job, '/query', (group) => bucketsBody(group, window, step, job.spec.utc)));
   const lines = mergedLines(answers.map((answer) => ofBuckets(answer, step.ms)));
   return { lines, step, coverage: worstCoverage(answers.map(({ coverage }) => coverage)) };
 }

@@ -20,11 +20,17 @@ describe('questions', () => {
   });
 
   it('for buckets take whole ones, to the last nanosecond before the edge', () => {
-    const body = bucketsBody(groupsOf([line('a')])[0]!, { startMs: 1500, endMs: 2500 }, { ms: 1000, text: '1s' });
+    const body = bucketsBody(groupsOf([line('a')])[0]!, { startMs: 1500, endMs: 2500 }, { ms: 1000, text: '1s' }, false);
     expect(body).toMatchObject({
       device_id: ['a'], metric_name: 'm', tags: {}, operation: ['min', 'avg', 'max'], interval: '1s', group_by: 'series', time_unit: 'ms',
       start_time: '1970-01-01T00:00:01.000000000Z', end_time: '1970-01-01T00:00:02.999999999Z',
     });
+  });
+
+  it('for days are of the zone of the browser, or of UTC', () => {
+    const body = (utc: boolean) => bucketsBody(groupsOf([line('a')])[0]!, { startMs: 0, endMs: 1 }, { ms: 86_400_000, text: '1d', days: 1 }, utc);
+    expect(body(false)).toMatchObject({ interval: '1d', timezone: 'Europe/Berlin', start_time: '1969-12-31T23:00:00.000000000Z' });
+    expect(body(true).timezone).toBeUndefined();
   });
 
   it('take ids literally', () => {

@@ -3,6 +3,7 @@ import type { Coverage, QueryAnswer, QueryRequest, QueryRow, Samples } from '../
 import { noValues, pointValues, type Values, type Window } from '../../chart/values';
 import { literally } from '../../text';
 import { toEdges, type Step } from './interval';
+import { localZone } from '../../time';
 import { keyOf, type Line } from './lines';
 
 /** Lines that one request asks for: same metric, same tags. */
@@ -40,15 +41,16 @@ function justBefore(ms: number): string {
   return new Date(Math.ceil(ms) - 1).toISOString().replace('Z', '999999Z');
 }
 
-/** Body of POST /query: whole buckets that touch the window, each with points has a row. */
-export function bucketsBody(group: Group, window: Window, step: Step): QueryRequest {
-  const { startMs, endMs } = toEdges(window, step.ms);
+/** Body of POST /query: whole buckets that touch the window, each with points has a row. utc: whose days these are. */
+export function bucketsBody(group: Group, window: Window, step: Step, utc: boolean): QueryRequest {
+  const { startMs, endMs } = toEdges(window, step, utc);
   return {
     ...match(group),
     operation: ['min', 'avg', 'max'],
     start_time: timeText(startMs),
     end_time: justBefore(endMs),
     interval: step.text,
+    ...(step.days === undefined || utc ? {} : { timezone: localZone() }),
     group_by: 'series',
     time_unit: 'ms',
     allow_partial: true,

@@ -1,6 +1,6 @@
 import { afterAll, describe, expect, it } from 'vitest';
 import { pointValues } from '../../chart/values';
-import { comparisonOf, daysBeforeMs, earlier, later } from './shift';
+import { comparisonOf, earlier, later } from './shift';
 import { extended, extendedLines } from './tail';
 
 const HOUR = 3_600_000;
@@ -12,16 +12,34 @@ afterAll(() => {
 });
 
 describe('days before', () => {
-  it('are the same hour of the zone: 23 hours before, where the clocks went forward between', () => {
+  it('are the same hours of the clock, where the clocks went forward between too', () => {
     const midnight = Date.UTC(2024, 2, 31, 22); // the 1st of April in Berlin
-    expect(daysBeforeMs(midnight, 1, false)).toBe(23 * HOUR);
-    expect(daysBeforeMs(midnight, 7, false)).toBe((7 * 24 - 1) * HOUR);
-    expect(daysBeforeMs(midnight, 1, true)).toBe(24 * HOUR);
+    const day = { startMs: midnight, endMs: midnight + 24 * HOUR };
+    expect(earlier(day, 1, false)).toEqual({ startMs: midnight - 23 * HOUR, endMs: midnight });
+    expect(earlier(day, 1, true)).toEqual({ startMs: midnight - 24 * HOUR, endMs: midnight });
   });
 
-  it('are asked for earlier and drawn later by the same time', () => {
-    expect(earlier({ startMs: 100, endMs: 200 }, 30)).toEqual({ startMs: 70, endMs: 170 });
-    expect(later(pointValues([70, 170], [1, 2]), 30).times).toEqual([100, 200]);
+  it('are drawn at their time of the clock: what was at 8 stands at 8', () => {
+    const saturday = Date.UTC(2024, 2, 29, 23); // in Berlin, winter time; the Sunday has 23 hours
+    const hours = pointValues(Array.from({ length: 24 }, (_, at) => saturday + at * HOUR), Array.from({ length: 24 }, (_, at) => at));
+    const moved = later(hours, 1, false);
+    expect(moved.times.map((time) => new Date(time).getHours())).toEqual(moved.avg);
+    expect(moved.avg).not.toContain(2); // that Sunday has no 2 o'clock
+    expect(moved.avg).toHaveLength(23);
+    expect(later(hours, 1, true).times).toEqual(hours.times.map((time) => time + 24 * HOUR));
+  });
+
+  it('of a day of 25 hours keep the first of the hour that came twice', () => {
+    const sunday = Date.UTC(2024, 9, 26, 22);
+    const hours = pointValues(Array.from({ length: 25 }, (_, at) => sunday + at * HOUR), Array.from({ length: 25 }, (_, at) => at));
+    const moved = later(hours, 1, false);
+    expect(moved.avg).toEqual(Array.from({ length: 25 }, (_, at) => at).filter((at) => at !== 3));
+    expect(moved.times.every((time, at) => at === 0 || time > moved.times[at - 1]!)).toBe(true);
+  });
+
+  it('of buckets of days stay one for each day', () => {
+    const days = { bucketMs: 24 * HOUR, times: [Date.UTC(2024, 2, 29, 23), Date.UTC(2024, 2, 30, 23)], min: [1, 2], avg: [1, 2], max: [1, 2], counts: [1, 1] };
+    expect(later(days, 1, false).times).toEqual([Date.UTC(2024, 2, 30, 23), Date.UTC(2024, 2, 31, 22)]);
   });
 
   it('are those that the page offers, whatever the URL says', () => {

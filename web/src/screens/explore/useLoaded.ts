@@ -5,6 +5,8 @@ import { token } from '../../api/session';
 import { run, type Hint, type Shown, type Spec, type World } from './loader';
 import { groupsOf } from './request';
 import { rangeToText } from '../../time';
+import { hasDays } from './interval';
+import { guessedWindow } from './view';
 
 function pause(ms: number, signal: AbortSignal): Promise<void> {
   return new Promise((resolve) => {
@@ -39,11 +41,16 @@ const WORLD: World = { ask, now: () => Date.now(), pause: pauseWhileSeen };
 /** Changes that come closer together than this are one: a hand that pans, an edge that is dragged. */
 const SETTLE_MS = 120;
 
+/** Whether the answer depends on whose days they are. */
+function asksOfDays({ range, pixels, compareDays }: Spec): boolean {
+  return compareDays > 0 || range.kind === 'all' || hasDays(guessedWindow(range, 0), pixels);
+}
+
 /** Everything of a spec that an answer depends on; what only changes the drawing is not in it. */
-function keyOfSpec(spec: Spec): string {
+export function keyOfSpec(spec: Spec): string {
   const { range, pixels, compareDays, utc, follow } = spec;
   const follows = follow && range.kind === 'last';
-  return JSON.stringify([groupsOf(spec.lines), rangeToText(range), pixels, compareDays, compareDays > 0 && utc, follows]);
+  return JSON.stringify([groupsOf(spec.lines), rangeToText(range), pixels, compareDays, asksOfDays(spec) && utc, follows]);
 }
 
 export interface LoadedState extends Shown {
