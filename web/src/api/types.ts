@@ -162,6 +162,12 @@ export interface Samples {
   coverage: Coverage;
 }
 
+/** The same with time_unit rfc3339. */
+export interface ExactSamples {
+  series: (Omit<SamplesSeries, 'times'> & { times: string[] })[];
+  next_cursor: string | null;
+}
+
 /** What a node or bridge says of itself: the fields differ with who says it, so they are looked at before they are used. */
 export interface WorkerStatus {
   ready?: boolean;

@@ -3,7 +3,7 @@
  * brings what is in it at the grain that the pixels show.
  */
 import { useMemo, useRef, useState, useSyncExternalStore, type ReactNode } from 'react';
-import { asApiError, type ApiError } from '../../api/client';
+import { ask, asApiError, type ApiError } from '../../api/client';
 import { Chart, type ChartHandle } from '../../chart/Chart';
 import { plotPixels } from '../../chart/options';
 import { pngOf } from '../../chart/png';
@@ -16,6 +16,7 @@ import { formatDuration, formatTime, rangeFromText, rangeToText, type Range } fr
 import { Badge, Button, CoverageNote, Empty, ErrorBox, Loading, RangePicker, Stale } from '../../ui';
 import { useUrlState } from '../../url';
 import { AddLines } from './AddLines';
+import { exactPoints } from './exact';
 import './explore.css';
 import { Legend } from './Legend';
 import { joined, linesFromTexts, lineToText, type Line } from './lines';
@@ -23,7 +24,7 @@ import type { Loaded } from './loader';
 import type { ByLine } from './request';
 import { save } from './save';
 import { comparisonOf } from './shift';
-import { fileName, toCsv } from './table';
+import { bucketsCsv, fileName, pointsCsv } from './table';
 import { Takes, Toolbar, type Moves } from './Toolbar';
 import { useLoaded, type LoadedState } from './useLoaded';
 import { ValueTable } from './ValueTable';
@@ -164,11 +165,18 @@ function Board({ view, setView, lines, range, onLine }: BoardProps) {
   const drawn = useMemo(
     () => chartLines(lines, values, compared, compareDays, tokens.series), [lines, values, compared, compareDays, tokens]);
   const title = windowText(window, utc);
-  const csv = (): void => save(new Blob([toCsv(lines, values, window, data?.step === null)], { type: 'text/csv' }), fileName(lines, window, 'csv'));
+  const fail = (error: unknown): void => setFailed(asApiError(error));
+  const csv = (): void => {
+    const keep = (text: string): void => save(new Blob([text], { type: 'text/csv' }), fileName(lines, window, 'csv'));
+    setFailed(undefined);
+    if (data?.step !== null) return keep(bucketsCsv(lines, values, window));
+    const shown = lines.filter((line) => !line.hidden);
+    exactPoints(shown, window, ask).then((points) => keep(pointsCsv(shown, points))).catch(fail);
+  };
   const png = (): void => {
     const canvas = chart.current?.canvas();
     if (canvas === undefined) return;
-    void pngOf(canvas, drawn, title, tokens).then((blob) => save(blob, fileName(lines, window, 'png')), (error: unknown) => setFailed(asApiError(error)));
+    void pngOf(canvas, drawn, title, tokens).then((blob) => save(blob, fileName(lines, window, 'png')), fail);
   };
   const has = data !== undefined && !isEmpty(drawn);
   return (

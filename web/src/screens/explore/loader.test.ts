@@ -1,7 +1,7 @@
 import { describe, expect, it } from 'vitest';
 import { ApiError, type AskOptions } from '../../api/client';
 import { keyOf, type Line } from './lines';
-import { run, tickMs, type Hint, type Shown, type Spec, type World } from './loader';
+import { run, tickMs, type Hint, type Loaded, type Shown, type Spec, type World } from './loader';
 
 const LINE: Line = { device: 'a', metric: 'm', tags: {}, side: 'left', hidden: false };
 const COVERAGE = { partitions_asked: 1, partitions_answered: 1, complete: true, epoch: 1, delete_number: 0, nodes: ['n'], missing: [] };
@@ -22,7 +22,8 @@ class FakeWorld implements World {
   failures: ApiError[] = [];
   private readonly stop = new AbortController();
 
-  constructor(private readonly stepMs: number, private clock = 1_000_000, private pausesLeft = 0) {}
+  constructor(private readonly stepMs: number, private clock = 1_000_000, private pausesLeft = 0,
+    private readonly untilMs = Infinity) {}
 
   readonly ask = async <T>(path: string, options: AskOptions): Promise<T> => {
     const body = options.body as Record<string, unknown>;
@@ -39,7 +40,7 @@ class FakeWorld implements World {
   async pause(ms: number): Promise<void> {
     this.paused.push(ms);
     this.clock += ms;
-    if (this.pausesLeft-- <= 0) this.stop.abort();
+    if (this.pausesLeft-- <= 0 || this.clock >= this.untilMs) this.stop.abort();
   }
 
   private times(body: Record<string, unknown>): number[] {
@@ -70,10 +71,11 @@ class FakeWorld implements World {
     return { series: [{ device_id: 'a', metric_name: 'm', tags: {}, first_time: 20_000, last_time: 70_000 }], next_cursor: null, coverage: COVERAGE };
   }
 
-  async run(wanted: Spec, hint: Hint = {}): Promise<Shown> {
+  async run(wanted: Spec, hint: Hint = {}, seen: (data: Loaded) => void = () => undefined): Promise<Shown> {
     let shown: Shown = { loading: true };
     await run(wanted, hint, this, this.stop.signal, (change) => {
       shown = { ...shown, ...change };
+      if (change.data !== undefined) seen(change.data);
     });
     return shown;
   }
@@ -179,6 +181,36 @@ describe('live follow', () => {
     expect([tickMs(null, 0), tickMs({ ms: 20, text: '20ms' }, 0), tickMs({ ms: 5000, text: '5s' }, 0), tickMs({ ms: 3_600_000, text: '1h' }, 0)])
       .toEqual([1000, 1000, 5000, 30_000]);
     expect(tickMs(null, 1)).toBe(5000);
+  });
+});
+
+describe('a wall', () => {
+  it.each([['buckets', 900, 1000, 24], ['points', 900, 5000, 6]])('keeps what its width needs of %s, and nothing twice, for hours', async (_, seconds, stepMs, hours) => {
+    const [pixels, begunMs] = [300, 1_700_000_000_000];
+    const world = new FakeWorld(stepMs, begunMs, Infinity, begunMs + hours * 3_600_000);
+    let most = 0;
+    const shown = await world.run(spec({ range: { kind: 'last', seconds }, follow: true, pixels }), {}, (data) => {
+      most = Math.max(most, data.lines.get(keyOf(LINE))!.times.length);
+    });
+    const times = timesOf(shown);
+    expect(most).toBeLessThanOrEqual(pixels + 4);
+    expect(times.every((time, at) => at === 0 || time > times[at - 1]!)).toBe(true);
+    expect(times.at(-1)).toBeGreaterThan(world.now() - 60_000);
+  }, 60_000);
+});
+
+describe('a view that is left', () => {
+  it('shows nothing any more, whenever its answer comes', async () => {
+    const stop = new AbortController();
+    const shown: Shown[] = [];
+    const world = new FakeWorld(100);
+    const late: World = { ...world, now: () => 0, pause: async () => undefined, ask: async <T>(path: string, options: AskOptions) => {
+      const answer = await world.ask<T>(path, options);
+      stop.abort(); // the view changes while the answer is on its way
+      return answer;
+    } };
+    await run(spec(), {}, late, stop.signal, (change) => shown.push(change));
+    expect([world.asked.length, shown.some(({ data }) => data !== undefined)]).toEqual([1, false]);
   });
 });
 

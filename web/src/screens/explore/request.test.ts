@@ -1,7 +1,7 @@
 import { describe, expect, it } from 'vitest';
 import type { Coverage, QueryAnswer, Samples } from '../../api/types';
 import { keyOf, type Line } from './lines';
-import { bucketsBody, groupsOf, mergedLines, mostPoints, ofBuckets, ofSamples, pointsOf, samplesBody, timeText, worstCoverage } from './request';
+import { bucketsBody, exactOfSamples, groupsOf, mergedLines, mostPoints, ofBuckets, ofSamples, pointsOf, samplesBody, timeText, worstCoverage } from './request';
 
 function line(device: string, metric = 'm', tags: Record<string, string> = {}): Line {
   return { device, metric, tags, side: 'left', hidden: false };
@@ -59,6 +59,11 @@ describe('answers', () => {
     const answer: Samples = { series: [entry([1, 2], [5, 6]), entry([3], [7])], next_cursor: null, coverage: coverage(1, 1) };
     const values = ofSamples(answer).get(keyOf(line('a')))!;
     expect([values.bucketMs, values.times, values.avg, values.counts]).toEqual([0, [1, 2, 3], [5, 6, 7], [1, 1, 1]]);
+  });
+
+  it('with exact times have all nine digits, so that texts have the order of time', () => {
+    const series = [{ device_id: 'a', metric_name: 'm', tags: {}, times: ['2026-01-01T00:00:00Z', '2026-01-01T00:00:00.25Z', '2026-01-01T00:00:00.250000001Z'], values: [1, 2, 3] }];
+    expect(exactOfSamples({ series, next_cursor: null }).get(keyOf(line('a')))?.times.map((time) => time.slice(20))).toEqual(['000000000Z', '250000000Z', '250000001Z']);
   });
 
   it('of nothing are nothing', () => {

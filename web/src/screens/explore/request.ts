@@ -1,5 +1,5 @@
 /** What is asked for the lines of a chart, and what the answers say of each line. Pure. */
-import type { Coverage, QueryAnswer, QueryRequest, QueryRow, Samples } from '../../api/types';
+import type { Coverage, ExactSamples, QueryAnswer, QueryRequest, QueryRow, Samples } from '../../api/types';
 import { noValues, pointValues, type Values, type Window } from '../../chart/values';
 import { literally } from '../../text';
 import { toEdges, type Step } from './interval';
@@ -113,6 +113,26 @@ export function ofSamples(answer: Samples): ByLine {
       : { times: before.times.concat(times), values: before.values.concat(values) });
   }
   return new Map([...found].map(([key, { times, values }]) => [key, pointValues(times, values)]));
+}
+
+/** Points by line, their times as texts of one length, so that these have the order of time. */
+export type ExactByLine = Map<string, { times: string[]; values: number[] }>;
+
+/** RFC 3339 in UTC with nine digits of a second, of one with as many as it needs. */
+function nineDigits(text: string): string {
+  const [whole, fraction = ''] = text.replace('Z', '').split('.');
+  return `${whole}.${fraction.padEnd(9, '0')}Z`;
+}
+
+/** What POST /api/v1/samples answered with time_unit rfc3339. */
+export function exactOfSamples(answer: ExactSamples): ExactByLine {
+  const found: ExactByLine = new Map();
+  for (const { device_id: device, metric_name: metric, tags, times, values } of answer.series) {
+    const key = keyOf({ device, metric, tags });
+    const before = found.get(key) ?? { times: [], values: [] };
+    found.set(key, { times: before.times.concat(times.map(nineDigits)), values: before.values.concat(values) });
+  }
+  return found;
 }
 
 export function mergedLines(answers: ByLine[]): ByLine {

@@ -1,7 +1,7 @@
 /** What a chart shows, as rows: for CSV and for the table beside the chart. Pure. */
 import type { Window } from '../../chart/values';
 import { keyOf, type Line } from './lines';
-import { timeText, type ByLine } from './request';
+import { timeText, type ByLine, type ExactByLine } from './request';
 
 export interface ValueRow {
   timeMs: number;
@@ -37,13 +37,32 @@ export function csvField(text: string): string {
   return /[",\r\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
 }
 
-/** Columns as the API names them; of points `value`, of buckets `min`, `avg`, `max`, `count`. Times are RFC 3339 in UTC. */
-export function toCsv(lines: Line[], values: ByLine, window: Window, points: boolean): string {
-  const head = ['time', 'device_id', 'metric_name', 'tags', ...(points ? ['value'] : ['min', 'avg', 'max', 'count'])];
-  const body = rowsOf(lines, values, window).map(({ timeMs, line, min, avg, max, count }) => [
-    timeText(timeMs), harmless(line.device), harmless(line.metric), JSON.stringify(line.tags), ...(points ? [avg] : [min, avg, max, count]),
-  ]);
-  return [head, ...body].map((row) => row.map((field) => csvField(String(field))).join(',')).join('\r\n') + '\r\n';
+function csvOf(rows: (string | number)[][]): string {
+  return rows.map((row) => row.map((field) => csvField(String(field))).join(',')).join('\r\n') + '\r\n';
+}
+
+/** What names a series, in three columns. */
+function named(line: Line): string[] {
+  return [harmless(line.device), harmless(line.metric), JSON.stringify(line.tags)];
+}
+
+const NAMES = ['device_id', 'metric_name', 'tags'];
+
+/** Buckets, in columns as the API names them. Times are RFC 3339 in UTC. */
+export function bucketsCsv(lines: Line[], values: ByLine, window: Window): string {
+  const body = rowsOf(lines, values, window).map(({ timeMs, line, min, avg, max, count }) =>
+    [timeText(timeMs), ...named(line), min, avg, max, count]);
+  return csvOf([['time', ...NAMES, 'min', 'avg', 'max', 'count'], ...body]);
+}
+
+/** Points with their times to the nanosecond, which the milliseconds of a chart do not hold. */
+export function pointsCsv(lines: Line[], points: ExactByLine): string {
+  const rows = lines.flatMap((line) => {
+    const { times, values } = points.get(keyOf(line)) ?? { times: [], values: [] };
+    return times.map((time, at) => [time, ...named(line), values[at]!]);
+  });
+  rows.sort((a, b) => (a[0]! < b[0]! ? -1 : a[0]! > b[0]! ? 1 : 0));
+  return csvOf([['time', ...NAMES, 'value'], ...rows]);
 }
 
 /** A name for a file: what the first line shows, and from when. */
