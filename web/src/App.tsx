@@ -3,12 +3,13 @@ import { Component, lazy, Suspense, useEffect, type ComponentType, type ReactNod
 import { ApiError, ask, connection, slowSince } from './api/client';
 import { openSignIn, signedOut, signOut, token } from './api/session';
 import type { Me } from './api/types';
-import { usePolled, useTheme, type Asked, type ThemeChoice } from './hooks';
+import { usePolled, type Asked } from './hooks';
 import { SignIn } from './SignIn';
 import { useStore } from './store';
 import { visible } from './text';
+import { ThemeSwitch } from './ThemeSwitch';
 import { formatTime } from './time';
-import { Badge, Button, ErrorBox, Loading, Select } from './ui';
+import { Badge, Button, ErrorBox, Loading } from './ui';
 import { hrefOf, SCREENS, useScreen, type Screen } from './url';
 
 const TITLES: Record<Screen, string> = { query: 'Query', explore: 'Explore', live: 'Live', cluster: 'Cluster', data: 'Data' };
@@ -91,17 +92,6 @@ function Nav({ screen }: { screen: Screen }) {
       </ul>
     </nav>
   );
-}
-
-const THEMES = [
-  { value: 'system', label: 'System' },
-  { value: 'light', label: 'Light' },
-  { value: 'dark', label: 'Dark' },
-];
-
-function ThemeSwitch() {
-  const { choice, setChoice } = useTheme();
-  return <Select aria-label="Theme" className="theme" value={choice} options={THEMES} onChange={(value) => setChoice(value as ThemeChoice)} />;
 }
 
 function ConnectionState() {

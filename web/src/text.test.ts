@@ -27,9 +27,11 @@ describe('ids and patterns', () => {
     expect(patternOf('~pump.*')).toBe('~pump.*');
   });
 
-  test('a search is for what contains the text', () => {
+  test('a search is for what contains the text, in capitals or not; patterns stay', () => {
     expect(asSearch('')).toBe('*');
-    expect(asSearch('pump')).toBe('*pump*');
+    expect(asSearch('_0777')).toBe('*_0777*');
+    expect(asSearch('Pump')).toBe('~(?is).*Pump.*');
+    expect(asSearch('a.b(c)[d]{e}|f^$\\+')).toBe('~(?is).*a\\.b\\(c\\)\\[d\\]\\{e\\}\\|f\\^\\$\\\\\\+.*');
     expect(asSearch('line?/*')).toBe('line?/*');
     expect(asSearch('~a|b')).toBe('~a|b');
   });

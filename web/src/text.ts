@@ -17,10 +17,17 @@ export function literally(id: string): string | { exact: string } {
   return /[*?]/.test(id) || id.startsWith('~') ? { exact: id } : id;
 }
 
-/** A text that a person typed, as a glob for everything that contains it; one that has a wildcard or is a ~regex stays. */
+/** Whether a text that a person typed is a pattern as it stands: a glob or a ~regex. */
+export function isPattern(text: string): boolean {
+  return /[*?]/.test(text) || text.startsWith('~');
+}
+
+/** A typed text as a pattern for everything that contains it, in capitals or not; a pattern stays, and counts capitals. */
 export function asSearch(text: string): string {
   if (text === '') return '*';
-  return /[*?]/.test(text) || text.startsWith('~') ? text : `*${text}*`;
+  if (isPattern(text)) return text;
+  // globs count capitals and RE2 need not; text without letters is the faster glob
+  return /\p{L}/u.test(text) ? `~(?is).*${text.replace(/[\\.+()|[\]{}^$]/g, '\\$&')}.*` : `*${text}*`;
 }
 
 /** Tags as one text: `room=lab, floor=2`, in order of their names. */

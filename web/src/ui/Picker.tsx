@@ -6,7 +6,7 @@ import { useEffect, useId, useRef, useState, type KeyboardEvent, type ReactNode 
 import { asApiError, isAborted, type ApiError } from '../api/client';
 import { formatCount } from '../format';
 import { useDebounced } from '../hooks';
-import { pickedId, pickedText, visible } from '../text';
+import { isPattern, pickedId, pickedText, visible } from '../text';
 import { Id } from './basic';
 import { lookup, type Found, type Kind, type Scope } from './lookup';
 
@@ -84,8 +84,7 @@ function optionsOf(text: string, rows: Found[], patterns: boolean): Option[] {
   const found = rows.map(({ id, series }) => ({
     picked: patterns ? pickedId(id) : id, id, note: `${formatCount(series)} series`,
   }));
-  const wild = /[*?]/.test(text) || text.startsWith('~');
-  if (text === '' || !patterns || !wild) return found;
+  if (!patterns || !isPattern(text)) return found;
   return [{ picked: text, id: text, note: 'everything that matches' }, ...found];
 }
 
@@ -179,10 +178,10 @@ export function Picker(props: PickerProps) {
     else onChange([option.picked]);
     if (!multiple) close();
   };
-  /** Enter on a text that nothing was chosen for: the text itself. */
+  /** Enter on a text that nothing was chosen for: the id of that name, in other capitals where there is one alone; else the text itself. */
   const take = (): void => {
-    if (text === '') return;
-    const same = options.find((option) => option.id === text);
+    const alike = options.filter((option) => option.id.toLowerCase() === text.toLowerCase());
+    const same = options.find((option) => option.id === text) ?? (alike.length === 1 ? alike[0] : undefined);
     pick(same ?? { picked: text, id: text, note: '' });
   };
   const move = (by: number): void => {

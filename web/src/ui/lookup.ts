@@ -1,7 +1,7 @@
 /** What a picker finds: names of devices, metrics, tags or values of a tag that contain a text, a page at a time. */
 import { ask } from '../api/client';
 import type { Page } from '../api/types';
-import { asSearch } from '../text';
+import { asSearch, isPattern } from '../text';
 
 export type Kind = 'device' | 'metric' | 'tag';
 
@@ -39,7 +39,7 @@ function bodyOf(kind: Kind, text: string, scope: Scope, tagName: string | undefi
 
 /** Tags have no pattern of their own in the API: there are few, and they are searched here. */
 function filtered(kind: Kind, text: string, found: Found[]): Found[] {
-  if (kind !== 'tag' || text === '' || /[*?]/.test(text) || text.startsWith('~')) return found;
+  if (kind !== 'tag' || text === '' || isPattern(text)) return found;
   const wanted = text.toLowerCase();
   return found.filter(({ id }) => id.toLowerCase().includes(wanted));
 }

@@ -4,19 +4,25 @@ import { useEffect, useState } from 'react';
 import { ask } from '../../api/client';
 import type { DeviceRow, Me, RowsPage, Status } from '../../api/types';
 import { formatBytes, formatCount, formatNumber } from '../../format';
-import { useAsk, useDebounced } from '../../hooks';
+import { useAsk, useDebounced, type Asked } from '../../hooks';
+import { visible } from '../../text';
 import { formatTime, rangeFromText, rangeToText, rangeToTimes, type Range } from '../../time';
 import { Button, CoverageNote, Empty, ErrorBox, Field, Id, Loading, RangePicker, Stale, Table, TextInput, type Column } from '../../ui';
 import { joinHash, splitHash, useUrlState, writeState } from '../../url';
 import './data.css';
 import { DeletesInForce } from './DeletesInForce';
 import { DeviceDetail } from './DeviceDetail';
-import { faultOf, FIRST_PAGE, nextPage, patternOf, previousPage, type Paging } from './search';
+import { Pager, type Paging, usePaging } from './Pager';
+import { faultOf, FIRST_PAGE, patternOf } from './search';
 import { bytesPerPoint } from './stored';
 
 const PAGE = 50;
 const SETTLE_MS = 300;
-const DEFAULTS = { search: '', metric: '', device: '', range: 'all' };
+const DEFAULTS = { search: '', metric: '', device: '', range: 'all', page: 1, cursor: '', part: 1, partCursor: '' };
+type Url = typeof DEFAULTS;
+type SetUrl = (patch: Partial<Url>, how?: 'push' | 'replace') => void;
+/** What is asked for is another: both lists begin anew. */
+const ANEW: Partial<Url> = { ...FIRST_PAGE, part: 1, partCursor: '' };
 
 export default function Data() {
   const [url, setUrl] = useUrlState(DEFAULTS);
@@ -24,11 +30,12 @@ export default function Data() {
   const status = useAsk((signal) => ask<Status>('/api/v1/status', { signal }), []);
   const me = useAsk((signal) => askMe(signal), []);
   const pointBytes = status.value === undefined ? null : bytesPerPoint(status.value);
+  const [deleted, setDeleted] = useState(0);
   return (
     <div className="data">
-      <RangePicker value={range} onChange={(next) => setUrl({ range: rangeToText(next) })} />
+      <RangePicker value={range} onChange={(next) => setUrl({ ...ANEW, range: rangeToText(next) })} />
       {url.device === ''
-        ? <Devices search={url.search} metric={url.metric} range={range} pointBytes={pointBytes} setUrl={setUrl} />
+        ? <Devices url={url} range={range} pointBytes={pointBytes} setUrl={setUrl} />
         : (
           <DeviceDetail
             key={url.device}
@@ -36,11 +43,14 @@ export default function Data() {
             range={range}
             pointBytes={pointBytes}
             me={me}
-            onBack={() => setUrl({ device: '' }, 'push')}
+            place={{ page: url.part, cursor: url.partCursor }}
+            onPlace={({ page, cursor }) => setUrl({ part: page, partCursor: cursor }, 'push')}
+            onDeleted={() => setDeleted((times) => times + 1)}
+            onBack={() => setUrl({ device: '', part: 1, partCursor: '' }, 'push')}
           />
         )}
-      <SizeNote pointBytes={pointBytes} />
-      <DeletesInForce />
+      <SizeNote status={status} pointBytes={pointBytes} />
+      <DeletesInForce deleted={deleted} />
     </div>
   );
 }
@@ -56,28 +66,27 @@ async function askMe(signal: AbortSignal): Promise<MeThen> {
   return { ...me, aheadMs: me.now * 1000 - (asked + Date.now()) / 2 };
 }
 
-function SizeNote({ pointBytes }: { pointBytes: number | null }) {
-  return (
-    <p className="hint">
-      {pointBytes === null
-        ? 'Sizes are not known yet: nothing lies in segments.'
-        : `Sizes are points times ${formatNumber(pointBytes, 3)} bytes, the average of all segments, of one copy.`}
-    </p>
-  );
+function SizeNote({ status, pointBytes }: { status: Asked<Status>; pointBytes: number | null }) {
+  if (pointBytes !== null) {
+    return <p className="hint">Sizes are points times {formatNumber(pointBytes, 3)} bytes, the average of all segments, of one copy.</p>;
+  }
+  if (status.value !== undefined) return <p className="hint">Sizes are not known yet: all points are still in memory and the log, none in segments.</p>;
+  return status.error === undefined ? null : <p className="hint">Sizes are not known: {visible(status.error.message)}</p>;
 }
 
 interface DevicesProps {
-  search: string;
-  metric: string;
+  url: Url;
   range: Range;
   pointBytes: number | null;
-  setUrl: (patch: Partial<typeof DEFAULTS>, how?: 'push' | 'replace') => void;
+  setUrl: SetUrl;
 }
 
-function Devices({ search, metric, range, pointBytes, setUrl }: DevicesProps) {
+function Devices({ url, range, pointBytes, setUrl }: DevicesProps) {
+  const { search, metric } = url;
   const [settledSearch, settledMetric] = [useDebounced(search, SETTLE_MS), useDebounced(metric, SETTLE_MS)];
   const of = JSON.stringify([settledSearch, settledMetric, rangeToText(range)]);
-  const [paging, setPaging] = usePaging(of);
+  const paging = usePaging(url.page, url.cursor, (place) => setUrl(place, 'push'), of);
+  const find = (patch: Partial<Url>) => setUrl({ ...ANEW, ...patch });
   const fault = faultOf(search) ?? faultOf(metric);
   const page = useAsk(
     (signal) =>
@@ -94,14 +103,15 @@ function Devices({ search, metric, range, pointBytes, setUrl }: DevicesProps) {
   return (
     <section aria-label="Devices">
       <div className="data-search">
-        <Field label="Device" hint="Part of the id, a glob such as pump_*, or ~regex" error={faultOf(search) ?? faultAt('device_id')}>
-          {(wiring) => <TextInput {...wiring} type="search" value={search} onChange={(text) => setUrl({ search: text })} />}
+        <Field label="Device" hint="Part of the id, in capitals or not; a glob such as pump_*, or ~regex" error={faultOf(search) ?? faultAt('device_id')}>
+          {(wiring) => <TextInput {...wiring} type="search" value={search} onChange={(text) => find({ search: text })} />}
         </Field>
         <Field label="Metric" hint="Only series of this metric count" error={faultOf(metric) ?? faultAt('metric_name')}>
-          {(wiring) => <TextInput {...wiring} type="search" value={metric} onChange={(text) => setUrl({ metric: text })} />}
+          {(wiring) => <TextInput {...wiring} type="search" value={metric} onChange={(text) => find({ metric: text })} />}
         </Field>
       </div>
       {page.error !== undefined && fault === undefined && <ErrorBox error={page.error} retry={page.refresh} />}
+      {page.error?.field === 'cursor' && <Button onClick={() => find({})}>Show the first page</Button>}
       {page.stale && (page.error !== undefined || page.late) && <Stale at={page.at} late={page.late} />}
       {page.value === undefined
         ? page.loading && <Loading what="Asking for devices" />
@@ -110,21 +120,13 @@ function Devices({ search, metric, range, pointBytes, setUrl }: DevicesProps) {
             page={page.value}
             loading={page.loading}
             paging={paging}
-            setPaging={setPaging}
             pointBytes={pointBytes}
             isSearch={search !== '' || metric !== ''}
-            onClear={() => setUrl({ search: '', metric: '' })}
+            onClear={() => find({ search: '', metric: '' })}
           />
         )}
     </section>
   );
-}
-
-/** Back to the first page when something else is asked for. */
-function usePaging(of: string): [Paging, (paging: Paging) => void] {
-  const [at, setAt] = useState({ of, paging: FIRST_PAGE });
-  const paging = at.of === of ? at.paging : FIRST_PAGE;
-  return [paging, (next) => setAt({ of, paging: next })];
 }
 
 function deviceHref(device: string): string {
@@ -136,13 +138,12 @@ interface DevicesPageProps {
   page: RowsPage<DeviceRow>;
   loading: boolean;
   paging: Paging;
-  setPaging: (paging: Paging) => void;
   pointBytes: number | null;
   isSearch: boolean;
   onClear: () => void;
 }
 
-function DevicesPage({ page, loading, paging, setPaging, pointBytes, isSearch, onClear }: DevicesPageProps) {
+function DevicesPage({ page, loading, paging, pointBytes, isSearch, onClear }: DevicesPageProps) {
   const columns: Column<DeviceRow>[] = [
     { key: 'device', title: 'Device', cell: (row) => <a href={deviceHref(row.device_id)}><Id text={row.device_id} /></a> },
     { key: 'series', title: 'Series', align: 'right', cell: (row) => formatCount(row.series) },
@@ -151,7 +152,6 @@ function DevicesPage({ page, loading, paging, setPaging, pointBytes, isSearch, o
     { key: 'last', title: 'Last', cell: (row) => <Moment ms={row.last_time} /> },
     { key: 'size', title: 'Size, about', align: 'right', cell: (row) => sizeText(row.count, pointBytes) },
   ];
-  const next = page.next_cursor;
   return (
     <>
       {!page.coverage.complete && <CoverageNote coverage={page.coverage} />}
@@ -164,34 +164,8 @@ function DevicesPage({ page, loading, paging, setPaging, pointBytes, isSearch, o
           </Empty>
         )
         : <Table caption="Devices" columns={columns} rows={page.rows} rowKey={(row) => row.device_id} />}
-      <Pager
-        what="devices"
-        number={paging.before.length + 1}
-        loading={loading}
-        onPrevious={paging.before.length === 0 ? undefined : () => setPaging(previousPage(paging))}
-        onNext={next === null ? undefined : () => setPaging(nextPage(paging, next))}
-      />
+      <Pager what="devices" paging={paging} loading={loading} next={page.next_cursor} />
     </>
-  );
-}
-
-interface PagerProps {
-  what: string;
-  number: number;
-  loading: boolean;
-  onPrevious?: () => void;
-  onNext?: () => void;
-}
-
-/** Nothing while there is one page only. */
-export function Pager({ what, number, loading, onPrevious, onNext }: PagerProps) {
-  if (onPrevious === undefined && onNext === undefined) return null;
-  return (
-    <nav className="data-pager" aria-label={`Pages of ${what}`}>
-      <Button small onClick={onPrevious} disabled={onPrevious === undefined || loading}>Previous</Button>
-      <span role="status">Page {number}{loading ? ' …' : ''}</span>
-      <Button small onClick={onNext} disabled={onNext === undefined || loading}>Next</Button>
-    </nav>
   );
 }
 

@@ -1,6 +1,6 @@
 /** Deleting points of a device: choose, look what would go, type to confirm, see what came of it. */
 
-import { useEffect, useRef, useState } from 'react';
+import { useEffect, useRef, useState, type FormEvent } from 'react';
 import { ask, asApiError, isPassing, type ApiError } from '../../api/client';
 import type { Deleted, Deletes, Status, Tags, WouldGo } from '../../api/types';
 import { formatCount } from '../../format';
@@ -10,7 +10,7 @@ import { formatTime, type Range } from '../../time';
 import { Badge, Button, CopyButton, CoverageNote, Dialog, ErrorBox, Field, Id, RangePicker, Select, Table, TextInput } from '../../ui';
 import { Moment } from './Data';
 import {
-  deleteBody, failureWords, fixedTimes, isInForce, isTyped, phraseOf, recordOf, resultWords, stillWaiting, wouldGoWords,
+  deleteBody, failureWords, fixedTimes, isInForce, isTyped, phraseOf, placeOf, recordOf, resultWords, stillWaiting, wouldGoWords,
   type Target, type Times, type Told,
 } from './deleting';
 
@@ -80,6 +80,7 @@ export function DeleteDialog(props: DeleteDialogProps) {
       const error = asApiError(thrown);
       const told = failureWords(error);
       if (isInForce(error) === 'unknown') return put({ ...looked, kind: 'unknown', told });
+      if (isInForce(error) === 'no' && placeOf(error) !== undefined) return put({ kind: 'choose', error });
       put({ kind: 'told', told, waiting: [] });
       onDeleted();
     }
@@ -145,24 +146,28 @@ interface ChooseProps {
 function Choose({ metric, tags, isFixed, metrics, range, busy, error, onMetric, onRange, onLook, onClose }: ChooseProps) {
   // by place: ids may be any text, and are no good values of an option
   const options = [{ value: '', label: 'Every metric' }, ...metrics.map((each, at) => ({ value: String(at), label: visible(each) }))];
+  const [problem, setProblem] = useState<string>();
+  const place = error === undefined ? undefined : placeOf(error);
+  const errorAt = (wanted: string) => (place === wanted ? error?.message : undefined);
+  const ready = !busy && problem === undefined;
   return (
-    <form onSubmit={(event) => { event.preventDefault(); if (!busy) onLook(); }}>
+    <form onSubmit={(event) => { event.preventDefault(); if (ready) onLook(); }}>
       {isFixed
         ? <p>Metric <Id text={metric ?? ''} />, <TagsWords tags={tags} />.</p>
         : (
-          <Field label="Metric" hint="Whatever the tags">
+          <Field label="Metric" hint="Whatever the tags" error={errorAt('metric')}>
             {(wiring) => (
               <Select {...wiring} value={metric === null ? '' : String(metrics.indexOf(metric))} options={options} disabled={busy}
                 onChange={(at) => onMetric(at === '' ? null : metrics[Number(at)] ?? null)} />
             )}
           </Field>
         )}
-      <RangePicker value={range} onChange={onRange} />
-      {error !== undefined && <ErrorBox error={error} />}
+      <RangePicker value={range} onChange={onRange} error={errorAt('range')} onProblem={setProblem} />
+      {error !== undefined && (place === undefined || (place === 'metric' && isFixed)) && <ErrorBox error={error} />}
       <p className="hint">Nothing is deleted yet: first you see what would go.</p>
       <div className="data-buttons">
         <Button kind="quiet" onClick={onClose}>Cancel</Button>
-        <Button kind="primary" type="submit" disabled={busy}>{busy ? 'Looking …' : 'Look what would go'}</Button>
+        <Button kind="primary" type="submit" disabled={!ready}>{busy ? 'Looking …' : 'Look what would go'}</Button>
       </div>
     </form>
   );
@@ -184,9 +189,15 @@ function Confirm({ looked, onBack, onDelete }: { looked: Looked; onBack: () => v
   const { found, target, times } = looked;
   const [typed, setTyped] = useState('');
   const phrase = phraseOf(target.device, found.points);
+  const [tried, setTried] = useState(false);
   const right = found.points > 0 && isTyped(typed, phrase);
+  const submit = (event: FormEvent): void => {
+    event.preventDefault();
+    setTried(true);
+    if (right) onDelete();
+  };
   return (
-    <form onSubmit={(event) => { event.preventDefault(); if (right) onDelete(); }}>
+    <form onSubmit={submit}>
       <p className="data-would" role="status"><strong>{wouldGoWords(found)}</strong></p>
       <p>
         {target.metric === null ? 'Every metric' : <>Metric <Id text={target.metric} /></>}, <TagsWords tags={target.tags} />.{' '}
@@ -197,7 +208,7 @@ function Confirm({ looked, onBack, onDelete }: { looked: Looked; onBack: () => v
         <>
           <WouldGoTable found={found} />
           <p>This cannot be undone.</p>
-          <Field label={<>To delete, type <code className="data-phrase">{phrase}</code></>}>
+          <Field label={<>To delete, type <code className="data-phrase">{phrase}</code></>} error={tried && !right ? 'This is something else; nothing was deleted' : undefined}>
             {(wiring) => <TextInput {...wiring} value={typed} onChange={setTyped} autoFocus />}
           </Field>
         </>

@@ -25,20 +25,21 @@ function tagsCell({ tags }: DeleteRecord) {
   return Object.keys(tags).length === 0 ? 'none' : <bdi>{visible(tagsText(tags))}</bdi>;
 }
 
-export function DeletesInForce() {
+/** deleted: how often something was deleted here; the list is asked for anew when it changes. */
+export function DeletesInForce({ deleted }: { deleted: number }) {
   const [open, setOpen] = useState(false);
   return (
     <details className="data-deletes" onToggle={(event) => setOpen(event.currentTarget.open)}>
       <summary>Deletes in force</summary>
-      {open && <List />}
+      {open && <List deleted={deleted} />}
     </details>
   );
 }
 
-function List() {
+function List({ deleted }: { deleted: number }) {
   const { value, error, loading, refresh } = useAsk(
     (signal) => ask<Deletes>('/api/v1/deletes', { params: { time_unit: 'ms' }, signal }),
-    [],
+    [deleted],
   );
   if (value === undefined) return error === undefined ? <Loading what="Asking for deletes" /> : <ErrorBox error={error} retry={refresh} />;
   const newest = [...value.deletes].reverse();

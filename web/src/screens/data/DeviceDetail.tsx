@@ -8,11 +8,12 @@ import { useAsk, type Asked } from '../../hooks';
 import { tagsText, visible } from '../../text';
 import { formatDuration, rangeToText, rangeToTimes, type Range } from '../../time';
 import { Badge, Button, CopyButton, CoverageNote, Empty, ErrorBox, Id, Loading, Stale, Table, type Column } from '../../ui';
-import { Moment, Pager, sizeText, useTop, type MeThen } from './Data';
+import { Moment, sizeText, useTop, type MeThen } from './Data';
 import { DeleteDialog } from './DeleteDialog';
 import { counted, mayDelete } from './deleting';
 import { exploreHref, liveHref } from './links';
-import { FIRST_PAGE, nextPage, previousPage } from './search';
+import { Pager, usePaging } from './Pager';
+import type { Place } from './search';
 import { gapsBySeries, seriesKey, sum, type Gaps } from './stored';
 
 const PAGE = 100;
@@ -24,6 +25,9 @@ interface DeviceDetailProps {
   range: Range;
   pointBytes: number | null;
   me: Asked<MeThen>;
+  place: Place;
+  onPlace: (place: Place) => void;
+  onDeleted: () => void;
   onBack: () => void;
 }
 
@@ -33,11 +37,11 @@ interface Chosen {
   tags: Tags | null;
 }
 
-export function DeviceDetail({ device, range, pointBytes, me, onBack }: DeviceDetailProps) {
+export function DeviceDetail({ device, range, pointBytes, me, place, onPlace, onDeleted, onBack }: DeviceDetailProps) {
   useTop(device);
-  const [paging, setPaging] = useState(FIRST_PAGE);
   const [chosen, setChosen] = useState<Chosen | null>(null);
   const of = rangeToText(range);
+  const paging = usePaging(place.page, place.cursor, onPlace, of);
   const named = { 'device_id.exact': device, ...rangeToTimes(range), time_unit: 'ms', allow_partial: true };
   const series = useAsk(
     (signal) => ask<SeriesPage>('/api/v1/series', { params: { ...named, limit: PAGE, cursor: paging.cursor }, signal }),
@@ -51,7 +55,6 @@ export function DeviceDetail({ device, range, pointBytes, me, onBack }: DeviceDe
     series.refresh();
     gaps.refresh();
   };
-  const next = series.value?.next_cursor ?? null;
   return (
     <section aria-label="Device" className="data-device">
       <p><Button small kind="quiet" onClick={onBack}>← All devices</Button></p>
@@ -75,13 +78,7 @@ export function DeviceDetail({ device, range, pointBytes, me, onBack }: DeviceDe
             onDelete={me.value !== undefined && mayDelete(me.value) ? setChosen : undefined}
           />
         )}
-      <Pager
-        what="series"
-        number={paging.before.length + 1}
-        loading={series.loading}
-        onPrevious={paging.before.length === 0 ? undefined : () => setPaging(previousPage(paging))}
-        onNext={next === null ? undefined : () => setPaging(nextPage(paging, next))}
-      />
+      <Pager what="series" paging={paging} loading={series.loading} next={series.value?.next_cursor ?? null} />
       <GapList gaps={gaps} />
       {chosen !== null && me.value !== undefined && (
         <DeleteDialog
@@ -92,7 +89,7 @@ export function DeviceDetail({ device, range, pointBytes, me, onBack }: DeviceDe
           range={range}
           aheadMs={me.value.aheadMs}
           onClose={() => setChosen(null)}
-          onDeleted={refresh}
+          onDeleted={() => { refresh(); onDeleted(); }}
         />
       )}
     </section>
@@ -126,7 +123,7 @@ function SeriesTable({ page, gaps, range, pointBytes, onDelete }: SeriesTablePro
     { key: 'last', title: 'Last', cell: (row) => <Moment ms={row.last_time} /> },
     { key: 'value', title: 'Last value', align: 'right', cell: (row) => formatNumber(row.last) },
     { key: 'every', title: 'Usually every', align: 'right', cell: (row) => formatDuration(row.expected_interval_s) },
-    { key: 'gaps', title: 'Gaps', cell: (row) => <GapCell row={row} gaps={found?.get(seriesKey(row))} known={found !== undefined} /> },
+    { key: 'gaps', title: 'Gaps', cell: (row) => <GapCell row={row} gaps={found?.get(seriesKey(row))} known={found !== undefined} failed={gaps.error !== undefined} /> },
     { key: 'size', title: 'Size, about', align: 'right', cell: (row) => sizeText(row.count, pointBytes) },
   ];
   if (onDelete !== undefined) {
@@ -153,8 +150,8 @@ function SeriesTable({ page, gaps, range, pointBytes, onDelete }: SeriesTablePro
   );
 }
 
-function GapCell({ row, gaps, known }: { row: SeriesRow; gaps: Gaps | undefined; known: boolean }) {
-  if (!known) return <>…</>;
+function GapCell({ row, gaps, known, failed }: { row: SeriesRow; gaps: Gaps | undefined; known: boolean; failed: boolean }) {
+  if (!known) return <>{failed ? 'not known' : '…'}</>;
   if (gaps === undefined) return <>{row.expected_interval_s === null || row.expected_interval_s === undefined ? '–' : 'none'}</>;
   return (
     <>

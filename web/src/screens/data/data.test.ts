@@ -1,31 +1,35 @@
 import { describe, expect, it } from 'vitest';
 import type { GapRow, Status } from '../../api/types';
-import { faultOf, FIRST_PAGE, nextPage, patternOf, previousPage } from './search';
+import { faultOf, FIRST_PAGE, pageBefore, patternOf, placeOf } from './search';
 import { bytesPerPoint, gapsBySeries, seriesKey } from './stored';
 
 describe('a search', () => {
   it('is looked for anywhere, a pattern as it is, nothing not at all', () => {
-    expect(patternOf('pump')).toBe('*pump*');
+    expect(patternOf('pump')).toBe('~(?is).*pump.*');
     expect(patternOf('line1/*')).toBe('line1/*');
     expect(patternOf('~pump_[0-9]+')).toBe('~pump_[0-9]+');
     expect(patternOf('  ')).toBeUndefined();
   });
 
   it('that is too long is told before the server is asked', () => {
-    expect(faultOf('x'.repeat(998))).toBeUndefined();
-    expect(faultOf('x'.repeat(999))).toContain('at most 998');
+    expect(faultOf('x'.repeat(990))).toBeUndefined();
+    expect(faultOf('x'.repeat(991))).toContain('at most 990');
+    expect(faultOf('1'.repeat(998))).toBeUndefined();
+    expect(faultOf('1'.repeat(999))).toContain('at most 998');
   });
 });
 
 describe('pages', () => {
-  it('go on and back the same way', () => {
-    const second = nextPage(FIRST_PAGE, 'b');
-    const third = nextPage(second, 'c');
-    expect(third).toEqual({ before: [undefined, 'b'], cursor: 'c' });
-    expect(previousPage(third)).toEqual(second);
-    expect(previousPage(second)).toEqual(FIRST_PAGE);
-    expect(previousPage(FIRST_PAGE)).toEqual(FIRST_PAGE);
+  it('go back to those that were seen, and always from the second to the first', () => {
+    const seen = new Map([[1, ''], [2, 'b'], [3, 'c']]);
+    expect(pageBefore({ page: 3, cursor: 'c' }, seen)).toEqual({ page: 2, cursor: 'b' });
+    expect(pageBefore({ page: 2, cursor: 'b' }, new Map())).toEqual(FIRST_PAGE);
+    expect(pageBefore({ page: 7, cursor: 'x' }, seen)).toBeUndefined();
+    expect(pageBefore(FIRST_PAGE, seen)).toBeUndefined();
   });
+
+  it.each([[3, '', FIRST_PAGE], [1, 'b', { page: 2, cursor: 'b' }], [2.5, 'b', { page: 2, cursor: 'b' }], [9, 'x', { page: 9, cursor: 'x' }]])(
+    'of a URL: page %s, cursor %j', (page, cursor, place) => expect(placeOf(page, cursor)).toEqual(place));
 });
 
 describe('silences', () => {

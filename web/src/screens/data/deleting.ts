@@ -101,6 +101,12 @@ export function isInForce(error: ApiError): 'no' | 'yes' | 'unknown' {
   return 'unknown';
 }
 
+/** Where in the form an error stands; undefined: at no field of it. */
+export function placeOf(error: ApiError): 'metric' | 'range' | undefined {
+  if (error.field === 'start_time' || error.field === 'end_time') return 'range';
+  return error.field?.startsWith('metric_name') === true ? 'metric' : undefined;
+}
+
 export function failureWords(error: ApiError): Told {
   const lines = [error.message];
   const inForce = isInForce(error);

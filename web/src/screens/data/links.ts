@@ -5,6 +5,12 @@ import { rangeToText, type Range } from '../../time';
 import { joinHash, writeState } from '../../url';
 import { lineToText } from '../explore/lines';
 
+interface Series {
+  device_id: string;
+  metric_name: string;
+  tags: Tags;
+}
+
 export function dataHref(device: string): string {
   return joinHash('data', writeState('', {}, { device }));
 }
@@ -14,7 +20,12 @@ export function liveHref(device: string): string {
 }
 
 /** range: Explore's own where it is left out. */
-export function exploreHref(of: { device_id: string; metric_name: string; tags: Tags }, range?: Range): string {
-  const line = lineToText({ device: of.device_id, metric: of.metric_name, tags: of.tags, side: 'left', hidden: false });
-  return joinHash('explore', writeState('', {}, { line: [line], range: range === undefined ? undefined : rangeToText(range) }));
+export function exploreHref(of: Series, range?: Range): string {
+  return seriesHref([of], range);
+}
+
+/** interval: buckets are no shorter than this. */
+export function seriesHref(all: Series[], range?: Range, interval?: string): string {
+  const line = all.map((of) => lineToText({ device: of.device_id, metric: of.metric_name, tags: of.tags, side: 'left', hidden: false }));
+  return joinHash('explore', writeState('', {}, { line, range: range === undefined ? undefined : rangeToText(range), interval }));
 }

@@ -12,23 +12,28 @@ export function patternOf(text: string): string | undefined {
 
 /** What is wrong with a search before the server is asked, in words; undefined: nothing. */
 export function faultOf(text: string): string | undefined {
-  if (text.length <= MOST_PATTERN - 2) return undefined;
-  return `${text.length} characters, at most ${MOST_PATTERN - 2} can be searched for`;
+  const over = asSearch(text).length - MOST_PATTERN;
+  if (over <= 0) return undefined;
+  return `${text.length} characters, at most ${text.length - over} of these can be searched for`;
 }
 
-/** Pages by cursor: those before the one that is shown, which is `cursor` (undefined: the first). */
-export interface Paging {
-  before: (string | undefined)[];
-  cursor: string | undefined;
+/** The page that is shown: its number from 1 and its cursor, '' for the first. */
+export interface Place {
+  page: number;
+  cursor: string;
 }
 
-export const FIRST_PAGE: Paging = { before: [], cursor: undefined };
+export const FIRST_PAGE: Place = { page: 1, cursor: '' };
 
-export function nextPage(paging: Paging, nextCursor: string): Paging {
-  return { before: [...paging.before, paging.cursor], cursor: nextCursor };
+/** From a URL, which may hold anything: without a cursor there is but the first page, and none behind it is the first. */
+export function placeOf(page: number, cursor: string): Place {
+  if (cursor === '') return FIRST_PAGE;
+  return { page: Number.isInteger(page) && page > 1 ? page : 2, cursor };
 }
 
-export function previousPage(paging: Paging): Paging {
-  if (paging.before.length === 0) return paging;
-  return { before: paging.before.slice(0, -1), cursor: paging.before[paging.before.length - 1] };
+/** The page before, by the pages that were seen: cursors lead forwards only. undefined: not known, or none. */
+export function pageBefore(place: Place, seen: ReadonlyMap<number, string>): Place | undefined {
+  if (place.page <= 2) return place.page === 2 ? FIRST_PAGE : undefined;
+  const cursor = seen.get(place.page - 1);
+  return cursor === undefined ? undefined : { page: place.page - 1, cursor };
 }

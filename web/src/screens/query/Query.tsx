@@ -1,5 +1,5 @@
 /** One question, one answer: which series, which operation, which time; the figure or the rows, and how it came about. */
-import { useState, type FormEvent } from 'react';
+import { useRef, useState, type FormEvent } from 'react';
 import { ask, type ApiError } from '../../api/client';
 import { token } from '../../api/session';
 import type { QueryAnswer, QueryRequest } from '../../api/types';
@@ -7,11 +7,12 @@ import { formatCount } from '../../format';
 import { useAsk } from '../../hooks';
 import { useStore } from '../../store';
 import { patternOf, tagsFromList, tagsToList } from '../../text';
-import { rangeFromText, rangeToText } from '../../time';
+import { localZone, rangeFromText, rangeToText } from '../../time';
 import { Button, CopyButton, Empty, ErrorBox, Field, Loading, Picker, RangePicker, Select, Stale, TagsEditor, TextInput } from '../../ui';
 import { useUrlState } from '../../url';
-import { curlLine, DEFAULTS, fieldOf, OPERATIONS, requestOf, type QueryState } from './request';
-import { Result } from './Result';
+import { ExploreLink } from './ExploreLink';
+import { curlLine, DEFAULTS, fieldOf, isCalendar, OPERATIONS, requestOf, type QueryState } from './request';
+import { Result, type WindowWishes } from './Result';
 import './query.css';
 
 type Patch = (patch: Partial<QueryState>) => void;
@@ -67,7 +68,7 @@ function Operation({ state, set, errorAt }: FormProps) {
       {state.op === 'percentile' && (
         <Field label="Percentile" hint="0 to 100"><TextInput inputMode="decimal" value={state.p} onChange={(p) => set({ p })} /></Field>
       )}
-      <Field label="Interval" error={errorAt('interval')}>
+      <Field label="Interval" error={errorAt('interval')} hint={isCalendar(state.interval) ? `Days and longer begin at midnight in ${localZone()}` : undefined}>
         <Select value={state.interval} options={withValue(INTERVALS, state.interval)} onChange={(interval) => set({ interval })} />
       </Field>
       <Field label="Group by" error={errorAt('group')}>
@@ -109,11 +110,13 @@ function Form(props: FormProps) {
 }
 
 function Curl({ request }: { request: QueryRequest }) {
-  const line = curlLine(window.location.origin, request, useStore(token) !== '');
+  const signedIn = useStore(token) !== '';
+  const line = curlLine(window.location.origin, request, signedIn);
   return (
     <section className="panel" aria-labelledby="curl-title">
       <div className="panel-head"><h2 id="curl-title">The same with curl</h2><CopyButton text={line} label="Copy curl" /></div>
       <pre className="curl" role="group" tabIndex={0} aria-label="curl line"><code>{line}</code></pre>
+      {signedIn && <p className="hint"><code>$TOKEN</code> stands for your token, which this page shows nowhere.</p>}
     </section>
   );
 }
@@ -140,6 +143,27 @@ function useAnswer(text: string, atOnce: boolean) {
   return { asked, asking, run };
 }
 
+/** Another window, wished by a hand on the chart: asked at once, by buckets that fit it; back leads to the ones before. */
+function useWishes(state: QueryState, set: (patch: Partial<QueryState>, how: 'push' | 'replace') => void, run: (text: string) => void): WindowWishes {
+  const before = useRef<Pick<QueryState, 'range' | 'interval'>[]>([]);
+  const show = (patch: Partial<QueryState>): void => {
+    set(patch, 'push');
+    run(JSON.stringify(requestOf({ ...state, ...patch })));
+  };
+  const range = ({ startMs, endMs }: { startMs: number; endMs: number }) => rangeToText({ kind: 'fixed', startMs, endMs });
+  return {
+    onZoom: (window) => {
+      before.current.push({ range: state.range, interval: state.interval });
+      show({ range: range(window), interval: 'auto' });
+    },
+    onPan: (window) => show({ range: range(window) }),
+    onBack: () => {
+      const last = before.current.pop();
+      if (last !== undefined) show(last);
+    },
+  };
+}
+
 interface FailedProps {
   error: ApiError;
   retry: () => void;
@@ -162,6 +186,7 @@ export default function Query() {
   const { asked, asking, run } = useAnswer(text, state.device.length + state.metric.length + state.tags.length > 0);
   const { value, error, loading } = asked;
   const set: Patch = (patch) => setState(patch);
+  const wishes = useWishes(state, setState, run);
   const current = asking?.text === text;
   const pending = loading || (error === undefined && value?.text !== asking?.text);
   const busy = asking !== null && pending;
@@ -176,7 +201,10 @@ export default function Query() {
     <div className="query">
       <Form state={state} set={set} errorAt={errorAt} busy={busy} onRun={() => run(text)} />
       <section className="panel" aria-labelledby="result-title" aria-busy={busy}>
-        <h2 id="result-title">Result</h2>
+        <div className="panel-head">
+          <h2 id="result-title">Result</h2>
+          {shown !== undefined && <ExploreLink request={JSON.parse(shown.text) as QueryRequest} answer={shown.answer} />}
+        </div>
         {asking === null && <Empty title="Nothing was asked yet"><p>Choose what to ask, and run the query.</p></Empty>}
         {busy && <Loading what="Asking" />}
         {error !== undefined && errorField === undefined && <Failed error={error} retry={asked.refresh} onPartial={partial} />}
@@ -186,7 +214,7 @@ export default function Query() {
           <div className={busy || !current || error !== undefined ? 'before' : undefined}>
             {error !== undefined && <Stale at={asked.at} />}
             {error === undefined && !current && !busy && <p className="hint">The form has changed since. This is the answer to what was asked before.</p>}
-            <Result answer={shown.answer} />
+            <Result answer={shown.answer} wishes={wishes} />
           </div>
         )}
       </section>

@@ -1,21 +1,34 @@
 /** An answer of POST /query (times in ms): the figure or the rows, of how many points, how long it took, from whom. */
+import { lazy, Suspense, useState } from 'react';
 import type { Figure, QueryAnswer, QueryRow, Tags } from '../../api/types';
+import type { Window } from '../../chart/values';
 import { formatCount, formatNumber } from '../../format';
 import { tagsText } from '../../text';
 import { formatDuration, formatTime } from '../../time';
-import { CoverageNote, Empty, Id, Spark, Table, type Column } from '../../ui';
+import { Button, CopyButton, CoverageNote, Empty, Id, Loading, Table, type Column } from '../../ui';
+import { groupColumns, operationsOf } from './course';
 
-function figure(value: Figure | undefined): string {
-  return value === null || value === undefined ? 'none' : String(value);
+/** With the chart comes uPlot: only who sees one pays for it. */
+const QueryChart = lazy(() => import('./QueryChart'));
+
+/** Wishes for another window, by hands on the chart. */
+export interface WindowWishes {
+  onZoom: (window: Window) => void;
+  onPan: (window: Window) => void;
+  onBack: () => void;
 }
 
-function operationsOf(answer: QueryAnswer): string[] {
-  return Array.isArray(answer.operation) ? answer.operation : [answer.operation];
-}
+const FIRST_ROWS = 100;
+const MORE_ROWS = 1000;
 
 function resultOf(answer: QueryAnswer, operation: string): Figure | undefined {
   const { result } = answer;
   return typeof result === 'object' && result !== null ? result[operation] : result;
+}
+
+/** Six digits to read; all of them when one points at it. */
+function FigureText({ value }: { value: Figure | undefined }) {
+  return value === null || value === undefined ? <span className="hint">none</span> : <span title={String(value)}>{formatNumber(value)}</span>;
 }
 
 function Figures({ answer }: { answer: QueryAnswer }) {
@@ -23,10 +36,12 @@ function Figures({ answer }: { answer: QueryAnswer }) {
     <dl className="figures">
       {operationsOf(answer).map((operation) => {
         const value = resultOf(answer, operation);
+        const has = value !== null && value !== undefined;
         return (
           <div key={operation}>
             <dt>{operation}</dt>
-            <dd className="figure" data-testid="result" title={formatNumber(value)}>{figure(value)}</dd>
+            <dd className="figure" data-testid="result" title={has ? String(value) : undefined}>{has ? formatNumber(value) : 'none'}</dd>
+            {has && <dd className="exact"><code>{String(value)}</code> <CopyButton text={String(value)} /></dd>}
           </div>
         );
       })}
@@ -54,32 +69,29 @@ function cellOf(row: QueryRow, column: string) {
 }
 
 function columnsOf(answer: QueryAnswer): Column<QueryRow>[] {
-  const groups = (answer.group_by ?? []).flatMap((one) => (one === 'series' ? ['device_id', 'metric_name', 'tags'] : [one]));
   const time: Column<QueryRow>[] = answer.interval === undefined ? [] : [{ key: 'time', title: 'time', cell: (row) => <Time ms={row.time} /> }];
   return [
     ...time,
-    ...groups.map((name) => ({ key: name, title: <Id text={name} />, cell: (row: QueryRow) => cellOf(row, name) })),
+    ...groupColumns(answer).map((name) => ({ key: name, title: <Id text={name} />, cell: (row: QueryRow) => cellOf(row, name) })),
     ...operationsOf(answer).map((name) => ({
-      key: `figure ${name}`, title: name, align: 'right' as const, cell: (row: QueryRow) => figure(row[name] as Figure),
+      key: `figure ${name}`, title: name, align: 'right' as const, cell: (row: QueryRow) => <FigureText value={row[name] as Figure} />,
     })),
     { key: 'count', title: 'points', align: 'right', cell: (row) => formatCount(row.count) },
   ];
 }
 
-/** The course of a single group's rows, at a glance. */
-function Course({ answer, rows }: { answer: QueryAnswer; rows: QueryRow[] }) {
-  const [operation] = operationsOf(answer);
-  if (operation === undefined || answer.interval === undefined || answer.group_by !== undefined || rows.length < 3) return null;
-  return <Spark values={rows.map((row) => row[operation] as Figure)} width={320} height={48} label={operation} />;
-}
-
-function Rows({ answer, rows }: { answer: QueryAnswer; rows: QueryRow[] }) {
+function Rows({ answer, rows, wishes }: { answer: QueryAnswer; rows: QueryRow[]; wishes: WindowWishes }) {
+  const [shown, setShown] = useState(FIRST_ROWS);
   if (rows.length === 0) return <Empty title="No points in this range"><p>A longer time, or other series, may have some.</p></Empty>;
+  const left = rows.length - shown;
   return (
     <>
-      <Course answer={answer} rows={rows} />
-      <Table caption="Rows of the answer" columns={columnsOf(answer)} rows={rows} rowKey={(_, index) => String(index)} />
-      {answer.more === true && <p className="hint">There are more rows than the {formatCount(rows.length)} shown.</p>}
+      {answer.interval !== undefined && rows.length > 1 && (
+        <Suspense fallback={<div className="query-chart"><Loading what="Loading the chart" /></div>}><QueryChart answer={answer} {...wishes} /></Suspense>
+      )}
+      <Table caption="Rows of the answer" columns={columnsOf(answer)} rows={rows.slice(0, shown)} rowKey={(_, index) => String(index)} />
+      {left > 0 && <p className="actions"><Button small onClick={() => setShown(shown + MORE_ROWS)}>Show {formatCount(Math.min(left, MORE_ROWS))} more of {formatCount(rows.length)} rows</Button></p>}
+      {answer.more === true && <p className="hint">The answer was cut after {formatCount(rows.length)} rows: a longer interval or a shorter time has fewer.</p>}
     </>
   );
 }
@@ -91,11 +103,11 @@ function Range({ answer }: { answer: QueryAnswer }) {
   return <>{start === null ? 'the beginning' : <Time ms={start} />} to {end === null ? 'the newest point' : <Time ms={end} />}</>;
 }
 
-export function Result({ answer }: { answer: QueryAnswer }) {
+export function Result({ answer, wishes }: { answer: QueryAnswer; wishes: WindowWishes }) {
   const { rows, count, duration_ns: duration, interval, coverage } = answer;
   return (
     <>
-      {rows === undefined ? <Figures answer={answer} /> : <Rows answer={answer} rows={rows} />}
+      {rows === undefined ? <Figures answer={answer} /> : <Rows answer={answer} rows={rows} wishes={wishes} />}
       {rows === undefined && count === 0 && <p className="hint">The series have no points in this range.</p>}
       <dl className="facts">
         <div><dt>Points</dt><dd data-testid="count">{formatCount(count)}</dd></div>

@@ -1,5 +1,6 @@
 import { describe, expect, test } from 'vitest';
-import { curlLine, DEFAULTS, fieldOf, operationOf, plainJson, requestOf, type QueryState } from './request';
+import { curlLine, DEFAULTS, fieldOf, operationOf, plainJson, rangeOf, requestOf, type QueryState } from './request';
+import { rangeToText } from '../../time';
 
 function of(patch: Partial<QueryState>) {
   return requestOf({ ...DEFAULTS, ...patch });
@@ -22,19 +23,23 @@ describe('the question', () => {
   });
 
   test('days are those of the zone of the browser, hours need none', () => {
-    expect(of({ interval: '1d' })).toMatchObject({ interval: '1d', timezone: 'Europe/Berlin', limit: 500 });
+    expect(of({ interval: '1d' })).toMatchObject({ interval: '1d', timezone: 'Europe/Berlin', limit: 5000 });
     expect(of({ interval: '1h' })).not.toHaveProperty('timezone');
-    expect(of({ interval: 'auto' })).toMatchObject({ max_points: 100 });
+    expect(of({ interval: 'auto' })).toMatchObject({ max_points: 100, timezone: 'Europe/Berlin' }); // may be days, too
   });
 
   test('groups have rows, and rows a limit', () => {
-    expect(of({ group: 'tags.room' })).toMatchObject({ group_by: 'tags.room', limit: 500 });
+    expect(of({ group: 'tags.room' })).toMatchObject({ group_by: 'tags.room', limit: 5000 });
     expect(of({})).not.toHaveProperty('limit');
   });
 
   test('percentiles', () => {
     expect(operationOf({ ...DEFAULTS, op: 'percentile', p: ' 99.9 ' })).toBe('percentile(99.9)');
   });
+});
+
+test.each(['900s', 'all', '1000..2500', '0..86400000'])('the range %s is told by its question', (range) => {
+  expect(rangeToText(rangeOf(of({ range })))).toBe(range);
 });
 
 describe('the curl line', () => {

@@ -1,7 +1,7 @@
 /** What the form holds, as the question that it asks and as the curl line that asks the same. Pure. */
 import type { OnePattern, Pattern, QueryRequest } from '../../api/types';
 import { patternOf, tagsFromList } from '../../text';
-import { localZone, rangeFromText, rangeToTimes } from '../../time';
+import { localZone, rangeFromText, rangeToTimes, type Range } from '../../time';
 
 /** In the URL; device, metric and the values of tags as pickers hold them (text.ts). */
 export type QueryState = {
@@ -43,8 +43,8 @@ export const OPERATIONS = [
 
 /** A screenful of buckets, for the interval that fits. */
 const AUTO_POINTS = 100;
-/** Rows that the page shows; the answer says when there are more. */
-export const ROW_LIMIT = 500;
+/** Rows that the page takes; the answer says when there are more. */
+export const ROW_LIMIT = 5000;
 
 function patterns(picked: string[]): Pattern {
   const all: OnePattern[] = picked.map(patternOf);
@@ -57,11 +57,15 @@ export function operationOf(state: QueryState): string {
   return state.op === 'percentile' ? `percentile(${state.p.trim()})` : state.op;
 }
 
+/** Whether buckets may be days or longer, which are those of a calendar and so of a zone. */
+export function isCalendar(interval: string): boolean {
+  return interval === 'auto' || /(d|w|mo|y)$/.test(interval);
+}
+
 function bucketsOf(interval: string): Partial<QueryRequest> {
   if (interval === '') return {};
-  if (interval === 'auto') return { max_points: AUTO_POINTS };
-  const calendar = /(d|w|mo|y)$/.test(interval) && localZone() !== 'local time';
-  return calendar ? { interval, timezone: localZone() } : { interval };
+  const zone = isCalendar(interval) && localZone() !== 'local time' ? { timezone: localZone() } : {};
+  return interval === 'auto' ? { max_points: AUTO_POINTS, ...zone } : { interval, ...zone };
 }
 
 export function requestOf(state: QueryState): QueryRequest {
@@ -80,6 +84,19 @@ export function requestOf(state: QueryState): QueryRequest {
     time_unit: 'ms',
     ...(state.partial ? { allow_partial: true } : {}),
   };
+}
+
+/** The range of a question that requestOf made. */
+export function rangeOf({ start_time: start, end_time: end }: QueryRequest): Range {
+  if (typeof start !== 'string') return { kind: 'all' };
+  if (typeof end === 'string') return { kind: 'fixed', startMs: Date.parse(start), endMs: Date.parse(end) };
+  return rangeFromText(start.slice(1));
+}
+
+/** The body of POST /api/v1/series for the series that a question is about, at most so many. */
+export function seriesBody(request: QueryRequest, limit: number): Record<string, unknown> {
+  const { device_id, metric_name, tags, more_tags, start_time, end_time } = request;
+  return { device_id, metric_name, tags, more_tags, start_time, end_time, limit, details: false, allow_partial: true };
 }
 
 /** JSON in which nothing hides: what one cannot see is written as \uXXXX, so that what is copied is what is read. */
