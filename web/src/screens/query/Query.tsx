@@ -1,5 +1,5 @@
 /** One question, one answer: which series, which operation, which time; the figure or the rows, and how it came about. */
-import { useRef, useState, type FormEvent } from 'react';
+import { useEffect, useRef, useState, type FormEvent } from 'react';
 import { ask, type ApiError } from '../../api/client';
 import { token } from '../../api/session';
 import type { QueryAnswer, QueryRequest } from '../../api/types';
@@ -9,7 +9,7 @@ import { useStore } from '../../store';
 import { patternOf, tagsFromList, tagsToList } from '../../text';
 import { localZone, rangeFromText, rangeToText } from '../../time';
 import { Button, CopyButton, Empty, ErrorBox, Field, Loading, Picker, RangePicker, Select, Stale, TagsEditor, TextInput } from '../../ui';
-import { useUrlState } from '../../url';
+import { readState, splitHash, useUrlState } from '../../url';
 import { ExploreLink } from './ExploreLink';
 import { curlLine, DEFAULTS, fieldOf, isCalendar, OPERATIONS, requestOf, type QueryState } from './request';
 import { Result, type WindowWishes } from './Result';
@@ -143,6 +143,23 @@ function useAnswer(text: string, atOnce: boolean) {
   return { asked, asking, run };
 }
 
+function namesSeries({ device, metric, tags }: QueryState): boolean {
+  return device.length + metric.length + tags.length > 0;
+}
+
+/** Back, forward, or another link in the same tab: the URL says what to ask, as when the page was opened by it. */
+function useMoved(run: (text: string) => void): void {
+  useEffect(() => {
+    const moved = (): void => {
+      const { screen, search } = splitHash(window.location.hash);
+      const state = readState(search, DEFAULTS);
+      if (screen === 'query' && namesSeries(state)) run(JSON.stringify(requestOf(state)));
+    };
+    window.addEventListener('popstate', moved);
+    return () => window.removeEventListener('popstate', moved);
+  }, []);
+}
+
 /** Another window, wished by a hand on the chart: asked at once, by buckets that fit it; back leads to the ones before. */
 function useWishes(state: QueryState, set: (patch: Partial<QueryState>, how: 'push' | 'replace') => void, run: (text: string) => void): WindowWishes {
   const before = useRef<Pick<QueryState, 'range' | 'interval'>[]>([]);
@@ -183,7 +200,8 @@ export default function Query() {
   const [state, setState] = useUrlState<QueryState>(DEFAULTS);
   const request = requestOf(state);
   const text = JSON.stringify(request);
-  const { asked, asking, run } = useAnswer(text, state.device.length + state.metric.length + state.tags.length > 0);
+  const { asked, asking, run } = useAnswer(text, namesSeries(state));
+  useMoved(run);
   const { value, error, loading } = asked;
   const set: Patch = (patch) => setState(patch);
   const wishes = useWishes(state, setState, run);

@@ -112,7 +112,7 @@ export function Result({ answer, wishes }: { answer: QueryAnswer; wishes: Window
       <dl className="facts">
         <div><dt>Points</dt><dd data-testid="count">{formatCount(count)}</dd></div>
         <div><dt>Time taken</dt><dd data-testid="duration">{formatDuration(duration / 1e9)}</dd></div>
-        {interval !== undefined && <div><dt>Interval</dt><dd>{interval}</dd></div>}
+        {interval !== undefined && <div><dt>Interval</dt><dd data-testid="interval">{interval}</dd></div>}
         <div className="wide"><dt>Range</dt><dd><Range answer={answer} /></dd></div>
         <div className="wide"><dt>Coverage</dt><dd><CoverageNote coverage={coverage} /></dd></div>
       </dl>
