@@ -18,10 +18,12 @@ export interface Asked<T> {
   refresh(): void;
 }
 
-const LONGEST_WAIT_MS = 60_000;
+const LONGEST_WAIT_MS = 30_000;
 /** A server that was away is looked for so often. */
 const AWAY_WAIT_MS = 10_000;
 const FIRST_WAIT_MS = 1_000;
+/** What is asked seldom is asked again after so long at first, or it would be stale for long after a short trouble. */
+const SELDOM_WAIT_MS = 5_000;
 /** What was not answered within this is called late. */
 const LATE_MS = 6_000;
 
@@ -31,8 +33,8 @@ const LATE_MS = 6_000;
  */
 export function retryMs(failures: number, everyMs: number | null, error: ApiError, random: () => number = Math.random): number {
   const longest = error.status === 0 ? AWAY_WAIT_MS : LONGEST_WAIT_MS;
-  const base = Math.max(FIRST_WAIT_MS, everyMs ?? FIRST_WAIT_MS);
-  const doubled = Math.min(Math.max(longest, everyMs ?? 0), base * 2 ** Math.max(0, failures - 1));
+  const base = Math.min(SELDOM_WAIT_MS, Math.max(FIRST_WAIT_MS, everyMs ?? FIRST_WAIT_MS));
+  const doubled = Math.min(longest, base * 2 ** Math.max(0, failures - 1));
   return Math.max(doubled, leftAloneMs(error)) * (1 + random() / 4);
 }
 

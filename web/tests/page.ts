@@ -2,25 +2,55 @@
 import { execFileSync } from 'node:child_process';
 import { readFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
-import { expect, test as base, type APIRequestContext, type Page } from '@playwright/test';
+import { expect, test as base, type APIRequestContext, type BrowserContext, type Page } from '@playwright/test';
 
 export { expect };
 
-/** Of every test: what the page wrote to the console as an error. There has to be nothing when the test is over. */
+/** What a page may never do, whatever is wrong with the server: break its policy, or ask another origin. */
+async function watchPolicy(context: BrowserContext, breaches: string[]): Promise<void> {
+  await context.exposeBinding('policyBroken', (_, text: string) => breaches.push(text));
+  await context.addInitScript(() => {
+    document.addEventListener('securitypolicyviolation', (event) =>
+      (window as any).policyBroken(`${event.violatedDirective}: ${event.blockedURI} ${event.sourceFile}:${event.lineNumber} ${event.sample}`));
+  });
+  const from = new Map<Page, string>();
+  context.on('request', (request) => {
+    const url = new URL(request.url());
+    if (!/^https?:$/.test(url.protocol)) return;
+    const page = request.frame().page();
+    if (request.isNavigationRequest()) from.set(page, url.origin);
+    if (url.origin !== from.get(page)) breaches.push(`asked ${url.href}`);
+  });
+}
+
+function watchConsole(page: Page, complaints: string[]): void {
+  page.on('console', (message) => {
+    if (message.type() === 'error' || message.type() === 'warning') complaints.push(message.text());
+  });
+  page.on('pageerror', (error) => complaints.push(String(error)));
+}
+
+/** Of every test: what its pages wrote to the console as an error. There has to be nothing when the test is over. */
 export const test = base.extend<{ complaints: string[] }>({
   complaints: [
-    async ({ page }, use) => {
-      const complaints: string[] = [];
-      page.on('console', (message) => {
-        if (message.type() === 'error' || message.type() === 'warning') complaints.push(message.text());
-      });
-      page.on('pageerror', (error) => complaints.push(String(error)));
+    async ({ page, context }, use) => {
+      const [complaints, breaches]: string[][] = [[], []];
+      watchConsole(page, complaints);
+      context.on('page', (other) => watchConsole(other, complaints));
+      await watchPolicy(context, breaches);
       await use(complaints);
+      expect(breaches, 'breaches of the policy').toEqual([]);
       expect(complaints, 'complaints in the console').toEqual([]);
     },
     { auto: true },
   ],
 });
+
+/** The browser itself writes down each request that failed, and each answer that is an error: that is no complaint. */
+export function forgiveNetwork(complaints: string[]): void {
+  const others = complaints.filter((text) => !/^Failed to load resource|net::ERR_/.test(text));
+  complaints.splice(0, complaints.length, ...others);
+}
 
 function environment(name: string): string {
   const value = process.env[name];
