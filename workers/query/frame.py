@@ -14,6 +14,7 @@ from common import clock, config
 from common.errors import MSGSPEC_ERRORS
 from workers.query import coverage, page
 from workers.query.access import Access
+from workers.query.builds import Builds
 from workers.query.coverage import Coverage
 from workers.query.gate import Gate
 from workers.query.gather import Gather, Survey
@@ -141,7 +142,7 @@ class Context:
         self.repairs = Repairs()
         self.stored = Stored(scatter.store)
         self.access = Access(settings)
-        self.page = page.load(settings.path(settings.query.page_dir) if settings.query.page_dir else page.BUILT)
+        self.builds = Builds(settings.path(settings.query.page_dir) if settings.query.page_dir else page.BUILT)
         self.live = Live(scatter.bus, lambda: scatter.plan, settings.query)
         self.gate = Gate(settings.query.threads, settings.query.queue, settings.query.timeout_s)
 

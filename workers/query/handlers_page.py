@@ -30,7 +30,7 @@ NOT_BUILT: Final = b"""<!doctype html>
 <h1>minitrue</h1>
 <p>The page is not built. With Node 18 or newer, in the checkout:</p>
 <pre>make env</pre>
-<p>or <code>npm ci &amp;&amp; npm run build</code> in <code>web/</code>; then start the query worker again.</p>
+<p>or <code>npm ci &amp;&amp; npm run build</code> in <code>web/</code>; then load this again.</p>
 <p>The API works without it: <a href="/docs">how to ask</a>.</p>
 </body></html>
 """
@@ -41,16 +41,17 @@ def index(context: Context, asked: Request, here: dict[str, str]) -> Response:
     if not wants_html(asked.header("Accept")):
         told = answer({"name": "minitrue", "worker": context.scatter.name, "routes": here})
         return told._replace(headers={"Vary": "Accept"})
-    if context.page.home is None:
+    home = context.builds.home()
+    if home is None:
         headers = {**HEADERS, "Cache-Control": "no-store", "Vary": "Accept"}
         return Response(NOT_BUILT, content_type="text/html; charset=utf-8", headers=headers)
-    return _served(context.page.home, asked, {"Cache-Control": "no-cache", "Vary": "Accept, Accept-Encoding"})
+    return _served(home, asked, {"Cache-Control": "no-cache", "Vary": "Accept, Accept-Encoding"})
 
 
 def asset(context: Context, asked: Request) -> Response:
     """One of the page's files."""
     name = asked.path.removeprefix(PREFIX)
-    file = context.page.assets.get(name)
+    file = context.builds.asset(name)
     if file is None:
         raise Refusal(404, "not_found", f"the page has no file {shown(name)}: it was built anew, or never; reload it")
     return _served(file, asked, {"Cache-Control": FOR_EVER, "Vary": "Accept-Encoding"})

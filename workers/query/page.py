@@ -2,12 +2,13 @@
 
 What a build of web/ leaves is index.html and assets/, flat, whose names have a hash of the content; beside each file
 may lie the same compressed, with .br or .gz behind its name. No path from outside touches the disk: a name is looked up
-among those that were there at the start.
+among those that were there when the build was read. builds.py says when that is.
 """
 
 import hashlib
 import stat
 from collections.abc import Iterator, Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -69,6 +70,17 @@ class Page(NamedTuple):
 NONE: Final = Page(None, {})
 
 
+class Marked(NamedTuple):
+    """A file as it lies there: what changes when it does."""
+
+    name: str
+    mtime_ns: int
+    size: int
+
+
+Mark = tuple[Marked, ...]  # of all files that may be served; () where there is no page
+
+
 class _NotAPage(MinitrueError):
     """A folder that holds no built page; the text says why."""
 
@@ -90,6 +102,17 @@ def load(folder: Path) -> Page:
     found = _files(files)
     assets = {name.removeprefix(prefix): file for name, file in found.items() if name.startswith(prefix)}
     return Page(found[INDEX], assets)
+
+
+def mark(folder: Path) -> Mark:
+    """What changes with the files of a page; () where there is none, or while it cannot be read."""
+    try:
+        if not (folder / INDEX).is_file():
+            return ()
+        found = [(name, path.stat()) for name, path in islice(_names(folder), MAX_FILES)]
+    except OSError:  # a build removes what was there before
+        return ()
+    return tuple(Marked(name, told.st_mtime_ns, told.st_size) for name, told in found)
 
 
 def encodings(accepted: str) -> frozenset[str]:

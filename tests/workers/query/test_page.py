@@ -165,13 +165,6 @@ def test_folders_and_pipes_among_the_assets_are_left_out(built: Path) -> None:
     assert set(page.load(built).assets) == {"main-1a2b3c.js", "main-4d5e6f.css"}
 
 
-def test_a_worker_serves_what_was_there_when_it_began(built: Path, inside: Inside) -> None:
-    (built / "assets" / "main-1a2b3c.js").write_bytes(b"changed")
-    (built / "assets" / "later.js").write_bytes(b"later")
-    assert get(inside, "/assets/main-1a2b3c.js")[2] == SCRIPT
-    assert get(inside, "/assets/later.js")[0] == 404
-
-
 def test_pages_of_other_origins_are_one_more_reason_to_vary(built: Path) -> None:
     inside = Inside(page_dir=str(built), cors_origins=["https://a.example"])
     seen: list[tuple[str, str]] = []
