@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 KERNELS := common/jit.py $(shell find common workers -name '*kernels*.py')
-PAGE := $(shell find web/src web/public -type f 2>/dev/null) $(wildcard web/*.html web/*.ts web/*.json)
+PAGE := $(shell find web/src web/public 2>/dev/null) $(wildcard web/*.html web/*.ts web/*.json)
 SUPERVISORCTL := $(BIN)/supervisorctl -c supervisord.conf
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
@@ -32,16 +32,18 @@ $(VENV)/.kernels: $(VENV)/.installed $(KERNELS)
 	$(BIN)/python -m common.jit
 	@touch $@
 
-# The API works without the page, so whatever keeps it from being built is told, and no more than that.
+# The API works without the page, so whatever keeps it from being built is told, and no more than that; CI wants it.
+HAS_NODE := node -e 'process.exit(process.versions.node.split(".")[0] < 18 ? 1 : 0)' 2>/dev/null && command -v npm >/dev/null
 page:
-	@if node -e 'process.exit(process.versions.node.split(".")[0] < 18 ? 1 : 0)' 2>/dev/null && command -v npm >/dev/null; \
-	then $(MAKE) --no-print-directory web/dist/.built \
-	  || { echo "make env: the page could not be built (no network?); the API works, and / says how to build it" >&2; \
-	    test -z "$$MINITRUE_CI"; }; \
-	else echo "make env: no Node 18 or newer with npm, so the page is not built; the API works" >&2; fi
+	@if ! { $(HAS_NODE); }; then why="it wants Node 18 or newer, and npm"; \
+	elif ! $(MAKE) -s --no-print-directory web/dist/.built; then why="see above; without a network npm has no packages"; \
+	else exit 0; fi; \
+	if test -e web/dist/index.html; then is="stays as it was built before"; else is="is not built, / says how to"; fi; \
+	echo "make env: the page $$is ($$why). All else works." >&2; test -z "$$MINITRUE_CI"
 
+# npm's own patience with a network that is not there is minutes.
 web/node_modules/.installed: web/package.json web/package-lock.json
-	cd web && npm ci --no-audit --no-fund --loglevel=error
+	cd web && npm ci --prefer-offline --fetch-retries=1 --fetch-retry-mintimeout=1000 --loglevel=error
 	@touch $@
 
 web/dist/.built: web/node_modules/.installed $(PAGE)
@@ -75,8 +77,8 @@ chaos: env  ## faults of every kind while points flow and the ring changes, ten 
 lint: env  ## ruff, mypy in strict mode, and the types of the page
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	@if test -e web/node_modules/.installed; then cd web && npx --no-install tsc --noEmit; \
-	else echo "make lint: the page's types are not checked, web/node_modules is not there" >&2; fi
+	@if test -e web/node_modules/.installed && { $(HAS_NODE); }; then cd web && npx --no-install tsc --noEmit; \
+	else echo "make lint: the page's types are not checked, that wants Node and web/node_modules" >&2; fi
 
 bench: env  ## speed and memory, beside what they are measured against
 	$(BIN)/python -m tools.bench
