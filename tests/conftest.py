@@ -20,6 +20,38 @@ hypothesis.settings.register_profile("fixed", derandomize=True, deadline=None, p
 hypothesis.settings.register_profile("fuzz", max_examples=10_000, deadline=None, print_blob=True)
 hypothesis.settings.load_profile("fixed")
 
+# What takes a minute or more, the longest first. Begun last, one would be waited for by workers that have nothing left.
+LONG = (
+    "tests/web/test_page.py", "tests/workers/storage/test_stateful.py", "tests/chaos/test_chaos.py",
+    "tests/workers/storage/test_kill_points.py", "tests/pipeline/test_replay.py", "tests/pipeline/test_kills.py",
+)  # fmt: skip
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Where several workers share the tests (make test), each begins with some of the long ones.
+
+    `--dist worksteal` gives each worker a run of equal length, and whoever has done with it takes from others' ends.
+    """
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 1))
+    if workers == 1:
+        return
+    files = [file for file in LONG if any(item.nodeid.startswith(file) for item in items)]
+    first = {file: files.index(file) % workers for file in files}
+    heads: list[list[pytest.Item]] = [[] for _ in range(workers)]
+    others: list[pytest.Item] = []
+    for item in items:
+        file = item.nodeid.partition("::")[0]
+        (heads[first[file]] if file in first else others).append(item)
+    ordered: list[pytest.Item] = []
+    for number, head in enumerate(heads):
+        end = len(items) * (number + 1) // workers
+        ordered += sorted(head, key=lambda item: files.index(item.nodeid.partition("::")[0]))
+        room = max(0, end - len(ordered))
+        ordered += others[:room]
+        del others[:room]
+    items[:] = ordered + others
+
 
 @pytest.fixture(autouse=True)
 def _plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:

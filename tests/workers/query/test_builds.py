@@ -1,4 +1,4 @@
-"""A page that is built while a worker runs: served whole, without a restart, and what was before stays for open tabs."""
+"""A page that is built while a worker runs: served whole, without a restart; open tabs keep the files of theirs."""
 
 import os
 import shutil

@@ -253,6 +253,6 @@ class StoreLife(RuleBasedStateMachine):
 
 
 StoreLife.TestCase.settings = hypothesis.settings(
-    max_examples=600 if FUZZ else 150, stateful_step_count=100 if FUZZ else 50
+    max_examples=600 if FUZZ else 80, stateful_step_count=100 if FUZZ else 50
 )
 TestStoreLife = StoreLife.TestCase
