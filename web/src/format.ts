@@ -2,6 +2,14 @@
 
 const GROUPED = new Intl.NumberFormat('en-US', { maximumFractionDigits: 0 });
 const NONE = '–';
+/** By how many digits count: to make one takes longer than to use it a hundred times. */
+const SIGNIFICANT = new Map<number, Intl.NumberFormat>();
+
+function significant(digits: number): Intl.NumberFormat {
+  const made = SIGNIFICANT.get(digits) ?? new Intl.NumberFormat('en-US', { maximumSignificantDigits: digits });
+  SIGNIFICANT.set(digits, made);
+  return made;
+}
 
 function known(value: number | null | undefined): value is number {
   return typeof value === 'number' && Number.isFinite(value);
@@ -14,7 +22,7 @@ export function formatNumber(value: number | null | undefined, digits = 6): stri
   const size = Math.abs(value);
   if (size >= 1e15 || size < 1e-6) return value.toExponential(Math.max(0, digits - 1)).replace(/\.?0+e/, 'e');
   if (Number.isInteger(value)) return GROUPED.format(value);
-  return new Intl.NumberFormat('en-US', { maximumSignificantDigits: Math.max(digits, Math.floor(Math.log10(size)) + 1) }).format(value);
+  return significant(Math.max(digits, Math.floor(Math.log10(size)) + 1)).format(value);
 }
 
 /** Of things: `12,345`. */

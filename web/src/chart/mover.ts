@@ -6,6 +6,8 @@ import type { Window } from './values';
 
 /** A hand that has not moved for so long rests. */
 const REST_MS = 150;
+/** One that holds on is given longer: to load and draw below it costs the frames of its next move. */
+const HELD_REST_MS = 500;
 
 export class Mover {
   private target: Window | undefined;
@@ -29,7 +31,7 @@ export class Mover {
       });
     }
     clearTimeout(this.timer);
-    this.timer = setTimeout(() => this.report(), REST_MS);
+    this.timer = setTimeout(() => this.report(), this.held ? HELD_REST_MS : REST_MS);
   }
 
   /** From now on it stays active until release(), whether it moves or not. */
