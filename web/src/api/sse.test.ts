@@ -2,7 +2,7 @@ import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest';
 import { reached, unreached } from './client';
 import { json, serve, type Serving } from './serve.test-helper';
 import { giveUp, openSignIn, setToken, signInWanted } from './session';
-import { backoffMs, openStream, sseParser, type SseEvent, type StreamState } from './sse';
+import { backoffMs, openStream, sseParser, type OpenStream, type SseEvent, type StreamState } from './sse';
 
 function parse(pieces: string[]): SseEvent[] {
   const events: SseEvent[] = [];
@@ -56,7 +56,7 @@ describe('waiting', () => {
 
 describe('a stream', () => {
   let serving: Serving | undefined;
-  let stream: { close(): void } | undefined;
+  let stream: OpenStream | undefined;
   const page = Object.assign(new EventTarget(), { hidden: false });
 
   beforeEach(() => {
@@ -103,7 +103,7 @@ describe('a stream', () => {
     serving = await serve((_, response) =>
       response.writeHead(200).end('event: error\ndata: {"error": "slow_reader", "message": "too slow"}\n\n'));
     const { states } = watch();
-    await vi.waitFor(() => expect(states.find(({ kind }) => kind === 'lost')).toMatchObject({ reason: 'too slow' }));
+    await vi.waitFor(() => expect(states.find(({ kind }) => kind === 'lost')).toMatchObject({ reason: 'The server dropped this page as too slow a reader: too slow' }));
   });
 
   test('that is refused says why and waits as long as it should', async () => {
@@ -112,6 +112,8 @@ describe('a stream', () => {
     await vi.waitFor(() => expect(states.at(-1)).toMatchObject({ kind: 'lost', reason: 'too many streams' }));
     const last = states.at(-1);
     if (last?.kind === 'lost') expect(last.retryAtMs - Date.now()).toBeGreaterThan(8000);
+    stream?.again(); // a person does not want to wait
+    await vi.waitFor(() => expect(states.map(({ kind }) => kind)).toEqual(['connecting', 'lost', 'connecting', 'lost']));
   });
 
   test('that failed because the server was away is opened when another question reaches it', async () => {

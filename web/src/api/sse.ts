@@ -78,7 +78,7 @@ async function readAll(response: Response, alive: () => void, emit: (event: SseE
   }
 }
 
-class Stream {
+class Stream implements OpenStream {
   private closed = false;
   private failures = 0;
   private inner = new AbortController();
@@ -110,7 +110,7 @@ class Stream {
   }
 
   /** Opens now what waits to be opened. */
-  private again(): void {
+  again(): void {
     if (this.timer === undefined) return;
     clearTimeout(this.timer);
     this.timer = undefined;
@@ -163,7 +163,7 @@ class Stream {
     const data = JSON.parse(event.data) as unknown;
     if (event.name === 'error') {
       const { error, message } = data as { error: string; message: string };
-      throw new ApiError(200, error, message);
+      throw new ApiError(200, error, error === 'slow_reader' ? `The server dropped this page as too slow a reader: ${message}` : message);
     }
     this.failures = 0;
     this.on.event(event.name, data);
@@ -198,7 +198,12 @@ class Stream {
   }
 }
 
-export function openStream(path: string, params: Params, on: StreamHandlers): { close(): void } {
-  const stream = new Stream(urlOf(path, params), on);
-  return { close: () => stream.close() };
+export interface OpenStream {
+  close(): void;
+  /** Tries at once where it waits for its next try. */
+  again(): void;
+}
+
+export function openStream(path: string, params: Params, on: StreamHandlers): OpenStream {
+  return new Stream(urlOf(path, params), on);
 }

@@ -13,12 +13,13 @@ import { stateWords, type Course } from './course';
 import { Feed } from './feed';
 import './live.css';
 import { SeriesRows } from './SeriesRows';
-import type { LiveStore, Series, Summary } from './store';
+import type { Series, Summary } from './series';
+import type { LiveStore } from './store';
 import { Arranger, oneOf, PerFrame, type Show, type Sort, type Wanted } from './view';
 
 const LEAST_MS = 100; // nobody reads faster, and a page on a wall should not heat the room
 const ARRANGE_MS = 500; // between two looks at what is shown in which order, unless the person changes that
-const SETTLE_MS = 500; // of typing, before the stream is opened anew
+const SETTLE_MS = 500; // of typing, before the stream is opened anew or the server is asked
 const NOTES_SHOWN = 3;
 
 const SHOWS: readonly [Show, ...Show[]] = ['all', 'silent', 'speaking'];
@@ -79,7 +80,9 @@ export default function Live() {
   const [url, setUrl] = useUrlState(DEFAULTS);
   const device = useDebounced(url.device, SETTLE_MS);
   const metric = useDebounced(url.metric, SETTLE_MS);
+  const find = useDebounced(url.find, SETTLE_MS);
   const feed = useFeed(device, metric);
+  useEffect(() => feed?.find(find), [feed, find]);
   const [stopped, setStopped] = useState<Paused | null>(null);
   const paused = stopped !== null && stopped.feed === feed ? stopped : null;
   const store = paused?.store ?? feed?.store;
@@ -142,7 +145,8 @@ function StreamState({ feed }: { feed: Feed | null }) {
   return (
     <p className="live-state">
       <Badge tone={tone}>{feed.course.state.kind === 'open' ? 'live' : feed.course.state.kind}</Badge>{' '}
-      <span>{feed.course.state.kind === 'open' ? nodes : visible(text)}</span>
+      <span>{feed.course.state.kind === 'open' ? nodes : visible(text)}</span>{' '}
+      {feed.course.state.kind === 'lost' && <Button small onClick={() => feed.again()}>Try now</Button>}
       <span className="visually-hidden" role="status">
         {feed.course.state.kind === 'lost' ? `Connection lost: ${visible(feed.course.state.reason)}` : SPOKEN[feed.course.state.kind]}
       </span>
@@ -238,6 +242,7 @@ interface NothingProps {
 
 function Nothing({ feed, store, wanted, onClear }: NothingProps) {
   if (feed === null || store === undefined) return null;
+  if (feed.finding) return <Loading what="Looking among what is stored" />;
   if (store.size > 0) {
     const onlySilent = wanted.show === 'silent' && wanted.find === '';
     return (

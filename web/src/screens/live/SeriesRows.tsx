@@ -7,7 +7,8 @@ import { visible } from '../../text';
 import { formatDuration, formatTime } from '../../time';
 import { Badge, Id, Spark } from '../../ui';
 import { dataHref, exploreHref } from '../data/links';
-import type { LiveStore, Series } from './store';
+import type { Series } from './series';
+import type { LiveStore } from './store';
 import { rowsInside } from './view';
 
 const ROW_PX = 40; // as in live.css

@@ -4,15 +4,19 @@
  */
 
 import { asApiError, ask, isAborted, isPassing } from '../../api/client';
-import { openStream, type StreamState } from '../../api/sse';
+import { openStream, type OpenStream, type StreamState } from '../../api/sse';
 import { retryMs } from '../../hooks';
 import type { Me, SeriesPage, SeriesRow } from '../../api/types';
 import { patternOf } from '../data/search';
 import { BEGINNING, lostWords, moved, noted, readyOf, type Course, type Note } from './course';
-import { LiveStore, pointsOf, type Known } from './store';
+import { questionsFor, type Asking } from './finding';
+import { pointsOf, type Known } from './series';
+import { LiveStore } from './store';
+import { wordsOf } from './view';
 
 const SEED_PAGE = 1000; // the server's own page
-const MOST_SEEDED = 10_000; // ten questions; who has more series narrows the stream
+const MOST_SEEDED = 10_000; // ten questions; of more, those that speak are seen, and those that are looked for
+const FOUND_PAGES = 2; // by question, of which there are eight at most
 const SEED_RANGE = '-6h'; // what was not heard for longer is not silent but gone
 const RETRY_MS = 5_000; // after the first failure; then longer
 
@@ -28,8 +32,15 @@ export class Feed {
   ready: { nodes: string[]; missing: string[] } | null = null;
   /** Whether the server is being asked what it holds. */
   seeding = false;
+  /** Whether the server is being asked for what a person looks for. */
+  finding = false;
+  /** Whether all that is stored was asked for: nothing more is to be found. */
+  private whole = false;
+  private sought = '';
+  private aheadMs = 0; // the server's clock, before this one
+  private looking = new AbortController();
   private readonly patterns: { device_id?: string; metric_name?: string };
-  private readonly stream: { close(): void };
+  private readonly stream: OpenStream;
   private inside = new AbortController();
   private failures = 0;
   private retry: ReturnType<typeof setTimeout> | undefined;
@@ -45,9 +56,27 @@ export class Feed {
     });
   }
 
+  /** Words that a person looks for. What this screen does not hold is asked of the server. */
+  find(text: string): void {
+    this.sought = text;
+    this.looking.abort();
+    this.looking = new AbortController();
+    this.finding = false;
+    const questions = questionsFor(wordsOf(text), this.patterns);
+    if (this.whole || questions.length === 0) return;
+    this.finding = true;
+    void this.look(questions, this.looking.signal);
+  }
+
+  /** The next try to connect, without waiting for it. */
+  again(): void {
+    this.stream.again();
+  }
+
   close(): void {
     this.stream.close();
     this.inside.abort();
+    this.looking.abort();
     clearTimeout(this.retry);
   }
 
@@ -98,21 +127,38 @@ export class Feed {
   private async seedPages(signal: AbortSignal): Promise<void> {
     const asked = Date.now();
     const me = await ask<Me>('/api/v1/me', { signal });
-    const ahead = me.now * 1000 - (asked + Date.now()) / 2;
+    this.aheadMs = me.now * 1000 - (asked + Date.now()) / 2;
+    const pages = MOST_SEEDED / SEED_PAGE;
+    this.whole = await this.page({ ...this.patterns, start_time: SEED_RANGE }, pages, signal, false);
+    if (this.whole) return;
+    this.note('warn', `More than ${MOST_SEEDED} series are stored. Those that speak are shown, and those that you look for; of the others not all`);
+    this.find(this.sought);
+  }
+
+  private async look(questions: readonly Asking[], signal: AbortSignal): Promise<void> {
+    try {
+      for (const question of questions) await this.page(question, FOUND_PAGES, signal, true);
+    } catch (thrown) {
+      if (signal.aborted || isAborted(thrown)) return;
+      this.note('warn', `What you look for could not be asked for: ${asApiError(thrown).message}`);
+    }
+    this.finding = false;
+    this.changed();
+  }
+
+  /** Takes so many pages of what is stored; whether these were all. */
+  private async page(question: Asking & { start_time?: string }, pages: number, signal: AbortSignal, wanted: boolean): Promise<boolean> {
     let cursor: string | undefined;
-    for (let taken = 0; taken < MOST_SEEDED; taken += SEED_PAGE) {
-      const page = await ask<SeriesPage>('/api/v1/series', {
-        params: {
-          ...this.patterns, start_time: SEED_RANGE, time_unit: 'ms', limit: SEED_PAGE, cursor, allow_partial: true,
-        },
-        signal,
-      });
-      this.store.seed(page.series.map(knownOf), Date.now(), Date.now() + ahead);
+    for (let taken = 0; taken < pages; taken += 1) {
+      const body = { ...question, time_unit: 'ms', limit: SEED_PAGE, cursor, allow_partial: true };
+      const page = await ask<SeriesPage>('/api/v1/series', { method: 'POST', body, signal });
+      if (signal.aborted) return false;
+      this.store.seed(page.series.map(knownOf), Date.now(), Date.now() + this.aheadMs, wanted);
       this.changed();
-      if (page.next_cursor === null) return;
+      if (page.next_cursor === null) return true;
       cursor = page.next_cursor;
     }
-    this.note('warn', `Of more than ${MOST_SEEDED} series those that are silent already are not all known: narrow the stream`);
+    return false;
   }
 }
 

@@ -1,6 +1,7 @@
 import { describe, expect, it } from 'vitest';
 import { seriesKey } from '../data/stored';
-import { LiveStore, patienceMs, pointsOf, RATE_SECONDS, SPARK_POINTS, type Heard, type Series } from './store';
+import { pointsOf, type Heard, type Series } from './series';
+import { LiveStore, patienceMs, RATE_SECONDS, SPARK_POINTS } from './store';
 
 const NOW = 1_700_000_000_000;
 
@@ -55,7 +56,27 @@ describe('series', () => {
     expect(store.size).toBe(10);
     expect(store.notKept).toBe(15);
     for (let at = 1; at < 500; at += 1) store.take([point('d0', NOW + at)], NOW);
-    expect([...store.all][0]?.values.length).toBe(SPARK_POINTS);
+    expect([...store.all].find(({ device }) => device === 'd0')?.values.length).toBe(SPARK_POINTS);
+  });
+
+  it('that speak have a place before those that are only known of', () => {
+    const store = opened(3);
+    const known = { metric_name: 'm', tags: {}, last: 1, last_time: NOW - 1000, expected_interval_s: 1 };
+    store.seed(['a', 'b', 'c', 'd'].map((device_id) => ({ device_id, ...known })), NOW);
+    store.take([point('x', NOW), point('y', NOW)], NOW);
+    expect([...store.all].map(({ device }) => device)).toEqual(['c', 'x', 'y']);
+    store.seed([{ device_id: 'wanted', ...known }], NOW, NOW, true);
+    expect([...store.all].map(({ device }) => device)).toEqual(['x', 'y', 'wanted']);
+    expect(store.notKept).toBe(0);
+  });
+
+  it('that came and went make room, the one that is silent for longest first', () => {
+    const store = opened(2);
+    store.take([point('a', NOW), point('b', NOW)], NOW);
+    store.take([point('a', NOW + 61_000), point('c', NOW + 61_000)], NOW + 61_000);
+    expect([...store.all].map(({ device }) => device)).toEqual(['a', 'c']);
+    store.take([point('d', NOW + 62_000)], NOW + 62_000);
+    expect(store.notKept).toBe(1);
   });
 
   it('have as usual interval the median of their last, so that one pause does not change it', () => {

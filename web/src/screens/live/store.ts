@@ -1,14 +1,16 @@
 /**
  * What the live screen knows: the newest of each series, how often it speaks, and how much comes by the second.
  *
- * Bounded: at most MOST_SERIES series of SPARK_POINTS values each, whatever comes. Owns no clock and no timer: each call
- * is told the time, in milliseconds since 1970 by this browser's clock.
+ * Bounded: at most MOST_SERIES series of SPARK_POINTS values each, whatever comes. Who speaks has a place before who is only
+ * known of, and before who spoke last longest ago and is silent by now: ids that come and go do not fill it for good.
+ * Owns no clock and no timer: each call is told the time, in milliseconds since 1970 by this browser's clock.
  */
 
 import { tagsText } from '../../text';
 import { seriesKey } from '../data/stored';
+import { sortKeyOf, type Heard, type Known, type Named, type Series, type Summary } from './series';
 
-export const MOST_SERIES = 20_000; // 28 MB of them were measured; points of more series are counted and not kept
+export const MOST_SERIES = 20_000; // 28 MB of them were measured; see below for who has to go
 export const SPARK_POINTS = 60; // a sparkline is about as many pixels wide
 export const RATE_SECONDS = 60; // seconds whose points are counted apart
 const RATE_OVER_S = 5; // a rate over less jumps with each batch
@@ -16,72 +18,6 @@ const INTERVALS = 9; // the median of nine forgives four that were late or lost
 const SILENT_FACTOR = 3; // as in /api/v1/gaps
 const SILENT_LEAST_MS = 5_000; // batches and retries make short silences that mean nothing
 const SILENT_UNKNOWN_MS = 60_000; // of a series whose usual interval is not known yet
-
-export interface Heard {
-  device_id: string;
-  metric_name: string;
-  tags: Record<string, string>;
-  time: number; // milliseconds
-  value: number | null;
-}
-
-/** A series as /api/v1/series tells of it, times in milliseconds. */
-export interface Known {
-  device_id: string;
-  metric_name: string;
-  tags: Record<string, string>;
-  last_time: number | null;
-  last: number | null;
-  expected_interval_s: number | null;
-}
-
-export interface Series {
-  readonly key: string;
-  readonly device: string;
-  readonly metric: string;
-  readonly tags: string; // "room=lab, side=left", for show and search
-  readonly tagsOf: Record<string, string>;
-  readonly sortKey: string;
-  readonly searchText: string; // lower case
-  last: number | null;
-  lastMs: number; // time of the newest point, by the device's clock
-  heard: number; // when it was heard last, on the store's listening clock
-  points: number; // that came over the stream
-  changes: number; // of this record, whatever they were
-  intervals: number[]; // milliseconds between the newest points
-  usualMs: number | null; // between points as a rule: the median of `intervals`, before that as the server told it
-  values: number[]; // newest last; NaN where the stream was interrupted
-  deafBreaks: number; // interruptions of the stream that `values` knows of
-}
-
-export interface Summary {
-  series: number;
-  devices: number;
-  silentSeries: number;
-  silentDevices: number;
-}
-
-/** A text under which s2 stands before s10. */
-export function sortKeyOf(text: string): string {
-  return text.replace(/\d+/g, (digits) => (digits.length < 12 ? digits.padStart(12, '0') : digits));
-}
-
-/** The points in the data of a `point` event; what is none of ours is left out. */
-export function pointsOf(data: unknown): Heard[] {
-  if (!Array.isArray(data)) return [];
-  return data.filter((each): each is Heard => {
-    if (typeof each !== 'object' || each === null) return false;
-    const point = each as Partial<Heard>;
-    return (
-      typeof point.device_id === 'string' &&
-      typeof point.metric_name === 'string' &&
-      typeof point.tags === 'object' &&
-      point.tags !== null &&
-      typeof point.time === 'number' &&
-      (typeof point.value === 'number' || point.value === null)
-    );
-  });
-}
 
 function median(values: readonly number[]): number {
   const sorted = [...values].sort((a, b) => a - b);
@@ -97,11 +33,14 @@ export function patienceMs(series: Series): number {
 export class LiveStore {
   /** Points that came since the beginning. */
   points = 0;
-  /** Points of series beyond MOST_SERIES. */
+  /** Points of series for which there was no room. */
   notKept = 0;
   /** Changes when a series is added: what was sorted has to be sorted again. */
   version = 0;
+  /** Who spoke last is last. */
   private readonly byKey = new Map<string, Series>();
+  /** Those that never spoke over the stream, the first known first. */
+  private readonly mute = new Set<Series>();
   private readonly perSecond = new Array<number>(RATE_SECONDS).fill(0);
   private second: number;
   private readonly sinceSecond: number;
@@ -150,11 +89,12 @@ export class LiveStore {
     this.perSecond[slot] = (this.perSecond[slot] ?? 0) + points.length;
     const heard = this.listened(nowMs);
     for (const point of points) {
-      const series = this.find(point);
+      const series = this.find(point) ?? this.inPlaceOfAnother(point, nowMs);
       if (series === null) {
         this.notKept += 1;
         continue;
       }
+      this.speaks(series);
       series.points += 1;
       series.changes += 1;
       series.heard = heard;
@@ -164,13 +104,14 @@ export class LiveStore {
 
   /**
    * What the server holds of series: those that are silent since before the stream began, and what it missed.
-   * serverMs: now by the server's clock, where that differs from this browser's.
+   * serverMs: now by the server's clock, where that differs from this browser's. wanted: they were asked for by name, and
+   * have a place before others that are silent.
    */
-  seed(rows: readonly Known[], nowMs: number, serverMs: number = nowMs): void {
+  seed(rows: readonly Known[], nowMs: number, serverMs: number = nowMs, wanted = false): void {
     const listened = this.listened(nowMs);
     for (const row of rows) {
       if (row.last_time === null) continue;
-      const series = this.find(row);
+      const series = this.find(row) ?? (wanted ? this.inPlaceOfAnother(row, nowMs) : null);
       if (series === null) continue;
       series.changes += 1;
       if (row.expected_interval_s !== null && series.intervals.length < 2) series.usualMs = row.expected_interval_s * 1000;
@@ -235,14 +176,34 @@ export class LiveStore {
     return copy;
   }
 
-  private find(of: { device_id: string; metric_name: string; tags: Record<string, string> }): Series | null {
-    const key = seriesKey(of);
-    const known = this.byKey.get(key);
+  /** The series, made where there is room for it. */
+  private find(of: Named): Series | null {
+    const known = this.byKey.get(seriesKey(of));
     if (known !== undefined) return known;
-    if (this.byKey.size >= this.most) return null;
+    return this.byKey.size < this.most ? this.add(of) : null;
+  }
+
+  /** A new series instead of one that never spoke, or else of the one that is silent for longest. */
+  private inPlaceOfAnother(of: Named, nowMs: number): Series | null {
+    const [muted] = this.mute;
+    const [oldest] = this.byKey.values();
+    const leaves = muted ?? (oldest !== undefined && this.isSilent(oldest, nowMs) ? oldest : undefined);
+    if (leaves === undefined) return null;
+    this.mute.delete(leaves);
+    this.byKey.delete(leaves.key);
+    return this.add(of);
+  }
+
+  private speaks(series: Series): void {
+    this.mute.delete(series);
+    this.byKey.delete(series.key);
+    this.byKey.set(series.key, series);
+  }
+
+  private add(of: Named): Series {
     const tags = tagsText(of.tags);
     const made: Series = {
-      key,
+      key: seriesKey(of),
       device: of.device_id,
       metric: of.metric_name,
       tags,
@@ -259,7 +220,8 @@ export class LiveStore {
       values: [],
       deafBreaks: this.deafBreaks,
     };
-    this.byKey.set(key, made);
+    this.byKey.set(made.key, made);
+    this.mute.add(made);
     this.version += 1;
     return made;
   }

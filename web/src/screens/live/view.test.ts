@@ -1,5 +1,6 @@
 import { describe, expect, it } from 'vitest';
-import { LiveStore, type Heard } from './store';
+import type { Heard } from './series';
+import { LiveStore } from './store';
 import { Arranger, oneOf, PerFrame, rowsInside, type Wanted } from './view';
 
 const NOW = 1_700_000_000_000;

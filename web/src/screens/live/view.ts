@@ -1,6 +1,7 @@
 /** Which series the live screen shows, in which order, and which of these rows lie in its window. Pure. */
 
-import type { LiveStore, Series } from './store';
+import type { Series } from './series';
+import type { LiveStore } from './store';
 
 export type Show = 'all' | 'silent' | 'speaking';
 export type Sort = 'name' | 'newest' | 'quiet' | 'value';
