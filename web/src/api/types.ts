@@ -238,11 +238,28 @@ export interface Repair {
   [field: string]: unknown;
 }
 
-export interface Moves {
+/** Partitions on their way from one node to another; source null: no owner leaves. */
+export interface WayTold {
+  source: string | null;
+  target: string;
+  partitions: number;
+}
+
+/** A node that did not answer. */
+export interface Absent {
+  node: string;
+  reason: string;
+}
+
+export interface MovesAnswer {
+  epoch: number;
+  /** Who drives moves, in words; null: nobody. */
   driver: string | null;
-  moves: [number, number, number][];
+  driver_error: string | null;
+  moves: WayTold[];
   jobs: Job[];
   repairs: Repair[];
+  missing: Absent[];
 }
 
 export interface HistoryRow {
@@ -251,7 +268,7 @@ export interface HistoryRow {
   summary: string;
 }
 
-export interface History {
+export interface HistoryAnswer {
   rows: HistoryRow[];
 }
 
@@ -260,17 +277,32 @@ export interface DeadLetterSample {
   topic: string;
   payload: string;
   detail: string;
+  device?: string;
+  payload_bytes?: number;
 }
 
-export interface DeadLetterRow {
+export interface DeadRow {
   bridge: string;
   reason: string;
   count: number;
   samples: DeadLetterSample[];
 }
 
-export interface DeadLetters {
-  rows: DeadLetterRow[];
+export interface DeadBridge {
+  bridge: string;
+  ready: boolean;
+  age_s: number;
+  bytes: number;
+  limit_bytes: number;
+  waiting: number;
+  error: string;
+  uncounted_bytes: number;
+}
+
+export interface DeadAnswer {
+  rows: DeadRow[];
+  bridges?: DeadBridge[];
+  missing?: Absent[];
 }
 
 export interface Me {

@@ -4,7 +4,7 @@ import { ask } from '../../api/client';
 import { formatBytes, formatCount, formatNumber, formatRate } from '../../format';
 import { usePolled } from '../../hooks';
 import { Badge } from '../../ui';
-import type { DeadAnswer, HistoryAnswer, MovesAnswer, RingInfo, Status } from './answers';
+import type { DeadAnswer, HistoryAnswer, MovesAnswer, RingInfo, Status } from '../../api/types';
 import { changedPartitions } from './arcs';
 import './cluster.css';
 import { DeadLettersPanel } from './DeadLettersPanel';
@@ -15,8 +15,7 @@ import { bridgeReadings, bridgeRows, nodeReadings, nodeRows, silentSince, total,
 import { followChange, type Change } from './progress';
 import { followAll, newest, type Track } from './rates';
 import { gapsOf, gapsText, type Gaps } from './replication';
-import { RingPicture } from './RingPicture';
-import { RingTable } from './RingTable';
+import { RingPanel } from './RingPanel';
 import { Notice, Section } from './Section';
 
 const OFTEN_MS = 2_000;
@@ -81,7 +80,6 @@ export default function Cluster() {
   const history = usePolled((signal) => ask<HistoryAnswer>('/api/v1/history', { signal }), 6 * SELDOM_MS, [ring.value?.epoch]);
   const seen = useSeen(status.value, status.at);
   const { changed, change } = useChange(ring.value);
-  const [chosen, setChosen] = useState<number | null>(null);
   const rows = useMemo(
     () => (ring.value ? nodeRows(ring.value, status.value, seen.silent, moves.value?.repairs) : []),
     [ring.value, status.value, seen, moves.value],
@@ -104,10 +102,7 @@ export default function Cluster() {
             <p role="status" className={gaps.none ? 'ring-bad' : gaps.reduced ? 'ring-warn' : ''}>
               {gapsText(gaps, told.replication)}
             </p>
-            <div className="cluster-ring-body">
-              <RingPicture ring={told} gaps={gaps} changed={changed} chosen={chosen} />
-              <RingTable ring={told} gaps={gaps} chosen={chosen} onChoose={setChosen} />
-            </div>
+            <RingPanel ring={told} gaps={gaps} changed={changed} rows={rows} />
           </>
         )}
       </Section>
@@ -142,6 +137,7 @@ function Tiles({ ring, status, rows, gaps, bridges }: TilesProps) {
   const silent = rows.filter((row) => !row.answers);
   const points = total(rows.map((row) => row.points));
   const bytes = total(rows.map((row) => row.bytes));
+  const wal = total(rows.map((row) => row.walBytes));
   const perPoint = mean(rows);
   const rate = total([...bridges.values()].map((track) => newest(track)));
   return (
@@ -157,8 +153,8 @@ function Tiles({ ring, status, rows, gaps, bridges }: TilesProps) {
       <Tile name="Points a second in">{formatRate(rate)}</Tile>
       <Tile name="Points stored, every copy counted">{formatCount(points)}</Tile>
       <Tile name="On disk">
-        {formatBytes(bytes)}
-        <small>{perPoint === null ? 'all in memory and WAL yet' : `${formatNumber(perPoint, 3)} bytes per point`}</small>
+        {formatBytes(perPoint === null ? wal : bytes)}
+        <small>{perPoint === null ? 'all of it in the WAL yet' : `${formatNumber(perPoint, 3)} bytes per point`}</small>
       </Tile>
       <Tile name="Epoch">
         {ring.epoch}

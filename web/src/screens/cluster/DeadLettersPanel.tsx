@@ -3,7 +3,7 @@ import { Id } from '../../ui';
 import { formatCount } from '../../format';
 import { formatTime } from '../../time';
 import { visible } from '../../text';
-import type { DeadAnswer } from './answers';
+import type { DeadAnswer } from '../../api/types';
 import { byReason, deadRemarks, type DeadReason } from './deadletters';
 
 export function DeadLettersPanel({ told }: { told: DeadAnswer }) {

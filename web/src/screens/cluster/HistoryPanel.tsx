@@ -2,7 +2,7 @@
 import { visible } from '../../text';
 import { formatTime } from '../../time';
 import { Empty, Table, type Column } from '../../ui';
-import type { HistoryAnswer, HistoryRow } from './answers';
+import type { HistoryAnswer, HistoryRow } from '../../api/types';
 
 const COLUMNS: Column<HistoryRow>[] = [
   { key: 'epoch', title: 'Epoch', align: 'right', cell: (row) => row.epoch },

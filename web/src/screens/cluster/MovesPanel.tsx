@@ -3,7 +3,7 @@ import { formatBytes, formatCount } from '../../format';
 import { visible } from '../../text';
 import { formatDuration } from '../../time';
 import { Badge, Id, Table, type Column } from '../../ui';
-import type { Job, MovesAnswer, WayTold } from './answers';
+import type { Job, MovesAnswer, WayTold } from '../../api/types';
 import { progressOf, type Change } from './progress';
 
 /** As many ended jobs are listed. */

@@ -27,20 +27,23 @@ export function NodesTable({ rows, tracks }: { rows: NodeRow[]; tracks: Tracks }
     { key: 'state', title: 'State', cell: (row) => <State tone={row.tone} state={row.state} remarks={row.remarks} sinceMs={row.silentSinceMs} nowMs={nowMs} /> },
     figure('series', 'Series', (row) => formatCount(row.series)),
     figure('points', 'Points', (row) => formatCount(row.points)),
-    figure('bytes', 'Stored', (row) => formatBytes(row.bytes)),
-    figure('per', 'Bytes per point', (row) => formatNumber(row.bytesPerPoint, 3)),
+    figure('bytes', 'In segments', (row) => formatBytes(row.bytes), perPoint),
     { key: 'rate', title: 'Taken in', align: 'right', cell: (row) => <Rate name={row.id} track={tracks.get(row.id)} /> },
     figure('wal', 'WAL', (row) => formatBytes(row.walBytes), (row) => (row.walAgeS ? `oldest ${formatDuration(Math.round(row.walAgeS))}` : null)),
     figure('spool', 'Spool for it', (row) => formatBytes(row.spool.bytes), spooled),
     { key: 'repair', title: 'Last repair', cell: (row) => <LastRepair row={row} nowMs={nowMs} /> },
-    figure('free', 'Disk free', (row) => formatBytes(row.diskFree)),
-    figure('up', 'Up for', (row) => formatDuration(row.uptimeS === null ? null : Math.floor(row.uptimeS))),
+    figure('free', 'Disk free', (row) => formatBytes(row.diskFree), (row) => (row.uptimeS === null ? null : `up ${formatDuration(Math.floor(row.uptimeS))}`)),
   ];
   return <Table caption="Storage nodes" columns={columns} rows={rows} rowKey={(row) => row.id} rowClass={classOf} />;
 }
 
 function classOf({ tone }: { tone: Tone }): string | undefined {
   return tone === 'bad' ? 'is-bad' : undefined;
+}
+
+function perPoint({ bytes, bytesPerPoint, points }: NodeRow): string | null {
+  if (bytesPerPoint) return `${formatNumber(bytesPerPoint, 3)} bytes per point`;
+  return bytes === 0 && points ? 'all in the WAL yet' : null;
 }
 
 function spooled({ spool }: NodeRow): string | null {
@@ -87,7 +90,7 @@ function LastRepair({ row, nowMs }: { row: NodeRow; nowMs: number }) {
   return (
     <>
       {formatAgo(row.lastRepairS * 1000, nowMs)}
-      {row.lastRepairFound !== null && <small>{formatCount(row.lastRepairFound)} points were missing</small>}
+      {row.lastRepairFound !== null && <small>{row.lastRepairFound === 0 ? 'nothing was missing' : `${formatCount(row.lastRepairFound)} points were missing`}</small>}
     </>
   );
 }

@@ -1,15 +1,19 @@
 /** The ring in numbers: the legend of the picture, and all of it for those who do not see that. */
 import { formatCount } from '../../format';
 import { Id, Table, type Column } from '../../ui';
-import type { RingInfo, RingNode } from './answers';
+import type { RingInfo, RingNode } from '../../api/types';
 import type { Gaps } from './replication';
 import { NodeDot } from './NodeDot';
 
 interface Props {
   ring: RingInfo;
   gaps: Gaps;
+  /** Nodes that do not answer. */
+  away: ReadonlySet<number>;
   chosen: number | null;
   onChoose: (node: number | null) => void;
+  /** The one that the pointer or the focus is on. */
+  onPoint: (node: number | null) => void;
 }
 
 interface Row {
@@ -17,7 +21,7 @@ interface Row {
   index: number;
 }
 
-export function RingTable({ ring, gaps, chosen, onChoose }: Props) {
+export function RingTable({ ring, gaps, away, chosen, onChoose, onPoint }: Props) {
   const owned = ring.nodes.reduce((sum, node) => sum + node.partitions, 0);
   const moved = (place: 1 | 2, node: number) => (ring.moves ?? []).filter((move) => move[place] === node).length;
   const figure = (key: string, title: string, of: (row: Row) => string): Column<Row> => ({ key, title, align: 'right', cell: of });
@@ -32,9 +36,14 @@ export function RingTable({ ring, gaps, chosen, onChoose }: Props) {
           aria-pressed={chosen === index}
           title="Point out in the picture"
           onClick={() => onChoose(chosen === index ? null : index)}
+          onPointerEnter={() => onPoint(index)}
+          onPointerLeave={() => onPoint(null)}
+          onFocus={() => onPoint(index)}
+          onBlur={() => onPoint(null)}
         >
           <NodeDot index={index} />
           <Id text={node.id} />
+          {away.has(index) && <span className="ring-bad"> away</span>}
         </button>
       ),
     },
@@ -51,7 +60,7 @@ export function RingTable({ ring, gaps, chosen, onChoose }: Props) {
       columns={columns}
       rows={ring.nodes.map((node, index) => ({ node, index }))}
       rowKey={({ node }) => node.id}
-      rowClass={({ index }) => (chosen === index ? 'is-chosen' : undefined)}
+      rowClass={({ index }) => (away.has(index) ? 'is-bad' : chosen === index ? 'is-chosen' : undefined)}
     />
   );
 }

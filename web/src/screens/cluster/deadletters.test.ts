@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest';
-import type { DeadRow } from './answers';
+import type { DeadRow } from '../../api/types';
 import { MOST_SAMPLES, byReason, deadRemarks } from './deadletters';
 
 function row(bridge: string, reason: string, count: number, ...times: number[]): DeadRow {

@@ -1,5 +1,5 @@
 /** Dead letters of all bridges, gathered by reason. Pure. */
-import type { DeadBridge, DeadRow } from './answers';
+import type { DeadBridge, DeadRow } from '../../api/types';
 
 export interface DeadReason {
   reason: string;

@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest';
-import type { RingInfo, Status, WorkerStatus } from './answers';
+import type { RingInfo, Status, WorkerStatus } from '../../api/types';
 import { bridgeReadings, bridgeRows, nodeReadings, nodeRows, silentSince, spoolFor, total } from './nodes';
 
 const RING: RingInfo = {

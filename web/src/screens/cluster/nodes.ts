@@ -1,5 +1,6 @@
 /** Rows of nodes and bridges, from the ring, the status and what was seen before. Pure. */
-import { figure, part, texts, words, type Fields, type Repair, type RingInfo, type Status } from './answers';
+import type { Repair, RingInfo, Status } from '../../api/types';
+import { figure, part, texts, words, type Fields } from './answers';
 import type { Reading } from './rates';
 
 export type Tone = 'ok' | 'warn' | 'bad' | 'info';
