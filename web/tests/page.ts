@@ -80,7 +80,7 @@ export function supervise(...words: string[]): string {
 /** tools/ringctl on the cluster, for a change of the ring; ends when all has moved. */
 export function ringctl(...words: string[]): string {
   const conf = environment('MINITRUE_SUPERVISOR_CONF');
-  const command = ['-m', 'tools.ringctl_app', ...words, '--supervisor', conf, '--yes'];
+  const command = ['-m', 'tools.ringctl_app', ...words, '--supervisor', conf];
   return execFileSync(environment('MINITRUE_PYTHON'), command, { encoding: 'utf8', cwd: '..' });
 }
 

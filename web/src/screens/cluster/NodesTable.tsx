@@ -57,7 +57,8 @@ function Name({ row }: { row: NodeRow }) {
     <>
       <NodeDot index={row.index} />
       <strong><Id text={row.id} /></strong>
-      <small>{visible(row.endpoint)}{row.zone && `, zone ${visible(row.zone)}`}</small>
+      <small>{visible(row.endpoint.replace(/^tcp:\/\//, ''))}</small>
+      {row.zone && <small>zone {visible(row.zone)}</small>}
     </>
   );
 }
