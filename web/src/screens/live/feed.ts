@@ -152,7 +152,7 @@ export class Feed {
     for (let taken = 0; taken < pages; taken += 1) {
       const body = { ...question, time_unit: 'ms', limit: SEED_PAGE, cursor, allow_partial: true };
       const page = await ask<SeriesPage>('/api/v1/series', { method: 'POST', body, signal });
-      if (signal.aborted) return false;
+      signal.throwIfAborted();
       this.store.seed(page.series.map(knownOf), Date.now(), Date.now() + this.aheadMs, wanted);
       this.changed();
       if (page.next_cursor === null) return true;
