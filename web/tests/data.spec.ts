@@ -47,9 +47,15 @@ test('thousands of devices come page by page', async ({ page, request }) => {
   await expect(first).toContainText('paged_00050');
   await page.getByRole('button', { name: 'Next' }).click();
   await expect(first).toContainText('paged_00100');
+  await page.reload(); // which page it is stands in the URL
+  await expect(first).toContainText('paged_00100');
+  await page.goBack();
+  await expect(first).toContainText('paged_00050');
+  await page.getByRole('button', { name: 'Next' }).click();
+  await expect(first).toContainText('paged_00100');
   await page.getByRole('button', { name: 'Previous' }).click();
   await expect(first).toContainText('paged_00050');
-  await page.getByLabel('Device', { exact: true }).fill('paged_0777');
+  await page.getByLabel('Device', { exact: true }).fill('PAGED_0777');
   await expect(first).toContainText('paged_07770');
   await expect(page.getByRole('table', { name: 'Devices' }).locator('tbody tr')).toHaveCount(10);
 });
@@ -68,7 +74,7 @@ test('the series of a device are as the API tells, with usual interval and gaps'
   await expect(cells.nth(7)).toContainText('longest 9 min 31 s');
 });
 
-test('a delete is shown first, wants to be typed, and takes just that', async ({ page, request }) => {
+test('a delete is shown first, wants to be typed, and takes just that', async ({ page, request, complaints }) => {
   publish([...lately('gone_1', 20), ...lately('gone_1', 20, 'other'), ...lately('gone_12', 5)]);
   await isStored(request, 'gone_1', 40);
   await isStored(request, 'gone_12', 5);
@@ -77,6 +83,11 @@ test('a delete is shown first, wants to be typed, and takes just that', async ({
   const dialog = page.getByRole('dialog');
   await dialog.getByLabel('Metric').selectOption({ label: 'level' });
   await expectAccessible(page);
+  const refusal = { error: 'bad_request', field: 'end_time', message: 'end_time is before start_time' };
+  await page.route('**/api/v1/series', (route) => route.fulfill({ status: 400, json: refusal }), { times: 1 });
+  await dialog.getByRole('button', { name: 'Look what would go' }).click();
+  await expect(dialog.getByRole('group', { name: 'Time' })).toContainText('end_time is before start_time');
+  complaints.splice(0); // the browser itself writes down each answer that is an error
   await dialog.getByRole('button', { name: 'Look what would go' }).click();
   await expect(dialog).toContainText('20 points of 1 series would go.');
   expect(await stored(request, 'gone_1')).toBe(40);
@@ -84,6 +95,7 @@ test('a delete is shown first, wants to be typed, and takes just that', async ({
   await expect(remove).toBeDisabled();
   await dialog.getByLabel('To delete, type').fill('gone_12');
   await expect(remove).toBeDisabled();
+  await expect(dialog.getByLabel('To delete, type')).toHaveAccessibleDescription('This is something else');
   await dialog.getByLabel('To delete, type').fill('gone_1');
   await expectAccessible(page);
   await remove.click();

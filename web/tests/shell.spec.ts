@@ -3,15 +3,17 @@ import { expect, open, test, told } from './page';
 
 const SCREENS = ['Query', 'Explore', 'Live', 'Cluster', 'Data'];
 
-for (const name of SCREENS) {
-  test(`${name} loads by its link, without a complaint`, async ({ page }) => {
-    await open(page, '');
+test('every screen opens by its link and comes back by the browser, without a complaint', async ({ page }) => {
+  await open(page, '');
+  for (const name of SCREENS) {
     await page.getByRole('navigation', { name: 'Screens' }).getByRole('link', { name }).click();
     await expect(page.getByRole('heading', { level: 1, name })).toBeAttached();
     await expect(page.getByRole('banner').getByText('connected', { exact: true })).toBeVisible();
     await expect(page).toHaveTitle(`${name} · minitrue`);
-  });
-}
+  }
+  await page.goBack();
+  await expect(page).toHaveTitle('Cluster · minitrue');
+});
 
 test('it is used without a mouse', async ({ page }) => {
   await open(page, 'query');

@@ -1,6 +1,6 @@
 /** Deleting points of a device: choose, look what would go, type to confirm, see what came of it. */
 
-import { useEffect, useRef, useState, type FormEvent } from 'react';
+import { useEffect, useRef, useState } from 'react';
 import { ask, asApiError, isPassing, type ApiError } from '../../api/client';
 import type { Deleted, Deletes, Status, Tags, WouldGo } from '../../api/types';
 import { formatCount } from '../../format';
@@ -189,15 +189,10 @@ function Confirm({ looked, onBack, onDelete }: { looked: Looked; onBack: () => v
   const { found, target, times } = looked;
   const [typed, setTyped] = useState('');
   const phrase = phraseOf(target.device, found.points);
-  const [tried, setTried] = useState(false);
   const right = found.points > 0 && isTyped(typed, phrase);
-  const submit = (event: FormEvent): void => {
-    event.preventDefault();
-    setTried(true);
-    if (right) onDelete();
-  };
+  const wrong = phrase.startsWith(typed.trim()) ? undefined : 'This is something else';
   return (
-    <form onSubmit={submit}>
+    <form onSubmit={(event) => { event.preventDefault(); if (right) onDelete(); }}>
       <p className="data-would" role="status"><strong>{wouldGoWords(found)}</strong></p>
       <p>
         {target.metric === null ? 'Every metric' : <>Metric <Id text={target.metric} /></>}, <TagsWords tags={target.tags} />.{' '}
@@ -208,7 +203,7 @@ function Confirm({ looked, onBack, onDelete }: { looked: Looked; onBack: () => v
         <>
           <WouldGoTable found={found} />
           <p>This cannot be undone.</p>
-          <Field label={<>To delete, type <code className="data-phrase">{phrase}</code></>} error={tried && !right ? 'This is something else; nothing was deleted' : undefined}>
+          <Field label={<>To delete, type <code className="data-phrase">{phrase}</code></>} error={wrong}>
             {(wiring) => <TextInput {...wiring} value={typed} onChange={setTyped} autoFocus />}
           </Field>
         </>

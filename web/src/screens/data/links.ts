@@ -24,8 +24,7 @@ export function exploreHref(of: Series, range?: Range): string {
   return seriesHref([of], range);
 }
 
-/** interval: buckets are no shorter than this. */
-export function seriesHref(all: Series[], range?: Range, interval?: string): string {
+export function seriesHref(all: Series[], range?: Range): string {
   const line = all.map((of) => lineToText({ device: of.device_id, metric: of.metric_name, tags: of.tags, side: 'left', hidden: false }));
-  return joinHash('explore', writeState('', {}, { line, range: range === undefined ? undefined : rangeToText(range), interval }));
+  return joinHash('explore', writeState('', {}, { line, range: range === undefined ? undefined : rangeToText(range) }));
 }

@@ -221,7 +221,7 @@ export default function Query() {
       <section className="panel" aria-labelledby="result-title" aria-busy={busy}>
         <div className="panel-head">
           <h2 id="result-title">Result</h2>
-          {shown !== undefined && <ExploreLink request={JSON.parse(shown.text) as QueryRequest} answer={shown.answer} />}
+          {shown !== undefined && <ExploreLink request={JSON.parse(shown.text) as QueryRequest} />}
         </div>
         {asking === null && <Empty title="Nothing was asked yet"><p>Choose what to ask, and run the query.</p></Empty>}
         {busy && <Loading what="Asking" />}
