@@ -67,7 +67,11 @@ def _demo(stop: Stop, seconds: float | None) -> int:
 def _print_how_to_ask(cluster: Sandbox) -> None:
     request = {"device_id": DEVICE, "metric_name": METRIC, "operation": "avg", "start_time": 0, "end_time": 0}
     print(f"""
-10 simulated sensors publish 200 points a second to {cluster.mqtt}. In another terminal:
+10 simulated sensors publish 200 points a second to {cluster.mqtt}. In a browser:
+
+  {cluster.http}/
+
+In another terminal:
 
   curl -s {cluster.http}/query -d '{json.dumps(request)}'
   curl -s {cluster.http}/api/v1/series

@@ -25,6 +25,7 @@ def test_it_shows_answers_that_grow_and_ends_after_demo_seconds(children: Childr
     assert len(counts) >= 2, output
     assert counts == sorted(set(counts))
     assert "/query -d '{" in output
+    assert re.search(r"In a browser:\n\n  http://127\.0\.0\.1:\d+/\n", output)
     assert not _directory(output.splitlines()[1]).exists()
 
 
