@@ -3,13 +3,14 @@
 import json
 import os
 import subprocess
+import sys
 import urllib.request
 from pathlib import Path
 from typing import Any
 
 from tests.pipeline import client
 from tests.pipeline.test_bad_input import NOW, Publisher
-from tests.support import ROOT, wait_until
+from tests.support import ROOT, Children, wait_until
 from tools.sandbox_app import Sandbox
 
 AHEAD_S = 7200  # beyond ingest.max_future_s
@@ -28,12 +29,22 @@ def records(cluster: Sandbox) -> int:
     return int(tool(cluster, "list")[1]["records"])
 
 
-def told(cluster: Sandbox) -> dict[str, int]:
-    """What the query worker tells: records by code."""
+def told_by_all(cluster: Sandbox) -> dict[str, dict[str, int]]:
+    """What the query worker tells: records by bridge and code."""
     with urllib.request.urlopen(f"{cluster.http}/api/v1/dead-letters", timeout=10) as response:
         answer = json.load(response)
-    assert answer["missing"] == [] and [each["bridge"] for each in answer["bridges"]] == ["bridge1"]
-    return {row["reason"]: row["count"] for row in answer["rows"]}
+    assert answer["missing"] == []
+    found: dict[str, dict[str, int]] = {each["bridge"]: {} for each in answer["bridges"]}
+    for row in answer["rows"]:
+        found[row["bridge"]][row["reason"]] = row["count"]
+    return found
+
+
+def told(cluster: Sandbox) -> dict[str, int]:
+    """What the query worker tells of the only bridge: records by code."""
+    found = told_by_all(cluster)
+    assert found.keys() == {"bridge1"}
+    return found["bridge1"]
 
 
 def set_setting(file: Path, name: str, old: str, new: str) -> None:
@@ -42,7 +53,7 @@ def set_setting(file: Path, name: str, old: str, new: str) -> None:
     file.write_text(text.replace(f"{name} = {old}\n", f"{name} = {new}\n"))
 
 
-def test_what_was_refused_is_in_answers_after_the_cause_is_mended_and_it_is_replayed() -> None:
+def test_what_was_refused_is_in_answers_after_the_cause_is_mended_and_it_is_replayed(children: Children) -> None:
     with Sandbox(nodes=2, broker="auto") as cluster:
         publisher = Publisher(cluster.mqtt)
         for number in range(20):
@@ -81,3 +92,23 @@ def test_what_was_refused_is_in_answers_after_the_cause_is_mended_and_it_is_repl
         publisher.send(b"never a point")
         publisher.close()
         wait_until(lambda: records(cluster) == 1, what="kept again: what it repeats is gone")
+        see_two_bridges(cluster, children)
+
+
+def see_two_bridges(cluster: Sandbox, children: Children) -> None:
+    """What each of two bridges refused is told as its own, and that of one that has ended is told on."""
+    command = (sys.executable, "-m", "workers.bridge", "--id", "bridge2")
+    second = children.start(*command, cwd=ROOT, env=cluster.environment)
+    publisher = Publisher(cluster.mqtt)
+
+    def both_refused() -> bool:
+        publisher.send(b"never a point")  # again: the second one may not have subscribed yet
+        return told_by_all(cluster).get("bridge2", {}).get("not-json", 0) > 0
+
+    wait_until(both_refused, what="refused by both")
+    publisher.close()
+    second.terminate()
+    assert second.wait(30) == 0
+    found = told_by_all(cluster)
+    assert found.keys() == {"bridge1", "bridge2"}
+    assert all(counts.keys() == {"not-json"} for counts in found.values())
