@@ -2,7 +2,7 @@
 import uPlot from 'uplot';
 import type { Tokens } from '../hooks';
 import { hasBand } from './align';
-import { linearRange, linearTicks, logRange, logTicks, tickTexts } from './ticks';
+import { linearRange, linearTexts, linearTicks, logRange, logTexts, logTicks } from './ticks';
 import type { ChartLine, Side } from './values';
 
 export interface Look {
@@ -81,7 +81,7 @@ function yAxis(side: Side, log: boolean, tokens: Tokens): uPlot.Axis {
     ticks: { stroke: tokens.line, width: 1 },
     splits: (_u, _axis, min, max) => ticks(min, max, Math.floor(heightPx / Y_SPACE_PX)),
     filter: (_u, splits) => splits,
-    values: (_u, splits) => tickTexts(splits),
+    values: (_u, splits) => (log ? logTexts : linearTexts)(splits),
     // asked before splits, and has to find one of its own: else uPlot draws no axis
     incrs: (_u, _axis, _min, _max, height) => ((heightPx = height), [Number.MAX_VALUE]),
   };

@@ -69,8 +69,12 @@ export function logTicks(min: number, max: number, most: number): number[] {
   return exponents.flatMap((exponent) => between.map((amount) => amount * powerOf(exponent))).filter((tick) => tick <= max * (1 + 1e-9));
 }
 
-/** As many digits as tell neighbours apart. */
-export function tickTexts(ticks: (number | null)[]): string[] {
+export function logTexts(ticks: (number | null)[]): string[] {
+  return ticks.map((tick) => (tick === null ? '' : formatNumber(tick)));
+}
+
+/** As many digits as tell neighbours apart, which are equally far from each other. */
+export function linearTexts(ticks: (number | null)[]): string[] {
   const known = ticks.filter((tick) => tick !== null);
   const step = known.length > 1 ? Math.abs(known[1]! - known[0]!) : 0;
   const size = Math.max(...known.map(Math.abs), 0);
