@@ -141,7 +141,7 @@ class DeadLetterSample(msgspec.Struct, frozen=True):
 
 
 class DeadLetters(msgspec.Struct, frozen=True):
-    """What a bridge keeps because it cannot be stored. Bounded: some 20 KB.
+    """What a bridge keeps because it cannot be stored. Bounded: some 20 KB, three times that where it is no text.
 
     counts: records in files, by the code of the refusal; uncounted_bytes: of files that were there at its start and
     too much to read then. samples: the last ones by code, the newest first. bytes: of all files; limit_bytes: what
