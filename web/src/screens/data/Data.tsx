@@ -103,7 +103,7 @@ function Devices({ url, range, pointBytes, setUrl }: DevicesProps) {
   return (
     <section aria-label="Devices">
       <div className="data-search">
-        <Field label="Device" hint="Part of the id, in capitals or not; a glob such as pump_*, or ~regex" error={faultOf(search) ?? faultAt('device_id')}>
+        <Field label="Device" hint="Part of the id, a glob such as pump_*, or ~regex" error={faultOf(search) ?? faultAt('device_id')}>
           {(wiring) => <TextInput {...wiring} type="search" value={search} onChange={(text) => find({ search: text })} />}
         </Field>
         <Field label="Metric" hint="Only series of this metric count" error={faultOf(metric) ?? faultAt('metric_name')}>

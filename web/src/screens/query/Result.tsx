@@ -41,7 +41,7 @@ function Figures({ answer }: { answer: QueryAnswer }) {
           <div key={operation}>
             <dt>{operation}</dt>
             <dd className="figure" data-testid="result" title={has ? String(value) : undefined}>{has ? formatNumber(value) : 'none'}</dd>
-            {has && <dd className="exact"><code>{String(value)}</code> <CopyButton text={String(value)} /></dd>}
+            {has && <dd className="exact">{formatNumber(value) !== String(value) && <code>{String(value)}</code>} <CopyButton text={String(value)} /></dd>}
           </div>
         );
       })}
