@@ -21,7 +21,7 @@ export function RingPanel({ ring, gaps, changed, rows }: Props) {
   const [pointed, setPointed] = useState<number | null>(null);
   const [below, setBelow] = useState<number | null>(null);
   const [looked, setLooked] = useState(0);
-  const silent = rows.filter((row) => !row.answers).map((row) => row.index).join(' ');
+  const silent = rows.filter((row) => row.tone === 'bad').map((row) => row.index).join(' ');
   const away = useMemo(() => new Set(silent === '' ? [] : silent.split(' ').map(Number)), [silent]);
   const partition = Math.min(below ?? looked, ring.partitions - 1);
   const node = pointed ?? chosen;

@@ -63,6 +63,7 @@ export function RingPicture({ ring, gaps, away, changed, node, partition, onPoin
       {changed.length > 0 && <Changed key={ring.epoch} layout={layout} changed={changed} />}
       <Labels ring={ring} layout={layout} away={away} node={node} />
       <line className="ring-pointer" x1={0} x2={0} y1={-INNER + 1} y2={-INNER + 8} transform={`rotate(${(turnOf(layout, partition) * 360).toFixed(2)})`} />
+      <circle className="ring-middle-ground" r={37} />
       <Middle ring={ring} node={node} />
     </svg>
   );

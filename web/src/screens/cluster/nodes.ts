@@ -160,7 +160,7 @@ function judged(row: NodeRow, told: Fields | undefined, ringState: string, behin
     if (trouble) remarks.unshift(`${TROUBLE[name]}: ${trouble}`);
   }
   const own = figure(told, 'epoch');
-  if (own !== null && epoch && own !== epoch) remarks.push(`has the ring of epoch ${own}, not ${epoch}`);
+  if (own !== null && epoch && own < epoch) remarks.push(`has the ring of epoch ${own}, not ${epoch}`);
   if (behind) return { tone: 'warn' as Tone, state: 'behind', remarks: [behind, ...remarks] };
   const state = ringState === 'active' ? (row.joins ? 'joining' : 'up') : ringState;
   const tone: Tone = remarks.length ? 'warn' : state === 'up' ? 'ok' : 'info';
