@@ -10,6 +10,8 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Final
@@ -17,7 +19,8 @@ from urllib.parse import urlsplit
 
 import paho.mqtt.publish as mqtt
 
-from tests.support import ROOT, Children
+from common import tokens
+from tests.support import ROOT, Children, free_port, wait_until
 from tools.sandbox_app import Sandbox
 
 WEB: Final = ROOT / "web"
@@ -60,6 +63,35 @@ def cluster_with_page() -> Iterator[dict[str, str]]:
             }
         finally:
             children.stop_all()
+
+
+@contextlib.contextmanager
+def server_with_tokens(cluster: Mapping[str, str]) -> Iterator[dict[str, str]]:
+    """Runs another query worker beside a cluster, one that wants tokens; the environment that its tests want."""
+    children = Children()
+    with tempfile.TemporaryDirectory() as home:
+        file = Path(home) / "tokens.json"
+        tokens.save(file, [])  # the tests add theirs as a person would, by tools/tokens
+        port = free_port()
+        settings = {"MINITRUE__QUERY__PORT": str(port), "MINITRUE__QUERY__TOKENS_FILE": str(file)}
+        guarded = dict(cluster) | settings | {"MINITRUE_HTTP": f"http://127.0.0.1:{port}"}
+        try:
+            children.start(sys.executable, "-m", "workers.query", env=guarded, stdout=subprocess.DEVNULL)
+            wait_until(lambda: _wants_tokens(guarded["MINITRUE_HTTP"]), 60, "the server to want tokens")
+            yield guarded
+        finally:
+            children.stop_all()
+
+
+def _wants_tokens(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(f"{url}/api/v1/me", timeout=5):
+            return False
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code == 401
+    except OSError:  # it does not listen yet
+        return False
 
 
 def playwright(*words: str, environment: Mapping[str, str], chromium: str) -> subprocess.CompletedProcess[str]:
