@@ -136,7 +136,7 @@ test('says that the server is gone, and goes on by itself when it is back', asyn
 });
 
 test('axe finds nothing, and it fits a phone', async ({ page }) => {
-  await open(page, 'live?find=_1');
+  await open(page, 'live?find=sensor_1');
   await isLive(page);
   await expect(rowOf(page, 'sensor_1', 'temperature')).toBeVisible();
   await page.getByText('Narrow the stream').click();
