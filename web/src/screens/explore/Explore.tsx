@@ -12,7 +12,8 @@ import { panned, rounded, zoomed } from '../../chart/window';
 import { formatCount } from '../../format';
 import { useSize, useTokens } from '../../hooks';
 import { makeStore, type Store } from '../../store';
-import { formatDuration, formatTime, rangeFromText, rangeToText, type Range } from '../../time';
+import { visible } from '../../text';
+import { formatDuration, formatTime, localZone, rangeFromText, rangeToText, type Range } from '../../time';
 import { Badge, Button, CoverageNote, Empty, ErrorBox, Loading, RangePicker, Stale } from '../../ui';
 import { useUrlState } from '../../url';
 import { AddLines } from './AddLines';
@@ -90,6 +91,7 @@ function Facts({ data, loading, follows }: { data: Loaded; loading: boolean; fol
         {coverage?.complete === true && <> · <Badge tone="ok">complete</Badge></>}
         <span aria-hidden="true">{loading ? ' · loading …' : ''}</span>
       </p>
+      {data.utcDays && <p className="hint">The server does not know the time zone {visible(localZone())}: each day begins at midnight of UTC.</p>}
       {coverage !== undefined && !coverage.complete && <CoverageNote coverage={coverage} />}
     </div>
   );

@@ -19,7 +19,11 @@ interface Asked {
 class FakeWorld implements World {
   readonly asked: Asked[] = [];
   readonly paused: number[] = [];
-  failures: ApiError[] = [];
+  failures: (ApiError | undefined)[] = [];
+  /** Whether each answer is complete, as long as it says. */
+  complete: boolean[] = [];
+  /** Zones that it does not know are those of the tests' machine, too. */
+  knowsZones = true;
   private readonly stop = new AbortController();
 
   constructor(private readonly stepMs: number, private clock = 1_000_000, private pausesLeft = 0,
@@ -30,6 +34,7 @@ class FakeWorld implements World {
     this.asked.push({ path, body });
     const failure = this.failures.shift();
     if (failure !== undefined) throw failure;
+    if (!this.knowsZones && body.timezone !== undefined) throw new ApiError(400, 'bad_request', 'timezone is not known', { field: 'timezone' });
     return (path === '/query' ? this.buckets(body) : path === '/api/v1/samples' ? this.samples(body) : this.series()) as T;
   };
 
@@ -53,7 +58,7 @@ class FakeWorld implements World {
     const times = this.times(body);
     const limit = Number(body.limit);
     const series = [{ device_id: 'a', metric_name: 'm', tags: {}, times: times.slice(0, limit), values: times.slice(0, limit) }];
-    return { series, next_cursor: times.length > limit ? 'more' : null, coverage: COVERAGE };
+    return { series, next_cursor: times.length > limit ? 'more' : null, coverage: this.coverage() };
   }
 
   private buckets(body: Record<string, unknown>): unknown {
@@ -64,11 +69,15 @@ class FakeWorld implements World {
       counts.set(edge, (counts.get(edge) ?? 0) + 1);
     }
     const rows = [...counts].map(([time, count]) => ({ time, device_id: 'a', metric_name: 'm', tags: {}, min: time, avg: time, max: time, count }));
-    return { rows, coverage: COVERAGE };
+    return { rows, coverage: this.coverage() };
+  }
+
+  private coverage(): unknown {
+    return { ...COVERAGE, complete: this.complete.shift() ?? true };
   }
 
   private series(): unknown {
-    return { series: [{ device_id: 'a', metric_name: 'm', tags: {}, first_time: 20_000, last_time: 70_000 }], next_cursor: null, coverage: COVERAGE };
+    return { series: [{ device_id: 'a', metric_name: 'm', tags: {}, first_time: 20_000, last_time: 70_000 }], next_cursor: null, coverage: this.coverage() };
   }
 
   async run(wanted: Spec, hint: Hint = {}, seen: (data: Loaded) => void = () => undefined): Promise<Shown> {
@@ -130,6 +139,26 @@ describe('what is loaded', () => {
     expect(shown.data?.compared.get(keyOf(LINE))?.times[0]).toBe(day);
   });
 
+  it('asks for both days at once', async () => {
+    const day = 86_400_000;
+    const world = new FakeWorld(10_000);
+    await world.run(spec({ range: { kind: 'fixed', startMs: day, endMs: day + 100_000 }, compareDays: 1 }));
+    expect(world.asked.map(({ path }) => path)).toEqual(['/query', '/query', '/api/v1/samples', '/api/v1/samples']);
+  });
+
+  it('are days of UTC where the server does not know the zone, and it says so', async () => {
+    const world = new FakeWorld(86_400_000 / 4);
+    world.knowsZones = false;
+    const hint: Hint = {};
+    const years = spec({ range: { kind: 'fixed', startMs: 0, endMs: 50 * 86_400_000 }, utc: false });
+    const shown = await world.run(years, hint);
+    expect(world.asked.map(({ body }) => body.timezone !== undefined)).toEqual([true, false]);
+    expect(world.asked[1]!.body.start_time).toBe('1970-01-01T00:00:00.000000000Z');
+    expect([shown.error, shown.data?.utcDays, shown.data?.step?.text]).toEqual([undefined, true, '1d']);
+    await world.run(years, hint);
+    expect(world.asked).toHaveLength(3);
+  });
+
   it('is a line without values where the series is gone', async () => {
     const world = new FakeWorld(100);
     world.failures = [new ApiError(404, 'unknown_series', 'no such device')];
@@ -175,6 +204,25 @@ describe('live follow', () => {
     expect(seen.map(({ error, data }) => [error?.status, data !== undefined])).toEqual([
       [undefined, false], [undefined, true], [503, false], [undefined, true]]);
     expect(seen[2]!.retryAtMs).toBeGreaterThan(1_000_000);
+  });
+
+  it.each([[500, 'internal'], [503, 'timeout']])('goes on after an error %s that may not pass by itself', async (status, code) => {
+    const world = new FakeWorld(100, 1_000_000, 3);
+    world.failures = [undefined, new ApiError(status, code, 'failed', { setting: 'query.timeout_s' })];
+    const shown = await world.run(spec({ range: { kind: 'last', seconds: 100 }, follow: true }));
+    expect(world.paused).toHaveLength(4);
+    expect(world.paused[1]).toBeGreaterThanOrEqual(30_000);
+    expect([shown.error, timesOf(shown).at(-1)]).toEqual([undefined, 1_032_000]);
+  });
+
+  it('is incomplete as long as a part of it is, and asks for all of it when everybody is back', async () => {
+    const world = new FakeWorld(100, 1_000_000, 5);
+    world.complete = [false, false];
+    const seen: (boolean | undefined)[] = [];
+    await world.run(spec({ range: { kind: 'last', seconds: 100 }, follow: true }), {}, ({ coverage }) => seen.push(coverage?.complete));
+    expect(seen).toEqual([false, false, false, true, true, true]);
+    const whole = world.asked.filter(({ body }) => Date.parse(String(body.end_time)) - Date.parse(String(body.start_time)) > 90_000);
+    expect(whole).toHaveLength(2);
   });
 
   it('asks as often as there are new buckets, at most once a second', () => {

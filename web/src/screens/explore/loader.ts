@@ -1,7 +1,8 @@
 /**
  * Loads what a chart shows and keeps it up to date: points while they are no more than the pixels, else buckets; the
  * compared days; while it follows, only what is new, and all of it once a minute for what came late. What fails for a while
- * is tried again, what is shown stays meanwhile. Knows no React; who asks and what time it is are handed in.
+ * is tried again, what is shown stays meanwhile; one that follows goes on whatever fails. Knows no React; who asks and what
+ * time it is are handed in.
  */
 import { ApiError, asApiError, isPassing, type AskOptions } from '../../api/client';
 import type { Coverage, QueryAnswer, Samples, SeriesPage } from '../../api/types';
@@ -36,6 +37,8 @@ export interface Loaded {
   step: Step | null;
   points: number;
   coverage?: Coverage;
+  /** Its days are those of UTC, though others were wanted: the server does not know this browser's time zone. */
+  utcDays: boolean;
   /** From the first question to the last answer. */
   tookMs: number;
   atMs: number;
@@ -62,6 +65,8 @@ export interface World {
 export interface Hint {
   pointsPerMs?: number;
   usualMs?: number;
+  /** The server does not know this browser's time zone. */
+  utcDays?: boolean;
 }
 
 interface Job {
@@ -86,9 +91,12 @@ const EVERYTHING_AGAIN_MS = 60_000;
 const LEAST_TICK_MS = 1_000;
 const MOST_TICK_MS = 30_000;
 const COMPARED_TICK_MS = 5_000;
+const HEALED_TICK_MS = 5_000;
+/** What is not likely to pass by itself is tried again only so often. */
+const SELDOM_MS = 30_000;
 
 /** What the given questions answer, in their order, only so many at once. */
-async function inTurns<T>(questions: (() => Promise<T>)[]): Promise<T[]> {
+async function inTurns<T>(questions: (() => Promise<T>)[], atOnce: number): Promise<T[]> {
   const answers = new Array<T>(questions.length);
   let next = 0;
   const worker = async (): Promise<void> => {
@@ -97,7 +105,7 @@ async function inTurns<T>(questions: (() => Promise<T>)[]): Promise<T[]> {
       answers[mine] = await questions[mine]!();
     }
   };
-  await Promise.all(Array.from({ length: AT_ONCE }, worker));
+  await Promise.all(Array.from({ length: atOnce }, worker));
   return answers;
 }
 
@@ -110,16 +118,25 @@ function askGroups<T>(job: Job, path: string, body: (group: Group) => unknown): 
       if (error instanceof ApiError && error.status === 404 && error.code === 'unknown_series') return null;
       throw error;
     }
-  }));
+  }), job.spec.compareDays > 0 ? AT_ONCE / 2 : AT_ONCE);
 }
 
 function known<T>(answers: (T | null)[]): T[] {
   return answers.filter((answer) => answer !== null);
 }
 
-async function buckets(job: Job, window: Window): Promise<Part> {
-  const step = stepFor(window, job.spec.pixels);
-  const answers = known(await askGroups<QueryAnswer>(job, '/query', (group) => bucketsBody(group, window, step, job.spec.utc)));
+/** Whose days its buckets are. */
+function isUtc({ spec, hint }: Job): boolean {
+  return spec.utc || hint.utcDays === true;
+}
+
+async function buckets(job: Job, window: Window, step: Step): Promise<Part> {
+  const questions = () => askGroups<QueryAnswer>(job, '/query', (group) => bucketsBody(group, window, step, isUtc(job)));
+  const answers = known(await questions().catch((error: unknown) => {
+    if (!(error instanceof ApiError) || error.field !== 'timezone') throw error;
+    job.hint.utcDays = true;
+    return questions();
+  }));
   const lines = mergedLines(answers.map((answer) => ofBuckets(answer, step.ms)));
   return { lines, step, coverage: worstCoverage(answers.map(({ coverage }) => coverage)) };
 }
@@ -151,8 +168,9 @@ async function part(job: Job, window: Window): Promise<Part> {
     learn(hint, first.lines, window);
     return first;
   }
-  const cut = await buckets(job, window);
-  learn(hint, cut.lines, toEdges(window, cut.step!, spec.utc));
+  const step = stepFor(window, spec.pixels);
+  const cut = await buckets(job, window, step);
+  learn(hint, cut.lines, toEdges(window, step, isUtc(job)));
   const fits = !likely && mostPoints(cut.lines) > 0 && showsPoints(mostPoints(cut.lines), spec.pixels);
   return (fits ? await points(job, window) : undefined) ?? cut;
 }
@@ -186,8 +204,7 @@ async function compared(job: Job, window: Window): Promise<Part | undefined> {
 async function everything(job: Job): Promise<Loaded> {
   const begun = job.world.now();
   const window = await windowOf(job);
-  const now = await part(job, window);
-  const before = await compared(job, window);
+  const [now, before] = await Promise.all([part(job, window), compared(job, window)]);
   return {
     window,
     lines: now.lines,
@@ -195,10 +212,16 @@ async function everything(job: Job): Promise<Loaded> {
     step: now.step,
     points: pointsOf(now.lines),
     coverage: worstCoverage([now.coverage, before?.coverage].filter((coverage) => coverage !== undefined)),
+    utcDays: now.step?.days !== undefined && !job.spec.utc && isUtc(job),
     tookMs: job.world.now() - begun,
     atMs: job.world.now(),
     wholeMs: job.world.now(),
   };
+}
+
+/** Who was missing when the rest was asked for is back: there are holes that its end does not fill. */
+function isHealed(data: Loaded, now: Coverage | undefined, nowMs: number): boolean {
+  return data.coverage?.complete === false && now?.complete === true && nowMs - data.wholeMs >= HEALED_TICK_MS;
 }
 
 /** What is new since `data`, put behind it; undefined where everything has to be asked for again. */
@@ -207,21 +230,19 @@ async function extension(job: Job, data: Loaded): Promise<Loaded | undefined> {
   const window = panned(data.window, (begun - data.window.endMs) / spanOf(data.window));
   const overlap = Math.max(ON_THE_WAY_MS, 2 * (data.step?.ms ?? 0));
   const since = { startMs: Math.max(window.startMs, data.window.endMs - overlap), endMs: window.endMs };
-  const from = data.step === null ? since.startMs : toEdges(since, data.step, job.spec.utc).startMs;
+  const from = data.step === null ? since.startMs : toEdges(since, data.step, isUtc(job)).startMs;
   const fresh = await tail(job, { startMs: from, endMs: since.endMs }, data.step);
-  if (fresh === undefined) return undefined;
+  if (fresh === undefined || isHealed(data, fresh.coverage, begun)) return undefined;
   const keepFrom = window.startMs - (data.step?.ms ?? 2 * (job.hint.usualMs ?? 0));
   const lines = extendedLines(data.lines, fresh.lines, from, keepFrom, data.step?.ms ?? 0);
   if (data.step === null && !showsPoints(mostPoints(lines), job.spec.pixels)) return undefined;
   const atMs = job.world.now();
-  return { ...data, window, lines, points: pointsOf(lines), coverage: fresh.coverage, tookMs: atMs - begun, atMs };
+  const coverage = worstCoverage([data.coverage, fresh.coverage].filter((one) => one !== undefined));
+  return { ...data, window, lines, points: pointsOf(lines), coverage, tookMs: atMs - begun, atMs };
 }
 
-async function tail(job: Job, window: Window, step: Step | null): Promise<Part | undefined> {
-  if (step === null) return points({ ...job, hint: {} }, window);
-  const answers = known(await askGroups<QueryAnswer>(job, '/query', (group) => bucketsBody(group, window, step, job.spec.utc)));
-  const lines = mergedLines(answers.map((answer) => ofBuckets(answer, step.ms)));
-  return { lines, step, coverage: worstCoverage(answers.map(({ coverage }) => coverage)) };
+function tail(job: Job, window: Window, step: Step | null): Promise<Part | undefined> {
+  return step === null ? points({ ...job, hint: {} }, window) : buckets(job, window, step);
 }
 
 async function next(job: Job, data: Loaded | undefined): Promise<Loaded> {
@@ -255,6 +276,8 @@ export async function run(spec: Spec, hint: Hint, world: World, signal: AbortSig
       const error = asApiError(thrown);
       failures += 1;
       if (isPassing(error, failures)) waitMs = retryMs(failures, null, error);
+      // on a wall nobody presses "Try again"
+      else if (follows && data !== undefined) waitMs = Math.max(SELDOM_MS, retryMs(failures, null, error));
       show({ error, loading: false, retryAtMs: waitMs === undefined ? undefined : world.now() + waitMs });
     }
     if (waitMs === undefined) return;

@@ -1,5 +1,6 @@
 import { describe, expect, it } from 'vitest';
 import type { Coverage, QueryAnswer, Samples } from '../../api/types';
+import { LEAST_MS, MOST_MS } from '../../time';
 import { keyOf, type Line } from './lines';
 import { bucketsBody, exactOfSamples, groupsOf, mergedLines, mostPoints, ofBuckets, ofSamples, pointsOf, samplesBody, timeText, worstCoverage } from './request';
 
@@ -25,6 +26,14 @@ describe('questions', () => {
       device_id: ['a'], metric_name: 'm', tags: {}, operation: ['min', 'avg', 'max'], interval: '1s', group_by: 'series', time_unit: 'ms',
       start_time: '1970-01-01T00:00:01.000000000Z', end_time: '1970-01-01T00:00:02.999999999Z',
     });
+  });
+
+  it('ask for no times that the server does not know, however far one zooms out', () => {
+    const [all, group] = [{ startMs: LEAST_MS, endMs: MOST_MS }, groupsOf([line('a')])[0]!];
+    const body = bucketsBody(group, all, { ms: 7300 * 86_400_000, text: '7300d', days: 7300 }, true);
+    const ends = { start_time: '1677-09-21T00:12:44.000000000Z', end_time: '2262-04-11T23:47:15.999999999Z' };
+    expect([body, samplesBody(group, { startMs: LEAST_MS - 1e9, endMs: MOST_MS + 1e9 }, 9)]).toMatchObject([
+      ends, { ...ends, end_time: '2262-04-11T23:47:16.000000000Z' }]);
   });
 
   it('for days are of the zone of the browser, or of UTC', () => {

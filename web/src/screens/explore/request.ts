@@ -3,7 +3,7 @@ import type { Coverage, ExactSamples, QueryAnswer, QueryRequest, QueryRow, Sampl
 import { noValues, pointValues, type Values, type Window } from '../../chart/values';
 import { literally } from '../../text';
 import { toEdges, type Step } from './interval';
-import { localZone } from '../../time';
+import { LEAST_MS, localZone, MOST_MS } from '../../time';
 import { keyOf, type Line } from './lines';
 
 /** Lines that one request asks for: same metric, same tags. */
@@ -29,6 +29,11 @@ function match(group: Group): Pick<QueryRequest, 'device_id' | 'metric_name' | '
   return { device_id: group.devices.map(literally), metric_name: literally(group.metric), tags };
 }
 
+/** Within the times that the server knows: what is a little wider than the window may lie beyond them. */
+function asked(ms: number): number {
+  return Math.min(Math.max(ms, LEAST_MS), MOST_MS);
+}
+
 /** RFC 3339 to the nanosecond: 0 would mean an open end, and seconds are rounded to microseconds. */
 export function timeText(ms: number): string {
   const whole = Math.floor(ms);
@@ -47,8 +52,8 @@ export function bucketsBody(group: Group, window: Window, step: Step, utc: boole
   return {
     ...match(group),
     operation: ['min', 'avg', 'max'],
-    start_time: timeText(startMs),
-    end_time: justBefore(endMs),
+    start_time: timeText(asked(startMs)),
+    end_time: justBefore(asked(endMs)),
     interval: step.text,
     ...(step.days === undefined || utc ? {} : { timezone: localZone() }),
     group_by: 'series',
@@ -61,8 +66,8 @@ export function bucketsBody(group: Group, window: Window, step: Step, utc: boole
 export function samplesBody(group: Group, window: Window, limit: number): Record<string, unknown> {
   return {
     ...match(group),
-    start_time: timeText(window.startMs),
-    end_time: timeText(window.endMs),
+    start_time: timeText(asked(window.startMs)),
+    end_time: timeText(asked(window.endMs)),
     limit,
     time_unit: 'ms',
     allow_partial: true,
