@@ -65,6 +65,16 @@ describe('asking again and again', () => {
 
   const pass = (ms: number): Promise<unknown> => vi.advanceTimersByTimeAsync(ms);
 
+  test('what was stopped asks no more, whoever still holds it', async () => {
+    start(1000);
+    await pass(0);
+    loop?.stop();
+    loop?.now();
+    await pass(60_000);
+    expect(asked).toBe(1);
+    expect(state.late, 'no timer was left').toBe(false);
+  });
+
   test('at once and then every so often', async () => {
     start(1000);
     await pass(0);

@@ -73,6 +73,7 @@ export function runLoop<T>(fn: () => Fn<T>, everyMs: number | null, put: (change
     clearTimeout(lateTimer);
   };
   const turn = async (): Promise<void> => {
+    if (stopped) return; // somebody still holds now(), or was told together with who stopped it
     clearTimeout(timer);
     overdue = false;
     inside?.abort();
@@ -203,8 +204,7 @@ const systemDark = makeStore<boolean>(darkQuery?.matches ?? false);
 darkQuery?.addEventListener('change', (event) => systemDark.set(event.matches));
 
 /** Puts the choice on <html>, where theme.css looks for it. */
-export function applyTheme(): void {
-  const choice = themeChoice.get();
+export function applyTheme(choice: ThemeChoice = themeChoice.get()): void {
   if (choice === 'system') delete document.documentElement.dataset.theme;
   else document.documentElement.dataset.theme = choice;
 }
@@ -216,8 +216,8 @@ function chooseTheme(choice: ThemeChoice): void {
   } catch {
     // storage refused: the choice lives as long as the page
   }
+  applyTheme(choice); // before anybody hears of it and reads the colours
   themeChoice.set(choice);
-  applyTheme();
 }
 
 export function useTheme(): { theme: 'light' | 'dark'; choice: ThemeChoice; setChoice: (choice: ThemeChoice) => void } {
@@ -258,10 +258,12 @@ function readTokens(): Tokens {
   };
 }
 
+/** As they were read last: a screen has hundreds of sparklines, which ask for them all. */
+let read: { theme: string; tokens: Tokens } | undefined;
+
 /** The same object until the theme changes. */
 export function useTokens(): Tokens {
   const { theme } = useTheme();
-  const [tokens, setTokens] = useState(readTokens);
-  useLayoutEffect(() => setTokens(readTokens()), [theme]);
-  return tokens;
+  if (read?.theme !== theme) read = { theme, tokens: readTokens() };
+  return read.tokens;
 }

@@ -1,5 +1,5 @@
 import { describe, expect, test } from 'vitest';
-import { asSearch, literally, patternOf, pickedId, pickedText, tagsFromList, tagsText, tagsToList, visible } from './text';
+import { asSearch, literally, patternOf, pickedId, pickedText, pickedTyped, tagsFromList, tagsText, tagsToList, visible } from './text';
 
 describe('ids to look at', () => {
   test('what cannot be seen is written out', () => {
@@ -25,6 +25,13 @@ describe('ids and patterns', () => {
   test('what was typed is a pattern', () => {
     expect(patternOf('line1/*')).toBe('line1/*');
     expect(patternOf('~pump.*')).toBe('~pump.*');
+  });
+
+  test('what was typed with a = before it is no id without one', () => {
+    expect(patternOf(pickedTyped('=a'))).toEqual({ exact: '=a' });
+    expect(patternOf(pickedTyped('a'))).toBe('a');
+    expect(patternOf(pickedTyped('line?/*'))).toBe('line?/*');
+    expect(patternOf(pickedTyped('=a.?*'))).toBe('~(?s)=a\\...*');
   });
 
   test('a search is for what contains the text, in capitals or not; patterns stay', () => {

@@ -22,12 +22,17 @@ export function isPattern(text: string): boolean {
   return /[*?]/.test(text) || text.startsWith('~');
 }
 
+/** All but * and ?, which mean the same to a glob. */
+function quotedForRegex(text: string): string {
+  return text.replace(/[\\.+()|[\]{}^$]/g, '\\$&');
+}
+
 /** A typed text as a pattern for everything that contains it, in capitals or not; a pattern stays, and counts capitals. */
 export function asSearch(text: string): string {
   if (text === '') return '*';
   if (isPattern(text)) return text;
   // globs count capitals and RE2 need not; text without letters is the faster glob
-  return /\p{L}/u.test(text) ? `~(?is).*${text.replace(/[\\.+()|[\]{}^$]/g, '\\$&')}.*` : `*${text}*`;
+  return /\p{L}/u.test(text) ? `~(?is).*${quotedForRegex(text)}.*` : `*${text}*`;
 }
 
 /** Tags as one text: `room=lab, floor=2`, in order of their names. */
@@ -41,6 +46,12 @@ export function tagsText(tags: Record<string, string>): string {
  */
 export function pickedId(id: string): string {
   return typeof literally(id) === 'string' && !id.startsWith('=') ? id : `=${id}`;
+}
+
+/** A typed text as such a picker holds it; a glob that begins with `=`, which would look like an id, as the regex that means the same. */
+export function pickedTyped(text: string): string {
+  if (!isPattern(text)) return pickedId(text);
+  return text.startsWith('=') ? `~(?s)${quotedForRegex(text).replaceAll('*', '.*').replaceAll('?', '.')}` : text;
 }
 
 /** The same as the API takes it. */

@@ -95,11 +95,6 @@ export function useScreen(): [Screen, (s: Screen) => void] {
   return [screen, set];
 }
 
-/** Shows another screen with this state: a link from one screen into another. */
-export function openScreen(screen: Screen, state: UrlState): void {
-  go(joinHash(screen, writeState('', {}, state)), 'push');
-}
-
 /**
  * State of the screen that uses it. `defaults` is read once, at the first render. The object is the same one as long as the
  * URL is; the setter never changes. how: 'replace' (the default) for what changes all the time, 'push' for what "back" undoes.

@@ -84,6 +84,8 @@ test('a token that is taken away: the question waits for another one, and nothin
   await page.getByLabel('Operation').selectOption('count');
   await page.getByRole('button', { name: 'Run query' }).click();
   await expect(page.locator('.error-box')).toContainText('Not signed in.');
+  await expect(page.getByTestId('result'), 'what was there stays').toHaveText(before ?? '');
+  await expect(page.getByText('This is the answer to what was asked before, not to the question that failed.')).toBeVisible();
   await page.locator('.error-box').getByRole('button', { name: 'Sign in' }).click();
   await signIn(page, second);
   await expect(page.getByTestId('result')).not.toHaveText(before ?? '');

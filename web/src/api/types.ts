@@ -117,26 +117,6 @@ export interface DeviceRow extends Counted {
   device_id: string;
 }
 
-export interface MetricRow extends Counted {
-  metric_name: string;
-}
-
-export interface TagRow {
-  name?: string;
-  value?: string;
-  values?: number;
-  series: number;
-}
-
-export interface LastRow {
-  device_id: string;
-  metric_name: string;
-  tags: Tags;
-  time: number;
-  value: number;
-  age_s: number;
-}
-
 export interface GapRow {
   device_id: string;
   metric_name: string;
@@ -313,15 +293,6 @@ export interface Me {
   version: string;
   /** Seconds since the epoch, by the server's clock. */
   now: number;
-}
-
-/** A point of GET /live. */
-export interface LivePoint {
-  device_id: string;
-  metric_name: string;
-  tags: Tags;
-  time: number;
-  value: number;
 }
 
 export interface WouldGo {

@@ -9,7 +9,7 @@ interface DialogProps {
   children: ReactNode;
 }
 
-/** Open as long as it is rendered. The focus goes back to where it was. */
+/** Open as long as it is rendered, even where the browser closes it by itself, as at a second Escape. The focus goes back to where it was. */
 export function Dialog({ title, onClose, children }: DialogProps) {
   const ref = useRef<HTMLDialogElement>(null);
   const id = useId();
@@ -25,7 +25,8 @@ export function Dialog({ title, onClose, children }: DialogProps) {
     };
   }, []);
   return (
-    <dialog ref={ref} className="dialog" aria-labelledby={id} onCancel={(event) => { event.preventDefault(); onClose(); }}>
+    <dialog ref={ref} className="dialog" aria-labelledby={id} onCancel={(event) => { event.preventDefault(); onClose(); }}
+      onClose={() => ref.current?.showModal()}>
       <header>
         <h2 id={id}>{title}</h2>
         <Button kind="quiet" small aria-label="Close" onClick={onClose}>×</Button>

@@ -6,7 +6,7 @@ import { useEffect, useId, useRef, useState, type KeyboardEvent, type ReactNode 
 import { asApiError, isAborted, type ApiError } from '../api/client';
 import { formatCount } from '../format';
 import { useDebounced } from '../hooks';
-import { isPattern, pickedId, pickedText, visible } from '../text';
+import { isPattern, pickedId, pickedText, pickedTyped, visible } from '../text';
 import { Id } from './basic';
 import { lookup, type Found, type Kind, type Scope } from './lookup';
 
@@ -32,13 +32,15 @@ const ROW_PX = 32;
 const SEEN_ROWS = 9;
 
 interface Results {
+  /** What the rows were found for. */
+  text: string;
   rows: Found[];
   cursor: string | null;
   loading: boolean;
   error?: ApiError;
 }
 
-const NOTHING: Results = { rows: [], cursor: null, loading: false };
+const NOTHING: Results = { text: '', rows: [], cursor: null, loading: false };
 
 /** Rows of the text, the next page when asked for. */
 function useFound(open: boolean, text: string, kind: Kind, scope: Scope, tagName: string | undefined): [Results, () => void] {
@@ -54,7 +56,7 @@ function useFound(open: boolean, text: string, kind: Kind, scope: Scope, tagName
     lookup(kind, settled, scope, tagName, cursor, mine.signal).then(
       ({ found, cursor: next }) => {
         if (mine.signal.aborted) return;
-        setResults((old) => ({ rows: cursor === null ? found : [...old.rows, ...found], cursor: next, loading: false }));
+        setResults((old) => ({ text: settled, rows: cursor === null ? found : [...old.rows, ...found], cursor: next, loading: false }));
       },
       (error: unknown) => {
         if (!mine.signal.aborted && !isAborted(error)) setResults((old) => ({ ...old, loading: false, error: asApiError(error) }));
@@ -67,9 +69,15 @@ function useFound(open: boolean, text: string, kind: Kind, scope: Scope, tagName
     return () => inside.current?.abort();
   }, [open, settled, key]);
   const more = (): void => {
-    if (results.cursor !== null && !results.loading && results.error === undefined) load(results.cursor);
+    if (text === results.text && results.cursor !== null && !results.loading && results.error === undefined) load(results.cursor);
   };
-  return [results, more];
+  return [text === results.text ? results : { ...results, rows: still(results.rows, text), loading: results.error === undefined }, more];
+}
+
+/** Until the rows of a newer text are here: those of the older one that fit it, so that no key chooses what one has typed past. */
+function still(rows: Found[], text: string): Found[] {
+  const wanted = text.toLowerCase();
+  return isPattern(text) ? [] : rows.filter(({ id }) => id.toLowerCase().includes(wanted));
 }
 
 interface Option {
@@ -85,7 +93,7 @@ function optionsOf(text: string, rows: Found[], patterns: boolean): Option[] {
     picked: patterns ? pickedId(id) : id, id, note: `${formatCount(series)} series`,
   }));
   if (!patterns || !isPattern(text)) return found;
-  return [{ picked: text, id: text, note: 'everything that matches' }, ...found];
+  return [{ picked: pickedTyped(text), id: text, note: 'everything that matches' }, ...found];
 }
 
 interface ListProps {
@@ -182,7 +190,7 @@ export function Picker(props: PickerProps) {
   const take = (): void => {
     const alike = options.filter((option) => option.id.toLowerCase() === text.toLowerCase());
     const same = options.find((option) => option.id === text) ?? (alike.length === 1 ? alike[0] : undefined);
-    pick(same ?? { picked: text, id: text, note: '' });
+    pick(same ?? { picked: patterns ? pickedTyped(text) : text, id: text, note: '' });
   };
   const move = (by: number): void => {
     setOpen(true);

@@ -1,5 +1,5 @@
 /** The small parts: buttons, fields, notes. No state but what they show. */
-import { cloneElement, useEffect, useId, useState, type ButtonHTMLAttributes, type InputHTMLAttributes, type ReactElement, type ReactNode, type SelectHTMLAttributes } from 'react';
+import { cloneElement, useEffect, useId, useState, type ButtonHTMLAttributes, type InputHTMLAttributes, type MouseEvent, type ReactElement, type ReactNode, type SelectHTMLAttributes } from 'react';
 import type { ApiError } from '../api/client';
 import { openSignIn } from '../api/session';
 import type { Coverage } from '../api/types';
@@ -177,15 +177,16 @@ export function CoverageNote({ coverage }: { coverage: Coverage }) {
 
 type Copied = 'no' | 'yes' | 'failed';
 
-/** http off loopback has no clipboard API: the old way does it there. */
-async function copyText(text: string): Promise<void> {
+/** http off loopback has no clipboard API: the old way does it there, inside the dialog where one is open, for all else is inert. */
+async function copyText(text: string, button: HTMLElement): Promise<void> {
   if (navigator.clipboard !== undefined) return navigator.clipboard.writeText(text);
   const area = document.createElement('textarea');
   area.value = text;
-  document.body.append(area);
+  (button.closest('dialog') ?? document.body).append(area);
   area.select();
   const done = document.execCommand('copy');
   area.remove();
+  button.focus();
   if (!done) throw new Error('the browser refused');
 }
 
@@ -196,7 +197,7 @@ export function CopyButton({ text, label = 'Copy' }: { text: string; label?: str
     const timer = setTimeout(() => setCopied('no'), 2000);
     return () => clearTimeout(timer);
   }, [copied]);
-  const copy = () => void copyText(text).then(() => setCopied('yes'), () => setCopied('failed'));
+  const copy = ({ currentTarget }: MouseEvent<HTMLElement>) => void copyText(text, currentTarget).then(() => setCopied('yes'), () => setCopied('failed'));
   return (
     <>
       <Button small onClick={copy}>{copied === 'yes' ? 'Copied' : copied === 'failed' ? 'Not copied' : label}</Button>

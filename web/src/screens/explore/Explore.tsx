@@ -16,6 +16,7 @@ import { visible } from '../../text';
 import { formatDuration, formatTime, localZone, rangeFromText, rangeToText, type Range } from '../../time';
 import { Badge, Button, CoverageNote, Empty, ErrorBox, Loading, RangePicker, Stale } from '../../ui';
 import { useUrlState } from '../../url';
+import { queryHref } from '../data/links';
 import { AddLines } from './AddLines';
 import { exactPoints } from './exact';
 import './explore.css';
@@ -137,6 +138,12 @@ function windowText(window: Window, utc: boolean): string {
   return `From ${formatTime(window.startMs, { utc })} to ${formatTime(window.endMs, { utc })}`;
 }
 
+/** Query asks about one series: the first that is drawn. */
+function queryOf(lines: Line[], range: Range): string {
+  const { device, metric, tags } = (lines.find((line) => !line.hidden) ?? lines[0])!;
+  return queryHref({ device_id: device, metric_name: metric, tags }, range);
+}
+
 interface BoardProps {
   view: View;
   setView: SetView;
@@ -185,7 +192,7 @@ function Board({ view, setView, lines, range, onLine }: BoardProps) {
     <section className="panel board" aria-label="Chart">
       <div className="board-top">
         <RangePicker value={range} onChange={(next) => setView({ range: rangeToText(next) }, 'push')} />
-        <Takes onRefresh={loaded.refresh} onCsv={has ? csv : undefined} onPng={has ? png : undefined} />
+        <Takes queryHref={queryOf(lines, range)} more={lines.length > 1} onRefresh={loaded.refresh} onCsv={has ? csv : undefined} onPng={has ? png : undefined} />
       </div>
       <Toolbar view={view} setView={setView} range={range} right={right} moves={moves} />
       <Trouble loaded={loaded} />

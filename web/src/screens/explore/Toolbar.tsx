@@ -98,19 +98,23 @@ export function Toolbar({ view, setView, range, right, moves }: Props) {
 }
 
 interface TakesProps {
+  queryHref: string;
+  /** Whether there are other lines than the one that queryHref asks for. */
+  more: boolean;
   onRefresh: () => void;
   onCsv?: () => void;
   onPng?: () => void;
 }
 
 /** What there is to take along. */
-export function Takes({ onRefresh, onCsv, onPng }: TakesProps) {
+export function Takes({ queryHref, more, onRefresh, onCsv, onPng }: TakesProps) {
   return (
     <div className="takes" role="group" aria-label="Take along">
       <Button small kind="quiet" onClick={onRefresh}>Refresh</Button>
       <Button small kind="quiet" disabled={onCsv === undefined} onClick={onCsv}>CSV</Button>
       <Button small kind="quiet" disabled={onPng === undefined} onClick={onPng}>PNG</Button>
       <CopyButton text={window.location.href} label="Copy link" />
+      <a className="query-link" href={queryHref}>Open in Query{more ? ' (the first series)' : ''}</a>
     </div>
   );
 }

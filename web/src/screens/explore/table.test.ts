@@ -39,11 +39,11 @@ describe('CSV', () => {
   });
 
   it('holds no formula of a spreadsheet, whatever a device is called', () => {
-    const names = ['=1+1', '+1', '-1', '@a', '\t=1', 'a=1'];
+    const names = ['=1+1', '+1', '-1', '@a', '\t=1', "'=1", "'a", 'a=1'];
     const lines = names.map((device): Line => ({ ...A, device }));
     const points = new Map(lines.map((line) => [keyOf(line), { times: [at('001000000')], values: [-5] }]));
     const fields = pointsCsv(lines, points).split('\r\n').slice(1, -1).map((row) => row.split(','));
-    expect(fields.map((row) => row[1])).toEqual(["'=1+1", "'+1", "'-1", "'@a", "'\t=1", 'a=1']);
+    expect(fields.map((row) => row[1])).toEqual(["'=1+1", "'+1", "'-1", "'@a", "'\t=1", "''=1", "'a", 'a=1']);
     expect(fields.map((row) => row.at(-1))).toEqual(names.map(() => '-5'));
   });
 

@@ -27,9 +27,12 @@ export function rowsOf(lines: Line[], values: ByLine, window: Window): ValueRow[
   return inside.sort((a, b) => a.timeMs - b.timeMs);
 }
 
-/** A text as a spreadsheet may have it: what would begin a formula there gets a ' in front, which spreadsheets do not show. */
+/**
+ * A text as a spreadsheet may have it: what would begin a formula there gets a ' in front, which spreadsheets do not show;
+ * so does what looks as if it had one, so that taking one away gives each text back.
+ */
 function harmless(text: string): string {
-  return /^[=+\-@\t\r]/.test(text) ? `'${text}` : text;
+  return /^'*[=+\-@\t\r\n]/.test(text) ? `'${text}` : text;
 }
 
 /** A field of RFC 4180: in quotes where it has a comma, a quote or an end of line. */

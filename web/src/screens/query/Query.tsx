@@ -214,7 +214,8 @@ export default function Query() {
     set({ partial: true });
     run(JSON.stringify({ ...request, allow_partial: true }));
   };
-  const shown = value !== null && value !== undefined && (value.text === asking?.text || busy) ? value : undefined;
+  const shown = value ?? undefined; // it stays while another question is on its way, or fails
+  const earlier = shown !== undefined && !busy && shown.text !== asking?.text;
   return (
     <div className="query">
       <Form state={state} set={set} errorAt={errorAt} busy={busy} onRun={() => run(text)} />
@@ -227,10 +228,11 @@ export default function Query() {
         {busy && <Loading what="Asking" />}
         {error !== undefined && errorField === undefined && <Failed error={error} retry={asked.refresh} onPartial={partial} />}
         {error !== undefined && errorField !== undefined && <p className="field-error">The server does not take this: see the field above.</p>}
-        <p className="visually-hidden" role="status">{shown === undefined || busy ? '' : `Answered, of ${formatCount(shown.answer.count)} points`}</p>
+        <p className="visually-hidden" role="status">{shown === undefined || busy || error !== undefined ? '' : `Answered, of ${formatCount(shown.answer.count)} points`}</p>
         {shown !== undefined && (
           <div className={busy || !current || error !== undefined ? 'before' : undefined}>
             {error !== undefined && <Stale at={asked.at} />}
+            {earlier && <p className="hint">This is the answer to what was asked before, not to the question that failed.</p>}
             {error === undefined && !current && !busy && <p className="hint">The form has changed since. This is the answer to what was asked before.</p>}
             <Result answer={shown.answer} wishes={wishes} />
           </div>

@@ -1,6 +1,8 @@
 import { describe, expect, test } from 'vitest';
 import { curlLine, DEFAULTS, fieldOf, operationOf, plainJson, rangeOf, requestOf, type QueryState } from './request';
 import { rangeToText } from '../../time';
+import { readState, splitHash } from '../../url';
+import { queryHref } from '../data/links';
 
 function of(patch: Partial<QueryState>) {
   return requestOf({ ...DEFAULTS, ...patch });
@@ -15,6 +17,16 @@ describe('the question', () => {
     expect(of({ device: ['=a*', 'line1/*'], metric: ['temperature'] })).toMatchObject({
       device_id: [{ exact: 'a*' }, 'line1/*'], metric_name: 'temperature',
     });
+  });
+
+  test('a link from Explore asks about its series and no other', () => {
+    const tags = JSON.parse('{"__proto__": "~x", "a=b&c": "=d"}') as Record<string, string>;
+    const href = queryHref({ device_id: '=a # %', metric_name: '*', tags }, { kind: 'last', seconds: 900 });
+    const asked = requestOf(readState(splitHash(href).search, DEFAULTS));
+    expect(asked).toMatchObject({ device_id: { exact: '=a # %' }, metric_name: { exact: '*' }, start_time: '-900s' });
+    expect(Object.entries(asked.tags ?? {})).toEqual([['__proto__', { exact: '~x' }], ['a=b&c', { exact: '=d' }]]);
+    expect(asked).not.toHaveProperty('more_tags');
+    expect(queryHref({ device_id: 'a', metric_name: 'b', tags: {} }, { kind: 'all' })).toBe('#/query?device=a&metric=b&range=all');
   });
 
   test('tags let others beside them, unless exactly these are wanted', () => {
