@@ -17,7 +17,8 @@ const Y_AXIS_PX = 72;
 /** On a phone, where longer labels are rarer than room. */
 const NARROW_AXIS_PX = 54;
 const NARROW_PX = 600;
-const EDGE_PX = 14;
+/** Half of the last label of the time axis. */
+const EDGE_PX = 26;
 const TOP_PX = 10;
 
 function hasRight(lines: ChartLine[]): boolean {

@@ -60,7 +60,7 @@ describe('keys', () => {
 
 describe('the looks', () => {
   it('leave so many pixels for values', () => {
-    expect(plotPixels(1000, false)).toBe(914);
+    expect(plotPixels(1000, false)).toBe(902);
     expect(plotPixels(1000, true)).toBe(856);
     expect(plotPixels(0, true)).toBe(0);
   });

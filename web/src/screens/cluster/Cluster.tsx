@@ -94,7 +94,7 @@ export default function Cluster() {
     <div className="cluster">
       <Notice of={status} />
       {ring.value && status.value && (
-        <Tiles ring={ring.value} status={status.value} rows={rows} gaps={gaps} bridges={seen.bridges} />
+        <Tiles ring={ring.value} status={status.value} rows={rows} gaps={gaps} bridges={seen.bridges} isStale={isTold} />
       )}
       <Section title="Ring" of={ring} isTold={isTold} className="cluster-ring">
         {(told) => (
@@ -131,10 +131,14 @@ interface TilesProps {
   rows: NodeRow[];
   gaps: Gaps;
   bridges: ReadonlyMap<string, Track>;
+  /** The figures are older than they should be: what they were is no promise. */
+  isStale: boolean;
 }
 
-function Tiles({ ring, status, rows, gaps, bridges }: TilesProps) {
-  const silent = rows.filter((row) => !row.answers);
+function Tiles({ ring, status, rows, gaps, bridges, isStale }: TilesProps) {
+  const silent = rows.filter((row) => row.tone === 'bad');
+  const answering = rows.filter((row) => row.answers);
+  const untold = rows.length - silent.length - answering.length;
   const points = total(rows.map((row) => row.points));
   const bytes = total(rows.map((row) => row.bytes));
   const wal = total(rows.map((row) => row.walBytes));
@@ -143,18 +147,20 @@ function Tiles({ ring, status, rows, gaps, bridges }: TilesProps) {
   return (
     <dl className="cluster-tiles">
       <Tile name="State">
-        <Badge tone={gaps.none ? 'bad' : silent.length || gaps.reduced ? 'warn' : 'ok'}>
-          {gaps.none ? 'points cannot be read' : silent.length ? 'works, nodes are away' : gaps.reduced ? 'works, copies are missing' : 'all is well'}
-        </Badge>
+        <Health gaps={gaps} silent={silent.length} untold={untold} isStale={isStale} />
       </Tile>
       <Tile name="Nodes that answer">
-        {rows.length - silent.length} of {rows.length}
+        {answering.length} of {rows.length}
+        {untold > 0 && <small>{formatCount(untold)} not told yet</small>}
       </Tile>
       <Tile name="Points a second in">{formatRate(rate)}</Tile>
-      <Tile name="Points stored, every copy counted">{formatCount(points)}</Tile>
+      <Tile name="Points stored">
+        {formatCount(points)}
+        <small>every copy counted</small>
+      </Tile>
       <Tile name="On disk">
         {formatBytes(perPoint === null ? wal : bytes)}
-        <small>{perPoint === null ? 'all of it in the WAL yet' : `${formatNumber(perPoint, 3)} bytes per point`}</small>
+        {(perPoint !== null || (wal ?? 0) > 0) && <small>{perPoint === null ? 'all of it in the WAL yet' : `${formatNumber(perPoint, 3)} bytes per point`}</small>}
       </Tile>
       <Tile name="Epoch">
         {ring.epoch}
@@ -162,6 +168,21 @@ function Tiles({ ring, status, rows, gaps, bridges }: TilesProps) {
       </Tile>
     </dl>
   );
+}
+
+interface HealthProps {
+  gaps: Gaps;
+  silent: number;
+  untold: number;
+  isStale: boolean;
+}
+
+function Health({ gaps, silent, untold, isStale }: HealthProps) {
+  if (isStale) return <Badge tone="info">not known now</Badge>;
+  if (gaps.none) return <Badge tone="bad">points cannot be read</Badge>;
+  if (silent) return <Badge tone="warn">works, nodes are away</Badge>;
+  if (gaps.reduced) return <Badge tone="warn">works, copies are missing</Badge>;
+  return untold ? <Badge tone="info">not all is told yet</Badge> : <Badge tone="ok">all is well</Badge>;
 }
 
 /** Bytes per point of all nodes together, from what is in segments. */

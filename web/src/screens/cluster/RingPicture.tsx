@@ -4,6 +4,7 @@ import { formatCount } from '../../format';
 import { visible } from '../../text';
 import type { RingInfo } from '../../api/types';
 import { bandsOf, chord, circles, labelOf, layoutOf, partitionAt, pathOf, point, slicesBy, turnOf, type Arc, type Layout } from './arcs';
+import { labelPlaces } from './labels';
 import { toneOf } from './NodeDot';
 import type { Gaps } from './replication';
 
@@ -12,10 +13,12 @@ const OUTER = 100;
 const CHORDS = 59;
 const GAPS = { inner: 102, outer: 104.5 };
 const MOVES = { inner: 106, outer: 111 };
-const LABELS = 115;
-const VIEW = { x: 152, y: 128 };
+const LABELS = 118;
+const VIEW = { x: 160, y: 128 };
 /** With more nodes labels have to be shorter. */
 const MANY_NODES = 12;
+/** Heights of a label's line, for few and for many. */
+const LINE = { few: 10.5, many: 8 };
 
 interface Props {
   ring: RingInfo;
@@ -170,20 +173,19 @@ interface LabelsProps {
 /** Names beside the ring: colour alone tells nobody apart. */
 function Labels({ ring, layout, away, node }: LabelsProps) {
   const many = ring.nodes.length > MANY_NODES;
+  const places = labelPlaces(layout.arcs.map(middleOf), LABELS, many ? LINE.many : LINE.few);
   return (
     <g aria-hidden="true">
-      {layout.arcs.map((arc) => {
-        const turn = middleOf(arc);
-        const side = Math.sin(turn * 2 * Math.PI);
-        const anchor = Math.abs(side) < 0.25 ? 'middle' : side > 0 ? 'start' : 'end';
-        const name = arc.node < 0 ? 'nobody' : labelOf(visible(ring.nodes[arc.node]?.id ?? '?'), many ? 6 : 9);
+      {layout.arcs.map((arc, index) => {
+        const { x, y, anchor } = places[index] ?? { x: 0, y: 0, anchor: 'middle' as const };
+        const name = arc.node < 0 ? 'nobody' : labelOf(visible(ring.nodes[arc.node]?.id ?? '?'), many ? 8 : 9);
         const isAside = node !== null && node !== arc.node;
         return (
           <text
             key={arc.node}
             className={`ring-label ${many ? 'ring-label-small' : ''} ${away.has(arc.node) ? 'ring-label-away' : ''} ${isAside ? 'ring-aside' : ''}`}
             textAnchor={anchor}
-            transform={`translate(${point(LABELS, turn)})`}
+            transform={`translate(${x.toFixed(2)} ${y.toFixed(2)})`}
             dy="0.35em"
           >
             {away.has(arc.node) ? `✕ ${name}` : name}

@@ -1,4 +1,5 @@
 /** How many owners of each partition are there and current, against how many there should be. Pure. */
+import { formatCount } from '../../format';
 
 export type Care = 'full' | 'reduced' | 'none';
 
@@ -36,12 +37,12 @@ export function gapsOf(
 
 /** The gaps in a sentence. */
 export function gapsText(gaps: Gaps, replication: number): string {
-  const total = gaps.care.length;
+  const total = formatCount(gaps.care.length);
   const copies = `${replication} ${replication === 1 ? 'owner' : 'owners'}`;
   if (gaps.none === 0 && gaps.reduced === 0) return `Every partition has its ${copies}.`;
   const said: string[] = [];
-  if (gaps.none) said.push(`${gaps.none} of ${total} partitions have no owner that answers: their points cannot be read`);
-  if (gaps.reduced) said.push(`${gaps.reduced} of ${total} partitions have fewer than ${copies} that answer and lack nothing`);
-  if (gaps.short) said.push(`${gaps.short} have fewer owners in the ring than they should`);
+  if (gaps.none) said.push(`${formatCount(gaps.none)} of ${total} partitions have no owner that answers: their points cannot be read`);
+  if (gaps.reduced) said.push(`${formatCount(gaps.reduced)} of ${total} partitions have fewer than ${copies} that answer and lack nothing`);
+  if (gaps.short) said.push(`${formatCount(gaps.short)} have fewer owners in the ring than they should`);
   return `${said.join('; ')}.`;
 }

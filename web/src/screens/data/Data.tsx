@@ -32,7 +32,7 @@ export default function Data() {
   const pointBytes = status.value === undefined ? null : bytesPerPoint(status.value);
   const [deleted, setDeleted] = useState(0);
   return (
-    <div className="data">
+    <div className="data panel">
       <RangePicker value={range} onChange={(next) => setUrl({ ...ANEW, range: rangeToText(next) })} />
       {url.device === ''
         ? <Devices url={url} range={range} pointBytes={pointBytes} setUrl={setUrl} />

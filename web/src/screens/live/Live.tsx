@@ -97,7 +97,7 @@ export default function Live() {
   };
 
   return (
-    <div className="live">
+    <div className="live panel">
       <div className="live-head">
         <StreamState feed={feed} />
         <Rate feed={feed} />

@@ -69,14 +69,14 @@ function cellOf(row: QueryRow, column: string) {
 }
 
 function columnsOf(answer: QueryAnswer): Column<QueryRow>[] {
-  const time: Column<QueryRow>[] = answer.interval === undefined ? [] : [{ key: 'time', title: 'time', cell: (row) => <Time ms={row.time} /> }];
+  const time: Column<QueryRow>[] = answer.interval === undefined ? [] : [{ key: 'time', title: 'Time', cell: (row) => <Time ms={row.time} /> }];
   return [
     ...time,
     ...groupColumns(answer).map((name) => ({ key: name, title: <Id text={name} />, cell: (row: QueryRow) => cellOf(row, name) })),
     ...operationsOf(answer).map((name) => ({
       key: `figure ${name}`, title: name, align: 'right' as const, cell: (row: QueryRow) => <FigureText value={row[name] as Figure} />,
     })),
-    { key: 'count', title: 'points', align: 'right', cell: (row) => formatCount(row.count) },
+    { key: 'count', title: 'Points', align: 'right', cell: (row) => formatCount(row.count) },
   ];
 }
 
