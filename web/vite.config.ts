@@ -34,12 +34,29 @@ function compressed(): Plugin {
   };
 }
 
+/** Every page needs the shell: it is fetched with the entry, which only asks for it. */
+function shellPreloaded(): Plugin {
+  return {
+    name: 'shell-preloaded',
+    apply: 'build',
+    transformIndexHtml: {
+      order: 'post',
+      handler(_, { bundle = {} }) {
+        const shell = Object.values(bundle).find((one) => one.type === 'chunk' && one.facadeModuleId?.endsWith('/src/shell.tsx') === true);
+        if (shell?.type !== 'chunk') throw new Error('the build has no chunk of src/shell.tsx');
+        return [shell.fileName, ...shell.imports].filter((name) => bundle[name]?.type === 'chunk' && !bundle[name].isEntry).map((name) => (
+          { tag: 'link', attrs: { rel: 'modulepreload', crossorigin: true, href: `/${name}` }, injectTo: 'head' as const }));
+      },
+    },
+  };
+}
+
 const WORKER = process.env.MINITRUE_URL ?? 'http://127.0.0.1:8080';
 
 export default defineConfig({
   base: '/',
   esbuild: { jsx: 'automatic' },
-  plugins: [compressed()],
+  plugins: [shellPreloaded(), compressed()],
   build: {
     outDir: 'dist',
     target: 'es2022',

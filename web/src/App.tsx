@@ -4,6 +4,7 @@ import { ApiError, ask, connection, slowSince } from './api/client';
 import { openSignIn, signedOut, signOut, token } from './api/session';
 import type { Me } from './api/types';
 import { usePolled, type Asked } from './hooks';
+import { LOADERS, type Loader } from './screens';
 import { SignIn } from './SignIn';
 import { useStore } from './store';
 import { visible } from './text';
@@ -13,16 +14,6 @@ import { Badge, Button, ErrorBox, Loading } from './ui';
 import { hrefOf, SCREENS, useScreen, type Screen } from './url';
 
 const TITLES: Record<Screen, string> = { query: 'Query', explore: 'Explore', live: 'Live', cluster: 'Cluster', data: 'Data' };
-
-type Loader = () => Promise<{ default: ComponentType }>;
-
-const LOADERS: Record<Screen, Loader> = {
-  query: () => import('./screens/query/Query'),
-  explore: () => import('./screens/explore/Explore'),
-  live: () => import('./screens/live/Live'),
-  cluster: () => import('./screens/cluster/Cluster'),
-  data: () => import('./screens/data/Data'),
-};
 
 /** While the server is away the code of a screen is waited for; one that is missing for another reason is an error. */
 async function patiently(load: Loader): ReturnType<Loader> {

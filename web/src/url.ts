@@ -3,17 +3,11 @@
  * screen does not know stay. What the other screens showed last is kept, so that one comes back to it.
  */
 import { useCallback, useMemo, useRef, useSyncExternalStore } from 'react';
+import { SCREENS, splitHash, type Screen } from './hash';
 
-export const SCREENS = ['query', 'explore', 'live', 'cluster', 'data'] as const;
-export type Screen = (typeof SCREENS)[number];
+export { SCREENS, splitHash, type Screen };
 export type UrlValue = string | number | boolean | string[] | undefined;
 export type UrlState = Record<string, UrlValue>;
-
-export function splitHash(hash: string): { screen: Screen; search: string } {
-  const match = /^#?\/?([a-z]*)(?:\?(.*))?$/s.exec(hash);
-  const screen = SCREENS.find((one) => one === match?.[1]) ?? 'query';
-  return { screen, search: match?.[2] ?? '' };
-}
 
 export function joinHash(screen: Screen, search: string): string {
   return `#/${screen}${search === '' ? '' : `?${search}`}`;

@@ -1,9 +1,7 @@
+/** Puts the page into the document. */
 import { createRoot } from 'react-dom/client';
 import { App } from './App';
 import { applyTheme } from './hooks';
-import './theme.css';
-import './styles/base.css';
-import './styles/parts.css';
 
 applyTheme();
 const root = document.getElementById('root');
