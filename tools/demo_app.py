@@ -51,7 +51,7 @@ def _demo(stop: Stop, seconds: float | None) -> int:
     """How many answers were shown."""
     begin_s = time.monotonic()
     print("Starting a broker, a bridge, three storage nodes and a query worker ...", flush=True)
-    with Sandbox(nodes=3, broker="embedded", stop=stop) as cluster:
+    with Sandbox(nodes=3, replication=2, broker="embedded", stop=stop) as cluster:
         print(f"Ready after {time.monotonic() - begin_s:.1f} s, in {cluster.dir} (removed at the end).")
         _print_how_to_ask(cluster)
         with (cluster.dir / "data" / "log" / "publisher.log").open("w") as log:
@@ -75,7 +75,9 @@ In another terminal:
 
   curl -s {cluster.http}/query -d '{json.dumps(request)}'
   curl -s {cluster.http}/api/v1/series
-  MINITRUE_CONFIG={cluster.config} tools/ringctl status
+  export MINITRUE_CONFIG={cluster.config}
+  tools/ringctl status
+  tools/ringctl add ing4 --supervisor {cluster.dir}/supervisord.conf
 
 Ctrl-C ends the demo.
 """, flush=True)
