@@ -8,7 +8,7 @@ export type Act =
   | { kind: 'leave' };
 
 export const KEYS_HELP = 'Arrow keys move in time, Page Up and Page Down by a whole window, plus and minus zoom, '
-  + 'Backspace goes back to the window before. Shift and an arrow key step from value to value, Escape takes the marker away.';
+  + 'Backspace goes back to the window before the last zoom. Shift and an arrow key step from value to value, Escape takes the marker away.';
 
 const PLAIN: Record<string, Act> = {
   ArrowLeft: { kind: 'pan', share: -0.1 },

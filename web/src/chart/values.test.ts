@@ -89,6 +89,12 @@ describe('the summary', () => {
     expect(summaryOf(values, { startMs: 5, endMs: 15 })).toEqual({ points: 9, min: -1, max: 2, last: 1, lastMs: 10 });
   });
 
+  it('leaves out a bucket that ends where the window starts', () => {
+    const values = buckets(10, [0, 10], [4, 5]);
+    expect(summaryOf(values, { startMs: 10, endMs: 15 })?.points).toBe(5);
+    expect(summaryOf(pointValues([10], [1]), { startMs: 10, endMs: 15 })?.points).toBe(1);
+  });
+
   it('of nothing is undefined', () => {
     expect(summaryOf(pointValues([0], [1]), { startMs: 5, endMs: 6 })).toBeUndefined();
   });

@@ -110,11 +110,18 @@ export interface Summary {
   lastMs: number;
 }
 
+/** Whether a point, or a bucket of bucketMs (0 for points), lies in a window, if only with a part. */
+export function isWithin(timeMs: number, bucketMs: number, window: Window): boolean {
+  const starts = bucketMs > 0 ? timeMs + bucketMs > window.startMs : timeMs >= window.startMs;
+  return starts && timeMs <= window.endMs;
+}
+
 /** What a line shows within a window, in words; undefined where it shows nothing. */
 export function summaryOf(values: Values, window: Window): Summary | undefined {
   const from = firstFrom(values.times, window.startMs - values.bucketMs);
   let found: Summary | undefined;
   for (let at = from; at < values.times.length && values.times[at]! <= window.endMs; at++) {
+    if (!isWithin(values.times[at]!, values.bucketMs, window)) continue; // a bucket that ends where the window starts
     found = {
       points: (found?.points ?? 0) + values.counts[at]!,
       min: Math.min(found?.min ?? Infinity, values.min[at]!),

@@ -53,6 +53,8 @@ export function AddLines({ onAdd }: Props) {
   const [outcome, setOutcome] = useState<Outcome>({});
   const [busy, setBusy] = useState(false);
   const inside = useRef<AbortController>(null);
+  const latest = useRef(onAdd); // lines may have gone while the server was asked
+  latest.current = onAdd;
   useEffect(() => () => inside.current?.abort(), []);
   const { devices, metrics, tags, side } = wanted;
   const change = (patch: Partial<Wanted>): void => {
@@ -65,7 +67,7 @@ export function AddLines({ onAdd }: Props) {
     const page = await ask<SeriesPage>('/api/v1/series', { method: 'POST', body: bodyOf(wanted), signal: mine.signal });
     const lines = found(page, side);
     if (lines.length === 0) return { text: page.hint ?? 'No series matches.' };
-    const left = onAdd(lines);
+    const left = latest.current(lines);
     setWanted({ ...NOTHING, side });
     return { text: saying(lines.length - left, left, page.next_cursor !== null) };
   };

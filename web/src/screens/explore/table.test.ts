@@ -49,6 +49,7 @@ describe('CSV', () => {
 
   it('gets a name that every disk takes', () => {
     expect(fileName([{ ...A, device: '../a/b:c' }], WINDOW, 'csv')).toBe('_a_b_c-m-1970-01-01T000000.csv');
+    expect(fileName([A, { ...B, hidden: true }, B], WINDOW, 'png')).toBe('a-m-and-1-more-1970-01-01T000000.png');
     expect(fileName([], WINDOW, 'png')).toBe('chart-1970-01-01T000000.png');
   });
 });

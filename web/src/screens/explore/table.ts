@@ -1,5 +1,5 @@
 /** What a chart shows, as rows: for CSV and for the table beside the chart. Pure. */
-import type { Window } from '../../chart/values';
+import { isWithin, type Window } from '../../chart/values';
 import { keyOf, type Line } from './lines';
 import { timeText, type ByLine, type ExactByLine } from './request';
 
@@ -22,7 +22,7 @@ export function rowsOf(lines: Line[], values: ByLine, window: Window): ValueRow[
   });
   const inside = rows.filter(({ timeMs, line }) => {
     const bucketMs = values.get(keyOf(line))?.bucketMs ?? 0;
-    return timeMs + bucketMs >= window.startMs && timeMs <= window.endMs;
+    return isWithin(timeMs, bucketMs, window);
   });
   return inside.sort((a, b) => a.timeMs - b.timeMs);
 }
@@ -68,10 +68,12 @@ export function pointsCsv(lines: Line[], points: ExactByLine): string {
   return csvOf([['time', ...NAMES, 'value'], ...rows]);
 }
 
-/** A name for a file: what the first line shows, and from when. */
+/** A name for a file: what the first line shows, how many others there are, and from when. */
 export function fileName(lines: Line[], window: Window, ending: string): string {
-  const first = lines.find((line) => !line.hidden) ?? lines[0];
+  const shown = lines.filter((line) => !line.hidden);
+  const first = shown[0] ?? lines[0];
   const what = first === undefined ? 'chart' : `${first.device}-${first.metric}`;
   const plain = what.normalize('NFC').replace(/[^\p{L}\p{N}_-]+/gu, '_').slice(0, 80);
-  return `${plain}-${new Date(window.startMs).toISOString().slice(0, 19).replaceAll(':', '')}.${ending}`;
+  const others = shown.length > 1 ? `-and-${shown.length - 1}-more` : '';
+  return `${plain}${others}-${new Date(window.startMs).toISOString().slice(0, 19).replaceAll(':', '')}.${ending}`;
 }
