@@ -61,7 +61,7 @@ function environment(name: string): string {
 /** Opens a screen, by what stands behind the # of its URL. */
 export async function open(page: Page, hash: string): Promise<void> {
   await page.goto(`/#/${hash}`);
-  await expect(page.getByRole('navigation')).toBeVisible();
+  await expect(page.getByRole('navigation', { name: 'Screens' })).toBeVisible();
 }
 
 /** What the API answers to the same question. */
