@@ -64,6 +64,7 @@ KINDS: Final = frozenset(
 EXCHANGES: Final = frozenset((DIGESTS, SERIES_DIGESTS, RANGE_DIGESTS, FETCH, FETCH_PARTITION))  # between stores
 
 ANY: Final = ""  # as destination or cluster of a status request: a caller that does not know the names yet
+_OF_ANYBODY: Final = (STATUS, RING)  # answered to who knows neither cluster nor node yet
 
 
 class Header(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -109,6 +110,7 @@ ERR_STALE_EPOCH: Final = "stale-epoch"  # epoch older than `since` of a partitio
 ERR_NOT_MINE: Final = "not-mine"  # this node owns no such partition: reload, resend
 ERR_MOVING: Final = "moving"  # the partition is fenced, its owners are about to change: reload, ask or send again
 ERR_BEHIND: Final = "behind"  # this node may lack points of the partition: ask another owner
+ERR_OPENING: Final = "opening"  # this node opens its store, and answers nothing yet: ask another owner, or again
 ERR_BAD_BATCH: Final = "bad-batch"  # the body cannot be decoded; resending will not help
 ERR_DISK: Final = "disk"  # the disk fails, nothing can be written now: back off, resend
 ERR_DISK_FLOOR: Final = "disk-floor"  # the disk is nearly full, no points are taken: back off, resend
@@ -835,6 +837,14 @@ def mismatch(header: Header, cluster: str, me: str, incarnation: int) -> str | N
     if header.to_incarnation not in (0, incarnation):
         return "incarnation"
     return None
+
+
+def misaddressed(message: Message, cluster: str, me: str, incarnation: int) -> str | None:
+    """The same of a request: some kinds may be asked by who knows neither cluster nor node yet."""
+    header = message.header
+    if message.kind in _OF_ANYBODY and (header.cluster, header.destination) == (ANY, ANY):
+        return None
+    return mismatch(header, cluster, me, incarnation)
 
 
 def bitmap(partitions: Sequence[int] | range, count: int) -> bytes:

@@ -316,12 +316,13 @@ class Cluster:
         return bus.request(self.nodes[node].request_endpoint, kind, header, body, timeout_s, self.key)
 
     def node_status(self, node: str) -> dict[str, Any]:
-        """What a node says of itself; {} where it does not answer."""
+        """What a node says of itself; {} where it does not answer, or opens its store."""
         worker = self.nodes[node]
         if not worker.is_up or worker.is_frozen:
             return {}
         try:
-            return dict(msgpack.unpackb(self.ask(node, protocol.STATUS, {}, 1.0).body))
+            told = self.ask(node, protocol.STATUS, {}, 1.0)
+            return dict(msgpack.unpackb(told.body)) if told.kind == protocol.REPLY else {}
         except MinitrueError:
             return {}
 

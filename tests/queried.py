@@ -54,8 +54,14 @@ class Queried:
         self._environment = {"MINITRUE_CONFIG": str(home / "minitrue.toml"), "MINITRUE__LOG__LEVEL": "warning"}
         for name, value in ({"bus.heartbeat_s": 0.5, "cluster.ring_poll_s": 0.1} | dict(settings or {})).items():
             self._environment[f"MINITRUE__{name.replace('.', '__')}".upper()] = str(value)
-        self.nodes = {node.id: self._run(node.id, "workers.storage", "--node-id", node.id) for node in made}
+        self.nodes: dict[str, Any] = {}
+        for node in made:
+            self.start(node.id)
         self.query = self._run("query", "workers.query", "--port", str(self.port))
+
+    def start(self, node: str, *within: str) -> None:
+        """Start a node. within: a module that runs it, and its arguments."""
+        self.nodes[node] = self._run(node, *within, "workers.storage", "--node-id", node)
 
     def _run(self, name: str, *command: str) -> Any:
         with (self._home / f"{name}.log").open("ab") as log:

@@ -1,16 +1,19 @@
 """What nodes know of the ring, asked without the ring store: for when that is away, or has lost it. Prints nothing."""
 
 import secrets
+import time
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final, NamedTuple
 
-from common import bus, config, protocol
-from common.errors import MinitrueError, ProtocolError
+from common import bus, clock, config, protocol
+from common.errors import MinitrueError
 from common.ring import Node, Ring
 from tools import ringctl_nodes
+from tools.ring_ask import RefusedError
 
 ANSWER_WITHIN_S: Final = 2.0
+OPENING_LOOK_S: Final = 0.2  # between questions to a node that opens its store: it knows a ring in a moment
 ASKED_AT_ONCE: Final = 32
 
 
@@ -51,12 +54,18 @@ def ask_all(nodes: list[Node], key: bus.Key | None) -> tuple[dict[str, Answer], 
 
 
 def _ask(node: Node, key: bus.Key | None) -> tuple[Answer | None, str]:
-    try:
-        reply = protocol.decode_body(_request(node, protocol.RING, key), protocol.RingReply)
-        status = protocol.decode_body(_request(node, protocol.STATUS, key), dict[str, Any])
-        return Answer(Ring.loads(reply.document), status), ""
-    except MinitrueError as error:
-        return None, str(error)
+    by_s = clock.monotonic_s() + ANSWER_WITHIN_S
+    while True:
+        try:
+            reply = protocol.decode_body(_request(node, protocol.RING, key), protocol.RingReply)
+            status = protocol.decode_body(_request(node, protocol.STATUS, key), dict[str, Any])
+            return Answer(Ring.loads(reply.document), status), ""
+        except RefusedError as error:
+            if error.code != protocol.ERR_OPENING or clock.monotonic_s() > by_s:
+                return None, str(error)
+            time.sleep(OPENING_LOOK_S)
+        except MinitrueError as error:
+            return None, str(error)
 
 
 def _request(node: Node, kind: bytes, key: bus.Key | None) -> bytes:
@@ -65,5 +74,5 @@ def _request(node: Node, kind: bytes, key: bus.Key | None) -> bytes:
     message = bus.request(node.request_endpoint, kind, header, {}, ANSWER_WITHIN_S, key)
     if message.kind == protocol.ERROR:
         refusal = protocol.decode_body(message.body, protocol.ErrorReply)
-        raise ProtocolError(f"{node.request_endpoint} answers {refusal.error}: {refusal.message}")
+        raise RefusedError(refusal.error, f"{node.request_endpoint} answers {refusal.error}: {refusal.message}")
     return message.body

@@ -102,7 +102,9 @@ def init(settings: config.Settings, store: RingStore, output: Output, nodes_file
             output.result({"created": True, **_ring_facts(ring, store)})
             return 0
     if not if_missing:
-        raise RingStoreError(f"{store.url} holds a ring: {_summary(stored)}; init replaces none, see: ringctl show")
+        raise RingStoreError(
+            f"{store.url} holds a ring already: {_summary(stored)}; init replaces none, see: ringctl show"
+        )
     output.say(f"{store.url} holds a ring, nothing to do: {_summary(stored)}", "next: tools/ringctl status")
     output.result({"created": False, **_ring_facts(stored, store)})
     return 0
@@ -169,12 +171,12 @@ def status(settings: config.Settings, store: RingStore, output: Output) -> int:
     Exit code 1 if anything is amiss.
     """
     try:
-        ring, marks = store.load(), store.marks()
+        ring, marks, nodes = _asked(store, bus.load_key(settings))
     except (RingError, RingStoreError) as error:
         return _status_without_store(settings, store, output, error, str(error))
     if ring is None:
-        return _status_without_store(settings, store, output, _no_ring(store), f"no ring in {store.url}")
-    nodes = ringctl_status.ask_all(ring, marks, bus.load_key(settings))
+        error = _no_ring(store) if _has_data(settings) else _no_ring_yet(store)
+        return _status_without_store(settings, store, output, error, f"no ring in {store.url}")
     amiss = [node for node in nodes if node.fault]
     bridges, gone, said = _bridges(settings, nodes)
     advice = _advice(nodes, amiss, _waits_for(marks, gone))
@@ -182,6 +184,27 @@ def status(settings: config.Settings, store: RingStore, output: Output) -> int:
     told = {"nodes": [msgspec.structs.asdict(n) for n in nodes], "bridges": bridges, "marks": sorted(marks)}
     output.result({"ok": not (amiss or gone), **_ring_facts(ring, store), **told})
     return 1 if amiss or gone else 0
+
+
+def _asked(store: RingStore, key: bus.Key | None) -> tuple[Ring | None, frozenset[Mark], list[NodeStatus]]:
+    """Ring and marks as stored, and how the nodes are. Where a node is ahead, the ring may have changed after it was
+    read: it is read again. Raises RingError, RingStoreError.
+    """
+    before = 0
+    for _ in range(LOOKS):
+        ring, marks = store.load(), store.marks()
+        if ring is None:
+            return None, marks, []
+        nodes = ringctl_status.ask_all(ring, marks, key)
+        if ring.epoch == before or not ringctl_status.are_ahead(ring, nodes):
+            break
+        before = ring.epoch
+    return ring, marks, nodes
+
+
+def _has_data(settings: config.Settings) -> bool:
+    """Whether nodes of a cluster have their data on this machine."""
+    return any(settings.data_dir.glob(f"storage/*/{layout.NODE}"))
 
 
 def _bridges(
@@ -304,6 +327,14 @@ def _no_ring(store: RingStore) -> RingStoreError:
     return RingStoreError(f"no ring in {store.url}: make one with tools/ringctl init (one that was lost: restore)")
 
 
+def _no_ring_yet(store: RingStore) -> RingStoreError:
+    """The same where no node has been at work."""
+    return RingStoreError(
+        f"no ring in {store.url} yet: supervisord makes one when it starts, ask again in a moment; without it: "
+        "tools/ringctl init (one that was lost: restore)"
+    )
+
+
 # What is shown
 
 
@@ -360,7 +391,7 @@ def _node_table(ring: Ring) -> Table:
 def _status_table(nodes: Sequence[NodeStatus]) -> Table:
     table = new_table("node", "state", *(f">{title}" for title, _, _ in FIGURES), "amiss")
     for node in nodes:
-        state = f"[green]up[/]{_moving(node.answer)}" if node.reachable else "[red]unreachable[/]"
+        state = f"[{COLOURS[node.state]}]{node.state}[/]{_moving(node.answer)}"
         colour = "yellow" if node.reachable else "red"
         fault = f"[{colour}]{escape(node.fault)}[/]" if node.fault else ""
         table.add_row(node.id, state, *_figures(node.answer), fault)
@@ -394,7 +425,10 @@ def _advice(nodes: Sequence[NodeStatus], amiss: Sequence[NodeStatus], stuck: Seq
     if not amiss:
         return []
     if all(not node.reachable for node in nodes):
-        return ["No node answers. next: supervisord -c supervisord.conf (or: make run)"]
+        return [
+            "No node answers. next: supervisord -c supervisord.conf (or: make run); where that runs already, "
+            "tools/ringctl status once more: workers take some seconds to start"
+        ]
     if stuck:
         node, bridge = stuck[0]
         loss = f"tools/ringctl accept-loss {node} --bridge {bridge}"
@@ -403,6 +437,8 @@ def _advice(nodes: Sequence[NodeStatus], amiss: Sequence[NodeStatus], stuck: Seq
     if silent:
         programs = " ".join(supervised.program_name(node) for node in silent)
         return [escape(f"next: supervisorctl -c supervisord.conf status {programs}")]
+    if all(node.state == ringctl_status.OPENING for node in amiss):
+        return ["next: tools/ringctl status, once more: a node that was killed replays its WAL, which takes seconds"]
     return [
         "next: tools/ringctl status, once more: a node takes over a new ring within cluster.ring_poll_s, and a spool "
         "drains by itself"
@@ -413,6 +449,9 @@ _AWAY: Final = (
     "Workers go on with the ring and the marks that they know: points are taken in, questions answered. Changes of the "
     "ring, deletes and workers that start wait."
 )
+
+LOOKS: Final = 5  # at a ring that changes while nodes are asked: each takes one change, of which there are few a second
+COLOURS: Final = {ringctl_status.UP: "green", ringctl_status.OPENING: "yellow", ringctl_status.UNREACHABLE: "red"}
 
 # Columns of `status`: title, key of the node's answer, form.
 FIGURES: Final[Sequence[tuple[str, str, Callable[[Any], str]]]] = (

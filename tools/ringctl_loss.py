@@ -23,7 +23,7 @@ from common.ring import Ring
 from common.ringstore import Mark, RingStore
 from tools import ringctl_bridges
 from tools.output import Output, duration_text
-from tools.ring_ask import Asker
+from tools.ring_ask import Asker, RefusedError
 from tools.ring_outlook import LOSS, LOST
 from tools.ringctl_repair import wait
 
@@ -98,6 +98,8 @@ def _of_bridges(store: RingStore, node: str) -> str:
 
 def _status(ask: Asker, ring: Ring, node: str) -> dict[str, Any]:
     status = ask.statuses(ring, [node])[node]
+    if isinstance(status, RefusedError):
+        raise status  # it is there, and opens its store
     if isinstance(status, MinitrueError):
         raise ConfigError(f"{status}; if it is gone for good: ringctl remove {node} --lost, or ringctl replace")
     return status

@@ -21,7 +21,7 @@ from common.ringmoves import steps
 from common.ringstore import Mark, RingStore
 from tools import ring_change, ring_driver, supervised
 from tools.output import Output
-from tools.ring_ask import Asker
+from tools.ring_ask import Asker, RefusedError
 from tools.ring_change import Plan
 from tools.ring_mover import WAVE, Mover, Progress
 from tools.ring_outlook import LOST
@@ -371,7 +371,9 @@ def _save(store: RingStore, ring: Ring, after: Ring) -> int:
 
 
 def _answers(ask: Asker, ring: Ring, node: str) -> bool:
-    return not isinstance(ask.statuses(ring, [node])[node], MinitrueError)
+    """Whether a node is there: one that opens its store, and so refuses, is."""
+    answer = ask.statuses(ring, [node])[node]
+    return isinstance(answer, RefusedError) or not isinstance(answer, MinitrueError)
 
 
 def _check_lost(ask: Asker, ring: Ring, node: str) -> None:

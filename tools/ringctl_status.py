@@ -11,17 +11,23 @@ from common import bus, protocol
 from common.errors import MinitrueError, ProtocolError
 from common.ring import Node, Ring
 from common.ringstore import Mark
+from tools.ring_ask import RefusedError
 from tools.ring_outlook import mark_text
 
 ANSWER_WITHIN_S: Final = 2.0  # a node that is up answers in milliseconds, one under full load in tens of them
 ASKED_AT_ONCE: Final = 32
 
+UP: Final = "up"
+OPENING: Final = "opening"
+UNREACHABLE: Final = "unreachable"
+
 
 class NodeStatus(msgspec.Struct, frozen=True):
     """A node of the ring as it answers now.
 
-    reachable: whether it answered. fault: "" or why something has to be done about it. answer: its status, empty
-    when it did not answer; docs/bus-protocol.md says what it holds.
+    reachable: whether it answered. state: "up", "opening" (its store, and refuses meanwhile), "unreachable". fault: ""
+    or why something has to be done about it. answer: its status, empty when it did not answer or refused;
+    docs/bus-protocol.md says what it holds.
     """
 
     id: str
@@ -30,6 +36,7 @@ class NodeStatus(msgspec.Struct, frozen=True):
     reachable: bool
     fault: str
     answer: dict[str, Any]
+    state: str
 
 
 def ask_all(ring: Ring, marks: Collection[Mark], key: bus.Key | None, whose: str = "the store has") -> list[NodeStatus]:
@@ -42,12 +49,21 @@ def ask_all(ring: Ring, marks: Collection[Mark], key: bus.Key | None, whose: str
     return [msgspec.structs.replace(node, fault=node.fault or _behind(node.id, marks)) for node in found]
 
 
+def are_ahead(ring: Ring, nodes: Collection[NodeStatus]) -> bool:
+    """Whether some node has a later ring than this one."""
+    return any(node.answer.get("epoch", 0) > ring.epoch for node in nodes)
+
+
 def _ask(ring: Ring, node: Node, key: bus.Key | None, whose: str) -> NodeStatus:
     try:
         answer = _answer(ring, node, key)
+    except RefusedError as error:
+        if error.code == protocol.ERR_OPENING:
+            return NodeStatus(node.id, node.endpoint, node.zone, True, str(error), {}, OPENING)
+        return NodeStatus(node.id, node.endpoint, node.zone, False, str(error), {}, UNREACHABLE)
     except MinitrueError as error:
-        return NodeStatus(node.id, node.endpoint, node.zone, False, str(error), {})
-    return NodeStatus(node.id, node.endpoint, node.zone, True, _fault(ring, answer, whose), answer)
+        return NodeStatus(node.id, node.endpoint, node.zone, False, str(error), {}, UNREACHABLE)
+    return NodeStatus(node.id, node.endpoint, node.zone, True, _fault(ring, answer, whose), answer, UP)
 
 
 def _behind(node: str, marks: Collection[Mark]) -> str:
@@ -63,12 +79,12 @@ def _answer(ring: Ring, node: Node, key: bus.Key | None) -> dict[str, Any]:
         protocol.VERSION, protocol.ANY, protocol.ANY, "ringctl", incarnation, 1, ring.epoch, ring.hash
     )
     message = bus.request(node.request_endpoint, protocol.STATUS, header, {}, ANSWER_WITHIN_S, key)
-    if message.kind == protocol.ERROR:
-        refusal = protocol.decode_body(message.body, protocol.ErrorReply)
-        raise ProtocolError(f"{node.request_endpoint} answers {refusal.error}: {refusal.message}")
     found = (message.header.cluster, message.header.sender)
     if found != (ring.cluster, node.id):
         raise ProtocolError(f"{node.request_endpoint} is node {found[1]} of cluster {found[0]}, want {node.id} of ours")
+    if message.kind == protocol.ERROR:
+        refusal = protocol.decode_body(message.body, protocol.ErrorReply)
+        raise RefusedError(refusal.error, f"{node.request_endpoint} answers {refusal.error}: {refusal.message}")
     return protocol.decode_body(message.body, dict[str, Any])
 
 

@@ -14,7 +14,7 @@ from common import bus, config, protocol
 from common.ring import Ring
 from common.ringstore import FileStore, Mark
 from tests.support import ROOT, free_port_range
-from tools import ringctl_nodes
+from tools import ringctl_app, ringctl_nodes, ringctl_status
 
 RINGCTL = ROOT / "tools" / "ringctl"
 
@@ -199,12 +199,23 @@ def test_the_file_that_comes_with_the_project_makes_three_equal_nodes():
 # show and locate
 
 
-@pytest.mark.parametrize("command", [["show"], ["status"], ["locate", "d", "m"]])
+@pytest.mark.parametrize("command", [["show"], ["locate", "d", "m"]])
 def test_without_a_ring_the_way_to_make_one_is_named(place, command):
     done = ringctl(place, *command)
     assert (done.returncode, done.stdout) == (1, "")
     way = "make one with tools/ringctl init (one that was lost: restore)"
     assert done.stderr == f"ringctl: no ring in file:{place / 'ring.json'}: {way}\n"
+
+
+def test_status_without_a_ring_says_that_supervisord_makes_one_unless_nodes_have_data(place):
+    (place / "minitrue.toml").write_text('paths.data = "data"\ncluster.ring_store = "file:ring.json"\n')
+    said = f"ringctl: no ring in file:{place / 'ring.json'}"
+    done = ringctl(place, "status")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith(f"{said} yet: supervisord makes one when it starts, ask again in a moment; ")
+    (place / "data" / "storage" / "ing1").mkdir(parents=True)
+    (place / "data" / "storage" / "ing1" / "NODE").write_text("{}")
+    assert ringctl(place, "status").stderr.startswith(f"{said}: make one with tools/ringctl init (one that was lost: ")
 
 
 def test_show_prints_nodes_and_balance_and_as_json_the_document_itself(place, ring):
@@ -382,6 +393,42 @@ def test_status_says_what_is_amiss_with_a_node_that_answers(place, ring, changes
     assert result["nodes"][0]["fault"] == ""
     assert result["nodes"][1]["reachable"] is reachable
     assert text in result["nodes"][1]["fault"]
+
+
+def test_status_of_a_node_that_opens_its_store_says_so_and_not_that_it_is_unreachable(place, ring):
+    opening = {"kind": protocol.ERROR, "error": protocol.ERR_OPENING, "message": "the store is being opened"}
+    with answering(ring, ring.nodes[0]), answering(ring, ring.nodes[1], **opening):
+        result = answer(place, "status", code=1)
+        text = ringctl(place, "status").stdout
+    node = result["nodes"][1]
+    assert (result["ok"], node["reachable"], node["state"], node["answer"]) == (False, True, "opening", {})
+    assert node["fault"].endswith("answers opening: the store is being opened")
+    assert "unreachable" not in text
+    assert "next: tools/ringctl status, once more: a node that was killed replays its WAL" in text
+
+
+def test_status_reads_the_ring_again_where_a_node_is_ahead_of_it(place, ring, monkeypatch):
+    rings = FileStore(place / "ring.json")
+    later = dataclasses.replace(ring, epoch=2)
+    ask_all, asked = ringctl_status.ask_all, []
+
+    def changed_meanwhile(asked_ring, *arguments):
+        if not asked:
+            rings.save(later, 1)
+        asked.append(asked_ring.epoch)
+        return ask_all(asked_ring, *arguments)
+
+    monkeypatch.setattr(ringctl_status, "ask_all", changed_meanwhile)
+    new = {"epoch": 2, "ring_hash": later.hash}
+    with answering(ring, ring.nodes[0], **new), answering(ring, ring.nodes[1], **new):
+        found, _, nodes = ringctl_app._asked(rings, None)
+    assert (found.epoch, asked, [node.fault for node in nodes]) == (2, [1, 2], ["", ""])
+
+
+def test_status_says_of_a_node_that_stays_ahead_that_the_store_is_older(place, ring):
+    with answering(ring, ring.nodes[0]), answering(ring, ring.nodes[1], epoch=2):
+        result = answer(place, "status", code=1)
+    assert result["nodes"][1]["fault"] == "has the ring of epoch 2, the store has 1"
 
 
 def test_status_with_no_node_up_says_how_to_start_them(place, ring):

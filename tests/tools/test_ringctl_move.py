@@ -481,8 +481,10 @@ def test_status_names_the_program_of_a_silent_node_as_supervisorctl_does(tmp_pat
     assert supervised.program_name("ing2") == "ingestion:ing2"
     assert supervised.program_name("ing4") == "ing4"  # of conf.d, in no group
     assert supervised.program_name("ing2", tmp_path / "none.conf") == "ing2"
-    up = ringctl_status.NodeStatus("ing2", "", "z", True, "", {})
-    away = [ringctl_status.NodeStatus(node, "", "z", False, "no connection", {}) for node in ("ing1", "ing4")]
+    up = ringctl_status.NodeStatus("ing2", "", "z", True, "", {}, "up")
+    away = [
+        ringctl_status.NodeStatus(node, "", "z", False, "no connection", {}, "unreachable") for node in ("ing1", "ing4")
+    ]
     assert ringctl_app._advice([up, *away], away) == [
         "next: supervisorctl -c supervisord.conf status ingestion:ing1 ing4"
     ]

@@ -28,7 +28,7 @@ PLAYWRIGHT: Final = WEB / "node_modules" / ".bin" / "playwright"
 CHROMIUM: Final = ("chromium", "chromium-browser", "google-chrome")
 SETTINGS: Final = {"bus.heartbeat_s": 0.5, "storage.repair_interval_s": 20.0}
 HISTORY_S: Final = 7200
-HISTORY: Final = ("--devices", "6", "--metrics", "3", "--step", "10", "--count", "12960", "--rate", "0")
+HISTORY: Final = ("--devices", "6", "--metrics", "3", "--step", "5", "--count", "25920", "--rate", "0")
 SENSORS: Final = ("--devices", "6", "--metrics", "3", "--rate", "36")
 BROKEN: Final = {  # what the bridge refuses, by topic: one for each reason that is easily had
     "sensors/pump_1/flow": "<img src=x onerror=alert(1)>",

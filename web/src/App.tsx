@@ -1,7 +1,8 @@
 /** The shell: navigation, theme, connection, sign-in, and one screen at a time, each loaded when it is first shown. */
 import { Component, lazy, Suspense, useEffect, type ComponentType, type ReactNode } from 'react';
-import { ApiError, ask, connection, slowSince } from './api/client';
+import { ApiError, connection, slowSince } from './api/client';
 import { openSignIn, signedOut, signOut, token } from './api/session';
+import { askMe } from './api/me';
 import type { Me } from './api/types';
 import { usePolled, type Asked } from './hooks';
 import { LOADERS, type Loader } from './screens';
@@ -126,7 +127,7 @@ function Person({ me }: { me: Asked<Me> }) {
 
 export function App() {
   const [screen] = useScreen();
-  const me = usePolled((signal) => ask<Me>('/api/v1/me', { signal, timeoutMs: 10_000 }), 5_000, []);
+  const me = usePolled((signal) => askMe({ signal, timeoutMs: 10_000 }), 5_000, []);
   const View = VIEWS[screen];
   const session = useStore(signedOut);
   useEffect(() => {

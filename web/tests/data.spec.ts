@@ -30,7 +30,8 @@ test('devices are listed as they are stored, and found by search', async ({ page
   await expect(row.getByRole('cell').nth(2)).toHaveText('12');
   await page.getByLabel('Device', { exact: true }).fill('there is none');
   await page.getByRole('button', { name: 'Show all devices' }).click();
-  await expect(page.getByRole('row').filter({ hasText: 'sensor_1' }).first()).toBeVisible();
+  await expect(page.getByLabel('Device', { exact: true })).toHaveValue('');
+  await expect.poll(() => page.getByRole('table', { name: 'Devices' }).locator('tbody tr').count()).toBeGreaterThan(1);
 });
 
 test('thousands of devices come page by page', async ({ page, request }) => {

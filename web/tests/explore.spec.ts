@@ -22,7 +22,9 @@ test('the values are those of the API, and days are those of the zone', async ({
   expect((await titles.evaluateAll((all) => all.map((one) => one.getAttribute('title')))).map(Number)).toEqual([result.last, result.min, result.max]);
   await expect(page.locator('.chart-box canvas').first()).toBeVisible();
   const ofDays = page.waitForRequest((sent) => sent.url().endsWith('/query') && (sent.postData() ?? '').includes('"interval":"7d"'));
+  await expect(page.getByRole('columnheader', { name: 'Last', exact: true })).toBeVisible();
   await open(page, `explore?line=sensor_1~temperature&range=${endMs - 3650 * 86_400_000}..${endMs}`);
+  await expect(page.getByRole('columnheader', { name: 'Last average' })).toBeVisible();
   expect((await ofDays).postDataJSON()).toMatchObject({ timezone: 'Europe/Berlin' });
   await expect.poll(async () => numberIn(await row.getByRole('cell').nth(-3).textContent())).toBeGreaterThanOrEqual(result.count);
 });
@@ -44,8 +46,25 @@ test('drag zooms into a finer grain, double-click comes back, and the URL follow
   await page.mouse.up();
   await expect(page).toHaveURL(/range=\d+(\.\d+)?\.\.\d+/);
   await expect.poll(() => asked.length).toBeGreaterThan(before);
+  const exact = page.getByRole('button', { name: 'Exact …' });
+  await expect(exact).toHaveAttribute('aria-pressed', 'true');
+  expect((await plot.boundingBox())!.y, 'the chart stays below the hand').toBe(box.y);
+  await exact.click();
+  await expect(page.locator('.range-exact')).toBeVisible();
+  await exact.click();
+  await expect(page.locator('.range-exact')).toBeHidden();
   await plot.dblclick();
   await expect(page).toHaveURL(/range=all/);
+});
+
+test("the last minutes are those of the server's clock, whatever the browser's says", async ({ page }) => {
+  await page.clock.setSystemTime(Date.now() + 7_200_000);
+  const asked = page.waitForRequest((sent) => sent.url().endsWith('/query'));
+  await open(page, `${LINES}&range=900s`);
+  const { end_time: end } = (await asked).postDataJSON() as { end_time: string };
+  expect(Math.abs(Date.parse(end) - Date.now())).toBeLessThan(600_000);
+  const row = page.getByRole('row').filter({ hasText: 'sensor_1 temperature' });
+  await expect.poll(async () => numberIn(await row.getByRole('cell').nth(-3).textContent())).toBeGreaterThan(0);
 });
 
 test('axe finds nothing, and it fits a phone', async ({ page }) => {

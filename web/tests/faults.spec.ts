@@ -82,6 +82,7 @@ function mostOften(asked: Asked[]): number {
 
 async function isWell({ name, page, keeps }: Opened, says: RegExp): Promise<void> {
   await keeps();
+  if (name === 'explore') await expect(page.locator('.explore-facts')).toContainText('complete', { timeout: 45_000 });
   const words = name === 'live' ? page.locator('.live-state, .away').getByText(says) : page.getByText(says); // its journal stays
   await expect(words, `${name} is well again`).toHaveCount(0, { timeout: 30_000 });
   await expect(page.getByText('stale', { exact: true }), `${name} is fresh again`).toHaveCount(0, { timeout: 30_000 });
@@ -103,6 +104,7 @@ test('five screens beside a server that goes wrong: each says how, keeps what it
         const words = screen.name === 'live' && live !== undefined ? screen.page.locator('.live-state').getByText(live) : screen.page.getByText(says);
         await expect(words.first(), `${screen.name}: ${name}`).toBeVisible({ timeout: 20_000 });
         await screen.keeps();
+        if (screen.name === 'explore') await expect(screen.page.locator('.explore-facts').getByText('complete'), name).toHaveCount(0);
       }));
       if (name === 'busy') {
         await expect.poll(() => mostOften(proxy.asked), 'it is asked again').toBeGreaterThan(1);

@@ -40,6 +40,26 @@ test('a device and a metric are found by keys alone, whatever the capitals; the 
   await expect(page.getByText('complete', { exact: true })).toBeVisible();
 });
 
+test('what was typed is asked for though no key chose it; one Enter chooses, the next one asks', async ({ page, request }) => {
+  await open(page, 'query?op=first&range=all');
+  const [device, metric] = [page.getByRole('combobox', { name: 'Device' }), page.getByRole('combobox', { name: 'Metric' })];
+  const { result } = await told(request, '/query', { device_id: 'sensor_3', metric_name: 'temperature', operation: 'first' });
+  await device.fill('sensor_3');
+  await expect(page.getByRole('option', { name: /^sensor_3\b/ })).toBeVisible();
+  await metric.fill('temp');
+  await expect(page.locator('.picker-option')).toHaveCount(1);
+  await page.getByRole('button', { name: 'Run query' }).click();
+  await expect(page.getByTestId('result')).toHaveAttribute('title', String(result));
+  await page.getByRole('button', { name: 'Remove sensor_3' }).click();
+  await device.fill('sensor_2');
+  await expect(page.getByRole('option', { name: /^sensor_2\b/ })).toBeVisible();
+  await page.keyboard.press('ArrowDown');
+  await page.keyboard.press('Enter');
+  await page.keyboard.press('Enter');
+  const other = await told(request, '/query', { device_id: 'sensor_2', metric_name: 'temperature', operation: 'first' });
+  await expect(page.getByTestId('result')).toHaveAttribute('title', String(other.result));
+});
+
 test('a figure to read with the exact one beside it; the curl line answers the same, whatever the id', async ({ page, request }) => {
   const { hash, start, end } = past();
   await open(page, `query?device=sensor_1&metric=temperature&op=avg&${hash}`);
@@ -112,6 +132,9 @@ test('what the server does not know stands next to its field, and nothing else i
   await page.getByRole('button', { name: 'Remove no such device' }).click();
   await page.getByRole('button', { name: 'Run query' }).click();
   await expect(page.getByTestId('result')).toBeVisible();
+  await open(page, 'query?metric=temperature&op=percentile&p=150&range=all');
+  await expect(page.getByLabel('Percentile')).toHaveAccessibleDescription(/from 0 to 100/);
+  await expect(page.getByLabel('Operation')).not.toHaveAccessibleDescription(/./);
   complaints.splice(0); // the browser itself writes down each answer that is an error
 });
 

@@ -19,6 +19,7 @@ async function shot(page: Page, name: string, theme: 'light' | 'dark' = 'light',
 test('query', async ({ page }) => {
   await open(page, `query?${SERIES}&op=avg&interval=15m&range=7200s`);
   await expect(page.getByRole('table').getByRole('row').nth(2)).toBeVisible();
+  await expect(page.locator('canvas')).toBeVisible();
   await shot(page, 'query', 'light', true);
 });
 
@@ -32,7 +33,7 @@ test('explore', async ({ page }) => {
 });
 
 test('live', async ({ page }) => {
-  await open(page, 'live');
+  await open(page, 'live?find=sensor');
   await filled(page);
   await expect(page.locator('.live-rate strong')).toHaveText(/[1-9].*\/s/);
   await shot(page, 'live', 'dark');

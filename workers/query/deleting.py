@@ -122,7 +122,8 @@ def _look(context: Context, epoch: int) -> Adoption:
     for node, status in sorted(survey.replies.items()):
         _sort(found, node, status.get("epoch", 0), epoch, _held_up(status))
     for node, trouble in sorted(survey.trouble.items()):
-        stands = trouble.until_s == NEVER_S  # its connection, so it may still go by the old ring: busy, or starting
+        # Whether its connection stands, so that it may still go by the old ring: busy, or starting.
+        stands = trouble.until_s == NEVER_S or trouble.code == protocol.ERR_OPENING
         (found.waiting if stands else found.unreachable).append(Worker(node, trouble.reason))
     if survey.replies and all(status.get("uptime_s", heard_s) < heard_s for status in survey.replies.values()):
         node = min(survey.replies)

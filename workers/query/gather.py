@@ -5,7 +5,7 @@ the HTTP thread that made it, then to the scatter thread until `done` is release
 
 Rounds: each partition is asked of its first owner; what is then missing of the next owner, and so on. When no
 owner is left the question waits a moment and begins again, as long as each failure is one that may pass (a node
-that reconnects, a ring that is about to change). Each partition is taken from exactly one reply.
+that reconnects, or opens its store, a ring that is about to change). Each partition is taken from exactly one reply.
 """
 
 import threading
@@ -23,6 +23,7 @@ from workers.query.plan import Partitions, Plan, from_bitmap
 BEHIND_S: Final = 1.0  # a node that says that it is behind may only have found out what it lacks: asked again so long
 # What passes with the next ring, a fence or a delete: asked again as long as there is time.
 PASSING: Final = (protocol.ERR_NOT_MINE, protocol.ERR_STALE_EPOCH, protocol.ERR_MOVING, protocol.ERR_DELETES)
+OPENING_REST_S: Final = 0.1  # between asking a node that opens its store: that takes seconds, and asking costs it time
 NEVER_S: Final = float("-inf")  # as "until": a failure that waiting does not cure
 
 
@@ -39,10 +40,11 @@ class Ask:
 
 
 class Trouble(NamedTuple):
-    """Why a node did not answer, and until when (monotonic) asking it again may help."""
+    """Why a node did not answer, and until when (monotonic) asking it again may help. code: of its error, if any."""
 
     reason: str
     until_s: float
+    code: str = ""
 
 
 class Question(ABC):
@@ -50,7 +52,7 @@ class Question(ABC):
 
     plan: by which it was asked last, None when there was no ring. trouble: by node, of the last attempt.
     error: the reply of a node to which the question itself is at fault, whoever is asked. timed_out: whether a node
-    did not answer in time.
+    did not answer in time. rests_until_s: monotonic, when it may begin again.
     """
 
     kind: bytes
@@ -64,6 +66,7 @@ class Question(ABC):
         self.trouble: dict[str, Trouble] = {}
         self.error: ErrorReply | None = None
         self.timed_out = False
+        self.rests_until_s = NEVER_S
         self._said: dict[str, str] = {}  # why nodes did not answer in the round before
         self.done = threading.Lock()
         self.done.acquire()
@@ -98,9 +101,9 @@ class Question(ABC):
         owners = self.plan.ring.width if self.plan is not None else 1
         return (self.deadline_s - now_s) / max(1, owners - len(self.trouble))
 
-    def refuse(self, node: str, reason: str, until_s: float) -> None:
+    def refuse(self, node: str, reason: str, until_s: float, code: str = "") -> None:
         """Note that a node did not answer."""
-        self.trouble[node] = Trouble(reason, until_s)
+        self.trouble[node] = Trouble(reason, until_s, code)
 
     def expire(self, node: str, wait_s: float) -> None:
         """Note that a node did not answer in time. A last round may be short: what it said before is told as well."""
@@ -113,7 +116,9 @@ class Question(ABC):
         until_s = self.deadline_s if error.error in PASSING else NEVER_S
         if error.error == protocol.ERR_BEHIND:
             until_s = ask.expires_s - ask.wait_s + BEHIND_S
-        self.refuse(ask.node, f"{error.error}: {error.message}", until_s)
+        if error.error == protocol.ERR_OPENING:
+            until_s = self.deadline_s - OPENING_REST_S  # so that it rests once more, and has time left to ask
+        self.refuse(ask.node, f"{error.error}: {error.message}", until_s, error.error)
         if error.error in (protocol.ERR_BAD_REQUEST, protocol.ERR_LIMIT):
             self.error = error
 
@@ -121,6 +126,11 @@ class Question(ABC):
         """Whether to wait a moment and begin again with all owners."""
         limit_s = min((trouble.until_s for trouble in self.trouble.values()), default=NEVER_S)
         return now_s < min(limit_s, self.deadline_s)
+
+    def rest(self, now_s: float) -> None:
+        """Wait a moment before all owners are asked again: longer where one of them opens its store."""
+        is_opening = any(trouble.code == protocol.ERR_OPENING for trouble in self.trouble.values())
+        self.rests_until_s = now_s + OPENING_REST_S if is_opening else now_s
 
     def begin_again(self) -> None:
         """Ask all owners once more. What went wrong is told anew by whoever fails again."""

@@ -6,6 +6,7 @@ from typing import Any
 from common import metrics, protocol
 from common.protocol import MetricFamily
 from workers.query.frame import Context, Request, Response, answer
+from workers.query.gather import Trouble
 
 
 def healthz(context: Context, asked: Request) -> Response:
@@ -17,7 +18,7 @@ def readyz(context: Context, asked: Request) -> Response:
     """Whether queries can be answered now, and who says so."""
     survey = context.survey(protocol.STATUS, dict[str, Any])
     nodes = {node: {"ready": True, **status} for node, status in survey.replies.items()}
-    nodes |= {node: {"ready": False, "reason": trouble.reason} for node, trouble in survey.trouble.items()}
+    nodes |= {node: unready(trouble) for node, trouble in survey.trouble.items()}
     told: dict[str, Any] = {
         "ready": survey.complete(),
         "epoch": survey.epoch,
@@ -34,6 +35,12 @@ def readyz(context: Context, asked: Request) -> Response:
 def bridges(statuses: Mapping[str, Mapping[str, Any]], late_s: float) -> dict[str, Any]:
     """What each bridge told of itself last, and whether it still lives. late_s: one not heard for longer does not."""
     return {bridge: _judged(told, late_s) for bridge, told in sorted(freshest_bridges(statuses).items())}
+
+
+def unready(trouble: Trouble) -> dict[str, Any]:
+    """What is told of a node that did not say how it is. state: of one that is there, and on its way."""
+    state = {"state": "opening"} if trouble.code == protocol.ERR_OPENING else {}
+    return {"ready": False, "reason": trouble.reason, **state}
 
 
 def is_late(age_s: float, late_s: float) -> bool:

@@ -6,7 +6,7 @@ from typing import Any, Final
 from common import clock, protocol
 from common.ring import Ring
 from workers.query.frame import Context, Request, Response, answer
-from workers.query.handlers_health import bridges, without_bridges
+from workers.query.handlers_health import bridges, unready, without_bridges
 from workers.query.refusal import Refusal, check_known, flag
 
 _LIMITS: Final = (
@@ -20,7 +20,7 @@ def status(context: Context, asked: Request) -> Response:
     check_known(asked.parameters(), (), "parameter")
     survey = context.survey(protocol.STATUS, dict[str, Any])
     nodes = {node: {"ready": True, **without_bridges(told)} for node, told in survey.replies.items()}
-    nodes |= {node: {"ready": False, "reason": trouble.reason} for node, trouble in survey.trouble.items()}
+    nodes |= {node: unready(trouble) for node, trouble in survey.trouble.items()}
     plan = context.scatter.plan
     found: dict[str, Any] = {
         "ready": survey.complete(),

@@ -245,8 +245,9 @@ class Scatter:
         self._advance(question, now_s)
 
     def _resume(self, now_s: float) -> None:
-        resting, self._resting = self._resting, []
-        for question in resting:
+        due = [question for question in self._resting if now_s >= question.rests_until_s]
+        self._resting = [question for question in self._resting if now_s < question.rests_until_s]
+        for question in due:
             question.begin_again()
             self._advance(question, now_s)
 
@@ -271,6 +272,7 @@ class Scatter:
     def _pause(self, question: Question, now_s: float) -> None:
         """Nobody is left to ask: begin again in a moment, or end."""
         if not question.complete() and question.error is None and question.may_pass(now_s):
+            question.rest(now_s)
             self._resting.append(question)
         else:
             question.done.release()
@@ -385,11 +387,17 @@ class Scatter:
         try:
             for ask, outcome in zip(asks, _outcomes(asks, message), strict=True):
                 self._take_one(link, ask, outcome)
-                self._hurried = self._hurried or (link.node in ask.question.trouble and ask.question.may_pass(now_s))
+                self._hurried = self._hurried or self._may_be_newer(link.node, ask.question, now_s)
         except ProtocolError as error:
             self._refuse_garbled(link, asks, error)
         for ask in asks:
             self._advance(ask.question, now_s)
+
+    @staticmethod
+    def _may_be_newer(node: str, question: Question, now_s: float) -> bool:
+        """Whether a newer ring may cure what a node said. That it opens its store has nothing to do with the ring."""
+        trouble = question.trouble.get(node)
+        return trouble is not None and trouble.code != protocol.ERR_OPENING and question.may_pass(now_s)
 
     def _take_one(self, link: Link, ask: Ask, outcome: Outcome) -> None:
         try:

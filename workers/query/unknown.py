@@ -94,7 +94,9 @@ def _check_patterns(context: Context, match: Match, timeout_s: float) -> None:
         text = f"no device that matches {_told(match.device_id)} has a metric_name that matches "
         raise Refusal(404, "unknown_series", text + _told(match.metric_name), "metric_name")
     if not _matches(context, match, timeout_s):
-        text = "no series of these devices and metrics has such tags; more_tags: true allows others beside those named"
+        text = "no series of these devices and metrics has such tags"
+        if not match.more_tags:
+            text += " and no others; more_tags: true allows others beside those named"
         raise Refusal(404, "unknown_series", text, "tags")
 
 

@@ -10,9 +10,9 @@ import itertools
 import secrets
 import threading
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -139,10 +139,11 @@ def _listed(partitions: Partitions) -> str:
 class Node:
     """One storage process. cluster, node_id, incarnation: constant; view: replaced under `_lock`.
 
-    told_epoch: the highest that a request has come with, of a ring that may be newer than ours; waiting: requests that
-    wait for a newer ring; server thread. not_adopted: a newer ring that cannot be taken over yet, epoch and reason;
-    confirmed_s: monotonic, when the ring store was last known to hold the ring in force; trouble: why that is not known
-    just now, "" for nothing; writer thread. looked: called by the writer after it has looked for a newer ring.
+    sequence: numbers the messages of this incarnation. told_epoch: the highest that a request has come with, of a ring
+    that may be newer than ours; waiting: requests that wait for a newer ring; server thread. not_adopted: a newer ring
+    that cannot be taken over yet, epoch and reason; confirmed_s: monotonic, when the ring store was last known to hold
+    the ring in force; trouble: why that is not known just now, "" for nothing; writer thread. looked: called by the
+    writer after it has looked for a newer ring.
     """
 
     cluster: str
@@ -152,6 +153,7 @@ class Node:
     started_s: float = field(default_factory=clock.monotonic_s)
     bridges: dict[str, BridgeSeen] = field(default_factory=dict)
     ignored: Counter[str] = field(default_factory=Counter)
+    sequence: Iterator[int] = field(default_factory=lambda: itertools.count(1))
     told_epoch: int = 0
     waiting: int = 0
     not_adopted: tuple[int, str] | None = None
@@ -159,7 +161,6 @@ class Node:
     trouble: str = ""
     looked: Callable[[], None] = lambda: None
     _lock: threading.Lock = field(default_factory=threading.Lock)
-    _sequence: Any = field(default_factory=lambda: itertools.count(1))
 
     def header(self, to: Header) -> Header:
         """The header of an answer to a message."""
@@ -170,7 +171,7 @@ class Node:
             destination=to.sender,
             sender=self.node_id,
             incarnation=self.incarnation,
-            sequence=next(self._sequence),
+            sequence=next(self.sequence),
             epoch=ring.epoch,
             ring_hash=ring.hash,
             re=to.sequence,

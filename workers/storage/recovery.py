@@ -89,6 +89,7 @@ class Recovery:
     def __init__(self, place: Layout, covered: Callable[[int], bool]) -> None:
         self._layout = place
         self._covered = covered
+        self.files = 0  # to be replayed; known from the first one on
         self.newest = (0, 0)  # the newest file and how far it is good: what the writer's first file names
         self.cut_bytes = 0  # of a torn tail
 
@@ -99,6 +100,7 @@ class Recovery:
         files.remove_files([self._layout.wal_path(number) for number in covered], self._layout.disk)
         found = [self._examine(number) for number in numbers if not self._covered(number)]
         present = [file for file in found if file is not None]
+        self.files = len(present)
         self._link(present)
         for at, file in enumerate(present):
             yield self._read(file, newest=at + 1 == len(present))

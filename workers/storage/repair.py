@@ -45,7 +45,7 @@ from workers.storage.behind import Behind
 from workers.storage.converge import Ask, Converge, Fetch, Fetched, Flush, Pause, Taken, Tally
 from workers.storage.jobs import Job, Jobs, Leg
 from workers.storage.node import Node, partitions_of
-from workers.storage.peers import Peers
+from workers.storage.peers import TIMEOUT_S, Peers
 from workers.storage.runs import Run
 from workers.storage.serving import HopelessError, Serving, TryAgainError
 from workers.storage.work import Handler, RefusedError, at_once
@@ -53,6 +53,7 @@ from workers.storage.work import Handler, RefusedError, at_once
 TICK_S: Final = 0.1  # between looks at connections, deadlines and what is due
 CONNECT_S: Final = 3.0  # for a connection to come up; a node that restarts is back by then
 RESEND_S: Final = 0.05  # between tries to send, meanwhile
+OPENING_S: Final = 0.5  # between questions to a peer that opens its store
 RETRY_S: Final = 0.2  # before the second attempt, doubled up to
 RETRY_MAX_S: Final = 10.0
 FETCH_BYTES: Final = 8 << 20  # of one reply: what a few of them take in memory is little, and a segment is not tiny
@@ -394,6 +395,10 @@ class Repair:
         assert isinstance(step, Ask | Fetch) and run.steps is not None
         if message.kind == protocol.ERROR:
             error = protocol.decode_body(message.body, ErrorReply)
+            if error.error == protocol.ERR_OPENING and self._waits_for_opening(run):
+                run.due_s = clock.monotonic_s() + OPENING_S
+                run.job.error = f"{message.header.sender}: {error.error}: {error.message}"
+                return
             raise TryAgainError(f"{message.header.sender}: {error.error}: {error.message}")
         if message.kind != protocol.REPLY:
             raise ProtocolError(f"{message.header.sender} answered {step.kind.decode()} with {message.kind.decode()}")
@@ -405,6 +410,13 @@ class Repair:
             self._advance(run, (reply, ours))
         else:
             self._advance(run, self._fetched(run, reply, len(message.body)))
+
+    @staticmethod
+    def _waits_for_opening(run: Run) -> bool:
+        """Whether to ask again, and not count that as an attempt: for as long as an answer is waited for. Jobs whose
+        attempts are not counted begin anew, and may find another peer.
+        """
+        return run.job.kind in ATTEMPTS and clock.monotonic_s() < run.connect_by_s - CONNECT_S + TIMEOUT_S
 
     def _fetched(self, run: Run, reply: FetchReply, size: int) -> Fetched:
         """Keep what was fetched until it is worth to be taken in, and see what the rate allows next."""

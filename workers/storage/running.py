@@ -22,6 +22,7 @@ from workers.storage.keeper import Keeper
 from workers.storage.layout import Layout
 from workers.storage.node import Node, Ownership
 from workers.storage.orders import Orders
+from workers.storage.porter import Porter
 from workers.storage.repair import Repair
 from workers.storage.serve import Server
 from workers.storage.store import OpeningStopped, Store
@@ -36,8 +37,12 @@ def run(
     directory: Path,
     view: RingView,
     sockets: tuple[bus.Bus, bus.Socket, bus.Router, bus.Publisher],
+    porter: Porter,
 ) -> None:
-    """Serve on bound sockets (their bus, PULL, ROUTER, XPUB) from a data directory until `stop`."""
+    """Serve on bound sockets (their bus, PULL, ROUTER, XPUB) from a data directory until `stop`.
+
+    porter: has the ROUTER until everything is ready.
+    """
     node_bus, pull, router, publisher = sockets
     ring, behind_of = view.ring, []
 
@@ -47,8 +52,9 @@ def run(
 
     try:
         store = Store.open(
-            directory, ring.cluster, node_id, ring.partitions, settings.storage, stop=stop.is_set, begin=begin
-        )
+            directory, ring.cluster, node_id, ring.partitions, settings.storage, stop=stop.is_set, begin=begin,
+            tell=porter.tell,
+        )  # fmt: skip
     except OpeningStopped as stopped:
         logger.info("stopped", reason=str(stopped))
         return
@@ -56,7 +62,10 @@ def run(
         view.hurry()  # the opening may have taken minutes, in which deletes were committed
         view.poll()
         ring, (behind,) = view.ring, behind_of
-        node = Node(ring.cluster, node_id, Ownership.of(ring, node_id))
+        node = Node(
+            ring.cluster, node_id, Ownership.of(ring, node_id), porter.incarnation, ignored=porter.ignored,
+            sequence=porter.sequence,
+        )  # fmt: skip
         feed = Feed(publisher, node, store)
         limits = settings.storage
         ingest = Ingest(node_bus, pull, node, store, view, feed, limits.group_bytes, Orders(), limits.fence_s)
@@ -73,6 +82,7 @@ def run(
         )  # fmt: skip
         _export(node, ingest, server, store)
         repair.export_metrics()
+        porter.leave()
         logger.info("ready", directory=str(directory), epoch=ring.epoch)
         _run_threads(stop, {"writer": ingest.run, "server": server.run, "keeper": keeper.run, "repair": repair.run})
     finally:

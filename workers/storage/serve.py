@@ -1,9 +1,9 @@
 """The read side of a storage node: requests in, replies out.
 
-Owns the ROUTER and the pool of readers; runs in the server thread. Short requests are answered there at once;
-one that has to decode much goes to the pool, so that it cannot keep the short ones waiting; a fence is put by the
-writer. Never changes the store. A request that is not for this process is counted and not answered: its caller has a
-deadline.
+Owns the ROUTER (which the porter had while the store was opened) and the pool of readers; runs in the server thread.
+Short requests are answered there at once; one that has to decode much goes to the pool, so that it cannot keep the
+short ones waiting; a fence is put by the writer. Never changes the store. A request that is not for this process is
+counted and not answered: its caller has a deadline.
 
 A request of a newer ring than the node's waits for the writer to take that over, for the answer could lack its deletes,
 or be for partitions that have moved. Where the writer finds no such ring the answer is the error stale-epoch.
@@ -36,7 +36,6 @@ ADOPT_WAIT_S = 1.0  # for a newer ring: a ring store on other machines takes som
 BRIDGE_SHOWN_S = 3600.0  # a bridge that has been silent for so long has gone, and nobody misses it
 
 # Answered whatever the ring, and whatever is missing: by people's tools, and about the node itself.
-_OF_ANYBODY: Final = (protocol.STATUS, protocol.RING)  # answered to who knows neither cluster nor node yet
 _OF_THE_NODE: Final = frozenset(
     (
         protocol.STATUS, protocol.RING, protocol.METRICS, protocol.DEAD_LETTERS, protocol.JOBS, protocol.CANCEL_JOB,
@@ -209,10 +208,7 @@ class Server:
         return self.behind.hits if self.behind is not None else 0
 
     def _mismatch(self, message: Message) -> str | None:
-        header = message.header
-        if message.kind in _OF_ANYBODY and (header.cluster, header.destination) == (protocol.ANY, protocol.ANY):
-            return None
-        return protocol.mismatch(header, self.node.cluster, self.node.node_id, self.node.incarnation)
+        return protocol.misaddressed(message, self.node.cluster, self.node.node_id, self.node.incarnation)
 
     def _handlers(self) -> dict[bytes, Handler]:
         return {

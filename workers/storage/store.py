@@ -86,11 +86,13 @@ class Store(Reading):
         disk: files.Disk = files.DISK,
         stop: Callable[[], bool] = lambda: False,
         begin: Callable[[Layout], None] = lambda place: None,
+        tell: Callable[[str], None] = lambda progress: None,
     ) -> Self:
         """Open a node's data directory, making it where there is none, and replay its WAL.
 
         Damaged files are set aside, and listed in `status`. stop: whether to give up, asked before each WAL file.
         begin: called when the directory is held, before anything in it is read; what it raises passes on.
+        tell: called with how far the replay is, in words.
         Raises StorageError when the directory belongs to another cluster or node, is in use, of a newer format, or
         cannot be used; OpeningStopped when it was told to give up.
         """
@@ -98,7 +100,7 @@ class Store(Reading):
         store = cls(place, partitions, settings)
         try:
             begin(place)
-            store._load(stop)
+            store._load(stop, tell)
         except OSError as error:
             place.lock.release()
             raise layout.unusable(directory, error) from error
@@ -333,7 +335,7 @@ class Store(Reading):
 
     # Opening.
 
-    def _load(self, stop: Callable[[], bool]) -> None:
+    def _load(self, stop: Callable[[], bool], tell: Callable[[str], None]) -> None:
         self._layout.sweep()
         settings, cache = self._settings, self._cache
         segments = opening.open_segments(self._layout, cache, self._catalog, settings.codec, stop)
@@ -358,7 +360,7 @@ class Store(Reading):
         recovery = Recovery(self._layout, opening.covering(self._layout, segments))
         self._sealer = Sealer(self._sealing.seal)
         try:
-            self._replay_all(recovery, stop)
+            self._replay_all(recovery, stop, tell)
         except BaseException:
             self._sealer.stop()
             raise
@@ -370,8 +372,9 @@ class Store(Reading):
             replayed_rows=self._replayed_rows, deletes=len(in_force), damaged=len(self._layout.damaged()),
         )  # fmt: skip
 
-    def _replay_all(self, recovery: Recovery, stop: Callable[[], bool]) -> None:
-        for replayed in recovery.replay():
+    def _replay_all(self, recovery: Recovery, stop: Callable[[], bool], tell: Callable[[str], None]) -> None:
+        for at, replayed in enumerate(recovery.replay()):
+            tell(f"{at} of {recovery.files} WAL files replayed")
             if stop():
                 raise OpeningStopped(f"asked to stop before WAL file {replayed.number} was replayed")
             self._replay(replayed)

@@ -1,5 +1,7 @@
 """A storage node's process: its command line, its place in the ring, its ports; then running.py takes over.
 
+From the moment the ports are bound somebody answers there: porter.py, until the store is open.
+
 Everything that can be wrong with ring, settings and ports is found before the kernels are loaded.
 """
 
@@ -12,6 +14,7 @@ from common.errors import RingError
 from common.ring import Node as RingNode
 from common.ring import Ring
 from common.ringstore import open_followed, wait_for_ring
+from workers.storage.porter import Porter
 
 logger = log.get("storage")
 
@@ -48,10 +51,11 @@ def _serve(settings: config.Settings, stop: process.Stop, node_id: str, data_dir
     router = node_bus.router(place.request_endpoint)
     publisher = node_bus.publisher(place.live_endpoint)
     logger.info("listening", endpoint=place.endpoint)
-    # Imported here: the kernels take a second to load, and a node that cannot start should say so before.
-    from workers.storage import running
+    with Porter(router, view.ring.cluster, node_id) as porter:
+        # Imported here: the kernels take a second to load, and a node that cannot start should say so before.
+        from workers.storage import running
 
-    running.run(settings, stop, node_id, directory, view, (node_bus, pull, router, publisher))
+        running.run(settings, stop, node_id, directory, view, (node_bus, pull, router, publisher), porter)
 
 
 def _place(ring: Ring, node_id: str, port: int | None) -> RingNode:

@@ -201,7 +201,13 @@ def test_a_store_ahead_of_the_ring_in_force_is_built_on(store: FileStore) -> Non
     assert deleting.commit(store, Selector("ours"), 0, 9, FIRST).number == 3
 
 
-def test_a_node_that_is_connected_and_says_nothing_is_waited_for(store: FileStore) -> None:
+def opening(node: FakeNode, route: list[bytes], message: protocol.Message) -> bool:
+    error = protocol.ErrorReply(protocol.ERR_OPENING, "says the node")
+    node.send(route, protocol.pack(protocol.ERROR, node.header(message), error))
+    return True
+
+
+def test_a_node_that_is_connected_and_says_nothing_or_opens_its_store_is_waited_for(store: FileStore) -> None:
     ring = make_ring([free_port_range(3) for _ in range(3)])
     store.path.unlink()
     store.save(ring, 0)
@@ -210,11 +216,13 @@ def test_a_node_that_is_connected_and_says_nothing_is_waited_for(store: FileStor
     of.start()
     context = Context(of, config.Settings(query=config.Query(timeout_s=0.3)))
     wait_until(lambda: context.survey(protocol.STATUS, dict[str, Any]).complete(), what="all nodes answer")
+    nodes[0].reaction = opening
     nodes[1].reaction = lambda *_: True
     nodes[2].stop()
     wait_until(lambda: not of._links["ing3"].socket.connected(), what="it is gone")
     found = deleting._look(context, 1)
     told = [{each.worker: each.reason for each in those} for those in (found.waiting, found.unreachable)]
+    assert told[0]["ing1"] == "opening: says the node"
     assert told[0]["ing2"] == "no answer within 0.3 s"
     assert list(told[1]) == ["ing3"]
     of.close()

@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from common import protocol
+from common import clock, protocol
 from common.protocol import AggregateReply, AggregateRequest, ErrorReply, Message
 from common.ring import Ring
 from common.ringstore import FileStore, Mark
@@ -531,7 +531,10 @@ def test_not_mine_is_answered_by_asking_again_once_the_ring_has_changed(cluster:
 
 @pytest.mark.parametrize(
     "code",
-    [protocol.ERR_NOT_MINE, protocol.ERR_STALE_EPOCH, protocol.ERR_MOVING, protocol.ERR_DELETES, protocol.ERR_BEHIND],
+    [
+        protocol.ERR_NOT_MINE, protocol.ERR_STALE_EPOCH, protocol.ERR_MOVING, protocol.ERR_DELETES,
+        protocol.ERR_BEHIND, protocol.ERR_OPENING,
+    ],
 )
 def test_a_refusal_for_another_ring_is_retried(cluster: Cluster, code: str) -> None:
     def refuse(node: FakeNode, route: list[bytes], message: Message) -> None:
@@ -598,6 +601,26 @@ def test_a_node_that_says_that_it_is_behind_is_avoided_for_another_owner(doubled
     asked = gather(doubled.scatter)
     assert is_whole(asked)
     assert sorted(asked.nodes) == ["ing2", "ing3"]
+
+
+def test_for_a_node_that_opens_its_store_another_owner_is_asked_at_once(doubled: Cluster) -> None:
+    doubled.nodes["ing1"].reaction = refusing(protocol.ERR_OPENING)
+    begun_s = clock.monotonic_s()
+    asked = gather(doubled.scatter, timeout_s=30.0)
+    assert is_whole(asked)
+    assert sorted(asked.nodes) == ["ing2", "ing3"]
+    assert len(doubled.nodes["ing1"].requests) == 1
+    assert clock.monotonic_s() - begun_s < 1.0
+
+
+def test_the_only_owner_that_opens_its_store_is_asked_again_at_a_slow_rate_and_named_in_the_end(
+    cluster: Cluster,
+) -> None:
+    cluster.nodes["ing1"].reaction = refusing(protocol.ERR_OPENING)
+    asked = gather(cluster.scatter, timeout_s=1.0)
+    assert not asked.complete()
+    assert asked.trouble["ing1"].reason == "opening: says the node"
+    assert 1 < len(cluster.nodes["ing1"].requests) <= 10
 
 
 def test_the_only_owner_that_says_that_it_is_behind_is_named(cluster: Cluster) -> None:

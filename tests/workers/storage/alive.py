@@ -20,6 +20,7 @@ from workers.storage import running
 from workers.storage.behind import Behind
 from workers.storage.ingest import Ingest
 from workers.storage.node import Node
+from workers.storage.porter import Porter
 from workers.storage.serve import Server
 from workers.storage.store import Store
 
@@ -93,7 +94,7 @@ class Alive:
         wait_until(lambda: self.error or self._client.connected(), what="a connection")
         if self.error:
             raise self.error
-        self.status()
+        wait_until(lambda: self.error or self.ask(protocol.STATUS, {}).kind == protocol.REPLY, what="an open store")
 
     def stop(self) -> None:
         """End it in an orderly way; nothing when it has ended."""
@@ -117,7 +118,8 @@ class Alive:
                 node_bus.router(self.place.request_endpoint),
                 node_bus.publisher(self.place.live_endpoint),
             )
-            running.run(self._settings, self._stop, self.id, self.directory, view, sockets)
+            with Porter(sockets[2], "c1", self.id) as porter:
+                running.run(self._settings, self._stop, self.id, self.directory, view, sockets, porter)
         except BaseException as error:
             self.error = error
         finally:

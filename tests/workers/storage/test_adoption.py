@@ -26,6 +26,7 @@ from workers.storage import running
 from workers.storage.feed import Feed
 from workers.storage.ingest import Ingest, records_of
 from workers.storage.node import Node, Ownership
+from workers.storage.porter import Porter
 from workers.storage.store import Store
 
 NODES = [RingNode("ing1", "", "tcp://127.0.0.1:5710", "z", 1.0, "active")]
@@ -222,7 +223,8 @@ def test_a_delete_that_is_committed_while_a_store_opens_is_applied_before_anythi
     made = bus.Bus()
     ends = [f"tcp://127.0.0.1:{free_port()}" for _ in range(2)]
     sockets = (made, made.pull("tcp://127.0.0.1:*")[0], made.router(ends[0]), made.publisher(ends[1]))
-    running.run(config.Settings(), process.Stop(), "ing1", tmp_path / "data", view, sockets)
+    with Porter(sockets[2], FIRST.cluster, "ing1") as porter:
+        running.run(config.Settings(), process.Stop(), "ing1", tmp_path / "data", view, sockets, porter)
     ((node, store),) = seen
     assert (node.view.ring.epoch, store.delete_number) == (2, 2)
     made.close()

@@ -18,6 +18,7 @@ from tests.workers.storage.support import PARTITIONS, Row, assert_answers, batch
 from workers.storage import converge, repair
 from workers.storage.converge import LEAF_ROWS, Taken
 from workers.storage.store import DeleteRecord
+from workers.storage.work import Handler, RefusedError
 
 Make = Callable[..., Replica]
 A = key("a")
@@ -421,3 +422,30 @@ def test_a_delete_in_the_middle_of_a_pull_is_in_force_for_what_was_pulled_before
     assert (job.state, job.moving) == ("done", 0)
     assert sum(target.digests()[0]) == 8 * 4000
     assert target.digests() == source.digests()
+
+
+def test_a_repair_waits_for_a_peer_that_opens_its_store_and_a_pull_tries_again(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(repair, "OPENING_S", 0.01)
+    monkeypatch.setattr(repair, "RETRY_S", 0.01)
+    monkeypatch.setattr(repair, "RETRY_MAX_S", 0.05)
+    ring = ring_of(2, 2)
+    one, other = make(ring, "n1"), make(ring, "n2")
+    put(other, rows_of(key("d"), range(10)))
+    refused = []
+
+    def opening(asked: Any) -> Any:
+        refused.append(asked)
+        if len(refused) < 12:  # more often than a job that is counted may fail
+            raise RefusedError(protocol.ERR_OPENING, "the store is being opened")
+        return handler.begin(asked)
+
+    handler = other.server._table[protocol.DIGESTS]
+    other.server._table[protocol.DIGESTS] = Handler(handler.request, opening)
+    job = one.repaired()
+    assert (job.state, job.points, job.error) == ("done", 10, "")
+    refused.clear()
+    put(other, rows_of(key("d"), range(20, 30)))
+    job = one.ended(one.pull("n2"))
+    assert (job.state, job.points, job.error) == ("done", 10, "")

@@ -49,18 +49,21 @@ class Process:
                 sys.executable, "-m", "workers.storage", "--node-id", self.name,
                 env=environment, stdout=log, stderr=subprocess.STDOUT,
             )  # fmt: skip
-        self.ask(protocol.STATUS, {})
+        wait_until(lambda: self._request(protocol.STATUS, {}).kind == protocol.REPLY, 30.0, "an open store")
 
     def kill(self) -> None:
         self.process.kill()
         self.process.wait()
 
     def ask(self, kind: bytes, body: Any) -> Message:
-        self.sequence += 1
-        header = Header(1, "cluster", self.name, "ringctl", 7, self.sequence, 0, "")
-        message = bus.request(self.place.request_endpoint, kind, header, body, 30.0)
+        message = self._request(kind, body)
         assert message.kind == protocol.REPLY, message.body
         return message
+
+    def _request(self, kind: bytes, body: Any) -> Message:
+        self.sequence += 1
+        header = Header(1, "cluster", self.name, "ringctl", 7, self.sequence, 0, "")
+        return bus.request(self.place.request_endpoint, kind, header, body, 30.0)
 
     def jobs(self, kind: bytes = protocol.JOBS, body: Any = None) -> list[JobState]:
         message = self.ask(kind, protocol.JobsRequest() if body is None else body)

@@ -9,8 +9,15 @@ const SWATCH = 22;
 
 interface Place {
   line: ChartLine;
+  name: string;
   x: number;
   y: number;
+}
+
+/** Two axes have different numbers: a name says when it belongs to the right one. Pure. */
+export function legendName({ label, side }: ChartLine, lines: ChartLine[]): string {
+  const both = lines.some((line) => line.side !== side);
+  return side === 'right' && both ? `${visible(label)} (right axis)` : visible(label);
 }
 
 /** Where the names stand: side by side, in as many rows as they need. Pure. */
@@ -18,15 +25,16 @@ export function legendPlaces(lines: ChartLine[], width: number, widthOf: (text: 
   const places: Place[] = [];
   let [x, y] = [PAD, 0];
   for (const line of lines) {
-    const needs = SWATCH + widthOf(visible(line.label)) + 2 * PAD;
+    const name = legendName(line, lines);
+    const needs = SWATCH + widthOf(name) + 2 * PAD;
     if (x > PAD && x + needs > width) [x, y] = [PAD, y + ROW];
-    places.push({ line, x, y });
+    places.push({ line, name, x, y });
     x += needs;
   }
   return places;
 }
 
-function drawName(context: CanvasRenderingContext2D, { line, x, y }: Place, top: number, tokens: Tokens): void {
+function drawName(context: CanvasRenderingContext2D, { line, name, x, y }: Place, top: number, tokens: Tokens): void {
   context.strokeStyle = line.colour;
   context.lineWidth = line.faint ? 1 : 2;
   context.setLineDash(line.dash);
@@ -35,7 +43,7 @@ function drawName(context: CanvasRenderingContext2D, { line, x, y }: Place, top:
   context.lineTo(x + SWATCH - 6, top + y + ROW / 2);
   context.stroke();
   context.fillStyle = tokens.text;
-  context.fillText(visible(line.label), x + SWATCH, top + y + ROW / 2);
+  context.fillText(name, x + SWATCH, top + y + ROW / 2);
 }
 
 /** PNG of the chart as it is drawn now, at the resolution of the screen. */

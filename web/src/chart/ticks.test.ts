@@ -24,7 +24,26 @@ describe('the range', () => {
   });
 
   it('of a logarithm is whole decades', () => {
-    expect([logRange(3, 40), logRange(10, 100), logRange(10, 10), logRange(null, null)]).toEqual([[1, 100], [10, 100], [10, 100], [1, 10]]);
+    expect([logRange(3, 40), logRange(10, 100), logRange(0, 5), logRange(null, null)]).toEqual([[1, 100], [10, 100], [1e-307, 10], [1, 10]]);
+  });
+
+  it('of a logarithm is closer where the values are less than a decade apart', () => {
+    expect([logRange(22.9, 23.9), logRange(23, 23), logRange(10, 10), logRange(3, 21)]).toEqual([[22.8, 24], [20, 30], [10, 20], [3, 21]]);
+  });
+
+  it('of a logarithm holds near values of any size, and ticks of different labels', () => {
+    for (const low of EXTREMES.filter((one) => one > 0)) {
+      for (const factor of [1, 1 + 1e-12, 1.0001, 1.04, 1.5, 3, 9.99]) {
+        const most = Math.min(low * factor, 1.79e308);
+        const [min, max] = logRange(low, most);
+        const name = `${low} to ${most}: ${min} to ${max}`;
+        expect(min <= Math.max(low, 1e-307) * (1 + 1e-9) && max * (1 + 1e-9) >= most && min > 0 && min < max && Number.isFinite(max), name).toBe(true);
+        const ticks = logTicks(min, max, 10);
+        expect(ticks.length, name).toBeGreaterThan(1);
+        expect(ticks.length, name).toBeLessThanOrEqual(12);
+        expect(new Set(logTexts(ticks)).size, `${name}: ${logTexts(ticks).join(' ')}`).toBe(ticks.length);
+      }
+    }
   });
 });
 
@@ -51,8 +70,19 @@ describe('ticks', () => {
   it('of a logarithm are decades, fewer where there are many, 2 and 5 where there are few', () => {
     expect(logTicks(1, 100, 10)).toEqual([1, 2, 5, 10, 20, 50, 100]);
     expect(logTicks(1, 1e5, 10)).toEqual([1, 10, 100, 1000, 1e4, 1e5]);
+    expect(logTicks(1, 10, 10)).toEqual([1, 2, 5, 10]);
     const wide = logTicks(1e-300, 1e300, 15);
     expect([wide[0], wide.at(-1), wide.length]).toEqual([1e-300, 1e300, 16]);
     expect(Math.max(...logTexts(logTicks(1e-201, 1e180, 12)).map((text) => text.length))).toBeLessThanOrEqual(6);
+  });
+
+  it('of less than a decade are equal steps, as far from each other at the upper end as they have to be', () => {
+    expect(logTicks(22.8, 24, 10)).toEqual([22.8, 23, 23.2, 23.4, 23.6, 23.8, 24]);
+    expect(logTicks(10, 50, 10)).toEqual([10, 20, 30, 40, 50]);
+    for (const max of [11, 13, 20, 37, 60, 99]) {
+      const ticks = logTicks(10, max, 10);
+      const gaps = ticks.slice(1).map((tick, at) => Math.log(tick / ticks[at]!) / Math.log(max / 10));
+      expect(Math.min(...gaps), `10 to ${max}: ${ticks.join(' ')}`).toBeGreaterThan(0.099);
+    }
   });
 });

@@ -159,17 +159,28 @@ function Chips({ value, patterns, onRemove }: { value: string[]; patterns: boole
   );
 }
 
+/** What a typed text means: the id of that name, in other capitals where there is one alone, or the only one found for it. */
+function named(text: string, options: Option[], results: Results): Option | undefined {
+  const alike = options.filter((option) => option.id.toLowerCase() === text.toLowerCase());
+  const same = options.find((option) => option.id === text) ?? (alike.length === 1 ? alike[0] : undefined);
+  // all that there is for what was typed, or for a part of it
+  const whole = results.cursor === null && text.toLowerCase().includes(results.text.toLowerCase());
+  const alone = whole && !isPattern(text) && options.length === 1;
+  return same ?? (alone ? options[0] : undefined);
+}
+
 function statusOf(results: Results, count: number, kind: Kind, text: string, narrowed: boolean): string {
   if (results.error !== undefined) return results.error.message;
   if (results.loading && count === 0) return 'Searching …';
   if (count === 0) return text === '' ? (narrowed ? 'None of what was chosen has any' : 'There is nothing yet') : `No ${kind} has “${visible(text)}” in it`;
-  return `${formatCount(count)}${results.cursor === null ? '' : ' and more'}`;
+  return `${formatCount(count)} found${results.cursor === null ? '' : ', and more'}`;
 }
 
 export function Picker(props: PickerProps) {
   const { label, quietLabel = false, value, onChange, kind, multiple = false, error, hint, placeholder } = props;
   const { patterns = false, scope = {}, tagName } = props;
   const id = useId();
+  const box = useRef<HTMLInputElement>(null);
   const [open, setOpen] = useState(false);
   const [text, setText] = useState('');
   const [active, setActive] = useState(-1);
@@ -182,15 +193,20 @@ export function Picker(props: PickerProps) {
   const pick = (option: Option): void => {
     const has = value.includes(option.picked);
     setText('');
+    setActive(-1);
     if (multiple) onChange(has ? value.filter((one) => one !== option.picked) : [...value, option.picked]);
     else onChange([option.picked]);
     if (!multiple) close();
   };
-  /** Enter on a text that nothing was chosen for: the id of that name, in other capitals where there is one alone; else the text itself. */
-  const take = (): void => {
-    const alike = options.filter((option) => option.id.toLowerCase() === text.toLowerCase());
-    const same = options.find((option) => option.id === text) ?? (alike.length === 1 ? alike[0] : undefined);
-    pick(same ?? { picked: patterns ? pickedTyped(text) : text, id: text, note: '' });
+  /** Takes a text that nothing was chosen for: what it names, or else the text itself. */
+  const take = (): void => pick(named(text, options, results) ?? { picked: patterns ? pickedTyped(text) : text, id: text, note: '' });
+  /** What was typed counts when one goes on to another field: a form that shows it and asks for something else misleads. */
+  const leave = (): void => {
+    const option = options[active];
+    if (!document.hasFocus()) return; // to another window: one comes back to the same field
+    if (text !== '' && option !== undefined && !value.includes(option.picked)) pick(option);
+    else if (text !== '' && option === undefined) take();
+    close();
   };
   const move = (by: number): void => {
     setOpen(true);
@@ -218,14 +234,16 @@ export function Picker(props: PickerProps) {
   return (
     <div className="field picker">
       <label htmlFor={id} className={quietLabel ? 'visually-hidden' : undefined}>{label}</label>
-      <Chips value={value} patterns={patterns} onRemove={(one) => onChange(value.filter((other) => other !== one))} />
-      <input id={id} className="input" role="combobox" autoComplete="off" spellCheck={false} dir="auto" value={text}
-        placeholder={placeholder ?? (value.length === 0 ? 'Search' : multiple ? 'Add another' : 'Choose another')}
-        aria-expanded={open} aria-controls={open ? `${id}-list` : undefined} aria-autocomplete="list"
-        aria-activedescendant={open && active >= 0 ? `${id}-list-${active}` : undefined}
-        aria-describedby={described.join(' ') || undefined} aria-invalid={error !== undefined || undefined}
-        onChange={(event) => { setText(event.target.value); setOpen(true); setActive(-1); }}
-        onFocus={() => setOpen(true)} onClick={() => setOpen(true)} onBlur={close} onKeyDown={onKey} />
+      <div className="input picker-box" onClick={(event) => { if (event.target === event.currentTarget) box.current?.focus(); }}>
+        <Chips value={value} patterns={patterns} onRemove={(one) => onChange(value.filter((other) => other !== one))} />
+        <input ref={box} id={id} role="combobox" autoComplete="off" spellCheck={false} dir="auto" value={text}
+          placeholder={placeholder ?? (value.length === 0 ? 'Search' : multiple ? 'Add another' : 'Choose another')}
+          aria-expanded={open} aria-controls={open ? `${id}-list` : undefined} aria-autocomplete="list"
+          aria-activedescendant={open && active >= 0 ? `${id}-list-${active}` : undefined}
+          aria-describedby={described.join(' ') || undefined} aria-invalid={error !== undefined || undefined}
+          onChange={(event) => { setText(event.target.value); setOpen(true); setActive(-1); }}
+          onFocus={() => setOpen(true)} onClick={() => setOpen(true)} onBlur={leave} onKeyDown={onKey} />
+      </div>
       {open && (
         <div className="picker-popup" onMouseDown={(event) => event.preventDefault()}>
           <List key={text} id={`${id}-list`} label={`Found: ${kind}`} options={options} active={active} value={value} multiple={multiple}

@@ -8,6 +8,8 @@ export interface RangePickerProps {
   error?: string;
   /** What is wrong with the times that stand in the fields, undefined when they are right; value is the last right one. */
   onProblem?: (problem: string | undefined) => void;
+  /** The fields of exact times are seen only when their button is pressed: what is below does not move as the range changes. */
+  tucked?: boolean;
 }
 
 type FixedRange = Extract<Range, { kind: 'fixed' }>;
@@ -65,11 +67,26 @@ function Exact({ value, onChange, onProblem }: RangePickerProps & { value: Fixed
   );
 }
 
-export function RangePicker({ value, onChange, error, onProblem }: RangePickerProps) {
+function fixedText(value: Range): string | undefined {
+  return value.kind === 'fixed' ? `${formatTime(value.startMs)} to ${formatTime(value.endMs)}` : undefined;
+}
+
+export function RangePicker({ value, onChange, error, onProblem, tucked = false }: RangePickerProps) {
+  const [open, setOpen] = useState(false);
+  const [wrong, setWrong] = useState<string>();
   const exact = value.kind === 'fixed';
+  const shown = exact && (open || !tucked);
+  useEffect(() => {
+    if (!exact) setOpen(false);
+  }, [exact]);
+  const tell = (found: string | undefined): void => {
+    setWrong(found);
+    onProblem?.(found);
+  };
   const other = value.kind === 'last' && !QUICK_RANGES.some(({ range }) => sameRange(range, value));
   /** The range as it is now, in exact times; of an open one the last day. */
   const fix = (): void => {
+    setOpen(!open || wrong !== undefined); // what is wrong is not hidden
     if (value.kind === 'fixed') return;
     const now = Math.floor(Date.now() / 1000) * 1000;
     onChange({ kind: 'fixed', startMs: now - (value.kind === 'last' ? value.seconds * 1000 : 86_400_000), endMs: now });
@@ -82,9 +99,9 @@ export function RangePicker({ value, onChange, error, onProblem }: RangePickerPr
           <button key={label} type="button" className="segment" aria-pressed={sameRange(range, value)} onClick={() => onChange(range)}>{label}</button>
         ))}
         {other && value.kind === 'last' && <button type="button" className="segment" aria-pressed>{formatDuration(value.seconds)}</button>}
-        <button type="button" className="segment" aria-pressed={exact} aria-expanded={exact} onClick={fix}>Exact …</button>
+        <button type="button" className="segment" aria-pressed={exact} aria-expanded={shown} title={fixedText(value)} onClick={fix}>Exact …</button>
       </div>
-      {value.kind === 'fixed' && <Exact value={value} onChange={onChange} onProblem={onProblem} />}
+      {shown && <Exact value={value} onChange={onChange} onProblem={tell} />}
       <p className="field-error" role="alert">{error}</p>
     </fieldset>
   );

@@ -41,7 +41,7 @@ export function TagsEditor({ value, onChange, exact = false, onExact, error, sco
         <Picker label="Tag" quietLabel kind="tag" value={name} onChange={setName} scope={scope} placeholder="Name of a tag" />
         {chosen !== undefined && (
           <Picker label={<>Value of <Id text={chosen} /></>} kind="tag" tagName={chosen} value={[]} onChange={add} patterns scope={scope}
-            hint="* and ? stand for anything" />
+            hint="* and ? stand for anything; without a value the tag is not asked for" />
         )}
       </div>
       {onExact !== undefined && Object.keys(value).length > 0 && (

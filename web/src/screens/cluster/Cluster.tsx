@@ -159,8 +159,10 @@ function Tiles({ ring, status, rows, gaps, bridges, isStale }: TilesProps) {
         <small>every copy counted</small>
       </Tile>
       <Tile name="On disk">
-        {formatBytes(perPoint === null ? wal : bytes)}
-        {(perPoint !== null || (wal ?? 0) > 0) && <small>{perPoint === null ? 'all of it in the WAL yet' : `${formatNumber(perPoint, 3)} bytes per point`}</small>}
+        {formatBytes(total([bytes, wal]))}
+        {(perPoint !== null || (wal ?? 0) > 0) && (
+          <small>{perPoint === null ? 'all of it in the WAL yet' : `${formatBytes(wal)} in the WAL, segments ${formatNumber(perPoint, 3)} bytes per point`}</small>
+        )}
       </Tile>
       <Tile name="Epoch">
         {ring.epoch}

@@ -4,7 +4,7 @@ import { visible } from '../../text';
 import { formatDuration } from '../../time';
 import { Badge, Id, Table, type Column } from '../../ui';
 import type { Job, MovesAnswer, WayTold } from '../../api/types';
-import { progressOf, type Change } from './progress';
+import { driverWords, progressOf, type Change } from './progress';
 
 /** As many ended jobs are listed. */
 const ENDED_SHOWN = 20;
@@ -17,7 +17,7 @@ export function MovesPanel({ told, change }: { told: MovesAnswer; change: Change
   const isQuiet = told.moves.length === 0 && open.length === 0;
   return (
     <>
-      <p>{told.driver ? `Changes are driven by ${visible(told.driver)}.` : 'Nobody drives changes now.'}</p>
+      <p>{told.driver ? `Changes are driven by ${visible(driverWords(told.driver))}.` : 'Nobody drives changes now.'}</p>
       {told.driver_error && <p className="cluster-quiet">The ring store does not say who drives: {visible(told.driver_error)}</p>}
       {change.total > 0 && <Whole change={change} />}
       {told.moves.length > 0 && <ul className="cluster-ways">{told.moves.map((way) => <Way key={`${way.source} ${way.target}`} way={way} />)}</ul>}

@@ -49,6 +49,13 @@ describe('nodeRows', () => {
     expect(row.remarks).toEqual(['not connected']);
   });
 
+  it('a node that opens its store is on its way and not current', () => {
+    const told = status({ ing1: { ready: false, state: 'opening', reason: 'opening: the store is being opened' } });
+    const [row] = nodeRows(RING, told, new Map([['ing1', 1234]]));
+    expect(row).toMatchObject({ answers: false, isCurrent: false, tone: 'info', state: 'opening' });
+    expect(row.remarks).toEqual(['opening: the store is being opened']);
+  });
+
   it('before the first status nothing is called broken', () => {
     const rows = nodeRows(RING, undefined, new Map());
     expect(rows.map((row) => [row.tone, row.isCurrent])).toEqual([['info', true], ['info', true], ['info', true]]);

@@ -16,7 +16,7 @@ export interface NodeRow {
   /** It answers, and lacks no acknowledged points. */
   isCurrent: boolean;
   tone: Tone;
-  /** In a word or two: "up", "draining", "no answer". */
+  /** In a word or two: "up", "draining", "opening" (its store), "no answer". */
   state: string;
   /** What is to be said beside: why it does not answer, what it lacks, what is damaged. */
   remarks: string[];
@@ -152,6 +152,7 @@ function behindText(marked: string | undefined, told: Fields | undefined): strin
 function judged(row: NodeRow, told: Fields | undefined, ringState: string, behind: string, epoch: number | undefined) {
   const remarks = [...row.spool.errors];
   if (told === undefined) return { tone: 'info' as Tone, state: 'not told yet', remarks };
+  if (!row.answers && words(told, 'state') === 'opening') return { tone: 'info' as Tone, state: 'opening', remarks: [words(told, 'reason'), ...remarks] };
   if (!row.answers) return { tone: 'bad' as Tone, state: 'no answer', remarks: [words(told, 'reason') || 'no reason given', ...remarks] };
   const damaged = told.damaged;
   if (Array.isArray(damaged) && damaged.length) remarks.unshift(`${damaged.length} damaged files or parts were set aside`);

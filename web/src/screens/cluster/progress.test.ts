@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest';
-import { followChange, progressOf, waysOf, type Change } from './progress';
+import { driverWords, followChange, progressOf, waysOf, type Change } from './progress';
 
 const JOB = { state: 'running', partitions: 100, done: 25, bytes: 5_000, seconds: 10 };
 
@@ -42,5 +42,16 @@ describe('followChange', () => {
     let change: Change = { total: 0, open: 0 };
     for (const open of [0, 40, 30, 50, 10, 0, 5]) seen.push((change = followChange(change, open)));
     expect(seen.map((each) => [each.total - each.open, each.total])).toEqual([[0, 0], [0, 40], [10, 40], [0, 50], [40, 50], [0, 0], [0, 5]]);
+  });
+});
+
+describe('driverWords', () => {
+  it('leaves out what is for programs, and tells the time of this zone', () => {
+    const note = 'ringctl on vm, process 17769 (begun 8790446 b0488b350f85), last heard 2026-11-24T00:05:47Z, 31de4897';
+    expect(driverWords(note)).toBe('ringctl on vm, process 17769, last heard 2026-11-24 01:05:47');
+  });
+
+  it('leaves what it does not know as it is', () => {
+    expect(driverWords('somebody else')).toBe('somebody else');
   });
 });

@@ -1,4 +1,5 @@
-/** How far moves and repairs are. Pure. */
+/** How far moves and repairs are, and who drives them. Pure. */
+import { formatTime } from '../../time';
 
 export interface JobFigures {
   state: string;
@@ -59,4 +60,13 @@ export interface Change {
 export function followChange(before: Change, open: number): Change {
   if (open === 0) return { total: 0, open: 0 };
   return { total: Math.max(before.open === 0 ? 0 : before.total, open), open };
+}
+
+/** What ringctl notes of itself ends in marks for programs: a start, the time in UTC, a token. */
+const NOTE = /^(.*?)(?: \(begun \d+ \S+\))?, last heard (\S+Z), \S+$/;
+
+/** Who drives, for people; a note of another form as it is. */
+export function driverWords(note: string): string {
+  const found = NOTE.exec(note);
+  return found === null ? note : `${found[1]}, last heard ${formatTime(Date.parse(found[2]!))}`;
 }

@@ -2,7 +2,8 @@
 
 import { useEffect, useState } from 'react';
 import { ask } from '../../api/client';
-import type { DeviceRow, Me, RowsPage, Status } from '../../api/types';
+import { askMe } from '../../api/me';
+import type { DeviceRow, RowsPage, Status } from '../../api/types';
 import { formatBytes, formatCount, formatNumber } from '../../format';
 import { useAsk, useDebounced, type Asked } from '../../hooks';
 import { visible } from '../../text';
@@ -28,7 +29,7 @@ export default function Data() {
   const [url, setUrl] = useUrlState(DEFAULTS);
   const range = rangeFromText(url.range, { kind: 'all' });
   const status = useAsk((signal) => ask<Status>('/api/v1/status', { signal }), []);
-  const me = useAsk((signal) => askMe(signal), []);
+  const me = useAsk((signal) => askMe({ signal }), []);
   const pointBytes = status.value === undefined ? null : bytesPerPoint(status.value);
   const [deleted, setDeleted] = useState(0);
   return (
@@ -53,17 +54,6 @@ export default function Data() {
       <DeletesInForce deleted={deleted} />
     </div>
   );
-}
-
-/** Who I am, and how far the server's clock is ahead of this browser's. */
-export interface MeThen extends Me {
-  aheadMs: number;
-}
-
-async function askMe(signal: AbortSignal): Promise<MeThen> {
-  const asked = Date.now();
-  const me = await ask<Me>('/api/v1/me', { signal });
-  return { ...me, aheadMs: me.now * 1000 - (asked + Date.now()) / 2 };
 }
 
 function SizeNote({ status, pointBytes }: { status: Asked<Status>; pointBytes: number | null }) {

@@ -2,6 +2,7 @@
 
 import { useEffect, useRef, useState } from 'react';
 import { ask, asApiError, isPassing, type ApiError } from '../../api/client';
+import { serverNow } from '../../api/me';
 import type { Deleted, Deletes, Status, Tags, WouldGo } from '../../api/types';
 import { formatCount } from '../../format';
 import { retryMs, useNow } from '../../hooks';
@@ -24,8 +25,6 @@ interface DeleteDialogProps {
   tags: Tags | null;
   metrics: string[];
   range: Range;
-  /** How far the server's clock is ahead of this one. */
-  aheadMs: number;
   onClose: () => void;
   onDeleted: () => void;
 }
@@ -46,7 +45,7 @@ type Step =
   | ({ kind: 'unknown'; told: Told } & Looked);
 
 export function DeleteDialog(props: DeleteDialogProps) {
-  const { device, aheadMs, onClose, onDeleted } = props;
+  const { device, onClose, onDeleted } = props;
   const [metric, setMetric] = useState(props.metric);
   const [range, setRange] = useState(props.range);
   const [step, setStep] = useState<Step>({ kind: 'choose' });
@@ -57,7 +56,7 @@ export function DeleteDialog(props: DeleteDialogProps) {
 
   const look = async () => {
     const target: Target = { device, metric, tags: props.tags };
-    const times = fixedTimes(range, Date.now() + aheadMs);
+    const times = fixedTimes(range, serverNow());
     put({ kind: 'looking' });
     try {
       const found = await ask<WouldGo>('/api/v1/series', { method: 'DELETE', body: deleteBody(target, times, true) });

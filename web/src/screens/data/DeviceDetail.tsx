@@ -2,13 +2,13 @@
 
 import { useState } from 'react';
 import { ask } from '../../api/client';
-import type { GapRow, RowsPage, SeriesPage, SeriesRow, Tags } from '../../api/types';
+import type { GapRow, Me, RowsPage, SeriesPage, SeriesRow, Tags } from '../../api/types';
 import { formatCount, formatNumber } from '../../format';
 import { useAsk, type Asked } from '../../hooks';
 import { tagsText, visible } from '../../text';
 import { formatDuration, rangeToText, rangeToTimes, type Range } from '../../time';
 import { Badge, Button, CopyButton, CoverageNote, Empty, ErrorBox, Id, Loading, Stale, Table, type Column } from '../../ui';
-import { Moment, sizeText, useTop, type MeThen } from './Data';
+import { Moment, sizeText, useTop } from './Data';
 import { DeleteDialog } from './DeleteDialog';
 import { counted, mayDelete } from './deleting';
 import { exploreHref, liveHref } from './links';
@@ -24,7 +24,7 @@ interface DeviceDetailProps {
   device: string;
   range: Range;
   pointBytes: number | null;
-  me: Asked<MeThen>;
+  me: Asked<Me>;
   place: Place;
   onPlace: (place: Place) => void;
   onDeleted: () => void;
@@ -80,14 +80,13 @@ export function DeviceDetail({ device, range, pointBytes, me, place, onPlace, on
         )}
       <Pager what="series" paging={paging} loading={series.loading} next={series.value?.next_cursor ?? null} />
       <GapList gaps={gaps} />
-      {chosen !== null && me.value !== undefined && (
+      {chosen !== null && (
         <DeleteDialog
           device={device}
           metric={chosen.metric}
           tags={chosen.tags}
           metrics={[...new Set((series.value?.series ?? []).map((row) => row.metric_name))]}
           range={range}
-          aheadMs={me.value.aheadMs}
           onClose={() => setChosen(null)}
           onDeleted={() => { refresh(); onDeleted(); }}
         />
@@ -96,7 +95,7 @@ export function DeviceDetail({ device, range, pointBytes, me, place, onPlace, on
   );
 }
 
-function DeleteButton({ me, onDelete }: { me: Asked<MeThen>; onDelete: () => void }) {
+function DeleteButton({ me, onDelete }: { me: Asked<Me>; onDelete: () => void }) {
   if (me.value === undefined) {
     return me.error === undefined ? null : <span className="hint">Whether you may delete is not known: {visible(me.error.message)}</span>;
   }

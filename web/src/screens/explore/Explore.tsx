@@ -4,6 +4,7 @@
  */
 import { useMemo, useRef, useState, useSyncExternalStore, type ReactNode } from 'react';
 import { ask, asApiError, type ApiError } from '../../api/client';
+import { serverNow } from '../../api/me';
 import { Chart, type ChartHandle } from '../../chart/Chart';
 import { plotPixels } from '../../chart/options';
 import { pngOf } from '../../chart/png';
@@ -83,13 +84,21 @@ function stepText({ step, points }: Loaded): string {
   return step === null ? `${count}, each of them drawn` : `${count}, as average and min to max of ${step.text}`;
 }
 
-function Facts({ data, loading, follows }: { data: Loaded; loading: boolean; follows: boolean }) {
+interface FactsProps {
+  data: Loaded;
+  loading: boolean;
+  follows: boolean;
+  /** The last answer did not come: what is here is neither live nor known to be complete. */
+  stale: boolean;
+}
+
+function Facts({ data, loading, follows, stale }: FactsProps) {
   const { coverage, tookMs } = data;
   return (
     <div className="explore-facts">
       <p>
-        {follows && <Badge tone="info">live</Badge>} {stepText(data)} · {formatDuration(tookMs / 1000)}
-        {coverage?.complete === true && <> · <Badge tone="ok">complete</Badge></>}
+        {follows && !stale && <Badge tone="info">live</Badge>} {stepText(data)} · {formatDuration(tookMs / 1000)}
+        {coverage?.complete === true && !stale && <> · <Badge tone="ok">complete</Badge></>}
         <span aria-hidden="true">{loading ? ' · loading …' : ''}</span>
       </p>
       {data.utcDays && <p className="hint">The server does not know the time zone {visible(localZone())}: each day begins at midnight of UTC.</p>}
@@ -167,7 +176,7 @@ function Board({ view, setView, lines, range, onLine }: BoardProps) {
   const loaded = useLoaded({ lines, range, pixels, compareDays, utc, follow });
   const { data, old } = loaded;
   const window = useMemo(
-    () => (data !== undefined && isKnownBy(range, old) ? data.window : guessedWindow(range, Date.now())), [range, data, old]);
+    () => (data !== undefined && isKnownBy(range, old) ? data.window : guessedWindow(range, serverNow())), [range, data, old]);
   const moves = useMoves(view, setView, range, window);
   const values = data?.lines ?? NOTHING;
   const compared = data?.compared ?? NOTHING;
@@ -191,7 +200,7 @@ function Board({ view, setView, lines, range, onLine }: BoardProps) {
   return (
     <section className="panel board" aria-label="Chart">
       <div className="board-top">
-        <RangePicker value={range} onChange={(next) => setView({ range: rangeToText(next) }, 'push')} />
+        <RangePicker tucked value={range} onChange={(next) => setView({ range: rangeToText(next) }, 'push')} />
         <Takes queryHref={queryOf(lines, range)} more={lines.length > 1} onRefresh={loaded.refresh} onCsv={has ? csv : undefined} onPng={has ? png : undefined} />
       </div>
       <Toolbar view={view} setView={setView} range={range} right={right} moves={moves} />
@@ -205,7 +214,7 @@ function Board({ view, setView, lines, range, onLine }: BoardProps) {
         )}
         <Blank loaded={loaded} lines={drawn} onAll={() => setView({ range: 'all' }, 'push')} />
       </div>
-      {data !== undefined && <Facts data={data} loading={loaded.loading} follows={follow && range.kind === 'last'} />}
+      {data !== undefined && <Facts data={data} loading={loaded.loading} follows={follow && range.kind === 'last'} stale={loaded.error !== undefined} />}
       <Legend lines={lines} values={values} compared={compared} compareDays={compareDays} window={window} pixels={pixels} utc={utc}
         mark={mark} onLine={onLine} />
       {view.table && data !== undefined && <ValueTable lines={lines} values={values} window={window} points={data.step === null} utc={utc} />}

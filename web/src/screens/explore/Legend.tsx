@@ -65,11 +65,11 @@ function nameColumn(onLine: Props['onLine']): Column<Row> {
   };
 }
 
-function summaryColumns(utc: boolean): Column<Row>[] {
+function summaryColumns(utc: boolean, buckets: boolean): Column<Row>[] {
   const figure = (key: 'last' | 'min' | 'max', title: string): Column<Row> => (
     { key, title, align: 'right', cell: ({ summary }) => <span title={String(summary?.[key] ?? '')}>{formatNumber(summary?.[key])}</span> });
   return [
-    figure('last', 'Last'),
+    figure('last', buckets ? 'Last average' : 'Last'),
     { key: 'when', title: 'At', cell: ({ summary }) => formatTime(summary?.lastMs, { utc }) },
     figure('min', 'Min'),
     figure('max', 'Max'),
@@ -139,7 +139,7 @@ export function Legend({ lines, values, compared, compareDays, window, pixels, u
     ...(compareDays === 0 ? [] : [
       { key: 'before', title: comparisonLabel(compareDays), align: 'right' as const, cell: below(compared) },
     ]),
-    ...summaryColumns(utc),
+    ...summaryColumns(utc, [...values.values()].some(({ bucketMs }) => bucketMs > 0)),
     ...endColumns(onLine),
   ];
   const seen = lines.filter((line) => !line.hidden);

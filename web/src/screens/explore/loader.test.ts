@@ -24,6 +24,8 @@ class FakeWorld implements World {
   complete: boolean[] = [];
   /** Zones that it does not know are those of the tests' machine, too. */
   knowsZones = true;
+  /** The server's clock before this one. */
+  aheadMs = 0;
   private readonly stop = new AbortController();
 
   constructor(private readonly stepMs: number, private clock = 1_000_000, private pausesLeft = 0,
@@ -40,6 +42,10 @@ class FakeWorld implements World {
 
   now(): number {
     return this.clock;
+  }
+
+  async serverNow(): Promise<number> {
+    return this.clock + this.aheadMs;
   }
 
   async pause(ms: number): Promise<void> {
@@ -132,6 +138,14 @@ describe('what is loaded', () => {
     expect(shown.data?.window).toEqual({ startMs: 19_000, endMs: 71_000 });
   });
 
+  it("is the last minute by the server's clock, whatever this one's says", async () => {
+    const world = new FakeWorld(100);
+    world.aheadMs = -300_000;
+    const shown = await world.run(spec({ range: { kind: 'last', seconds: 60 } }));
+    expect(shown.data?.window).toEqual({ startMs: 640_000, endMs: 700_000 });
+    expect(shown.data?.atMs).toBe(1_000_000);
+  });
+
   it('is the day before as well, drawn over this one', async () => {
     const day = 86_400_000;
     const world = new FakeWorld(10_000);
@@ -200,7 +214,7 @@ describe('live follow', () => {
       await world.pause(ms);
       if (seen.filter(({ data }) => data !== undefined).length === 2) stop.abort();
     };
-    await run(spec({ range: { kind: 'last', seconds: 100 }, follow: true }), {}, { ask, now: () => world.now(), pause }, stop.signal, (change) => seen.push(change));
+    await run(spec({ range: { kind: 'last', seconds: 100 }, follow: true }), {}, { ask, now: () => world.now(), serverNow: () => world.serverNow(), pause }, stop.signal, (change) => seen.push(change));
     expect(seen.map(({ error, data }) => [error?.status, data !== undefined])).toEqual([
       [undefined, false], [undefined, true], [503, false], [undefined, true]]);
     expect(seen[2]!.retryAtMs).toBeGreaterThan(1_000_000);
@@ -252,7 +266,7 @@ describe('a view that is left', () => {
     const stop = new AbortController();
     const shown: Shown[] = [];
     const world = new FakeWorld(100);
-    const late: World = { ...world, now: () => 0, pause: async () => undefined, ask: async <T>(path: string, options: AskOptions) => {
+    const late: World = { ...world, now: () => 0, serverNow: async () => 0, pause: async () => undefined, ask: async <T>(path: string, options: AskOptions) => {
       const answer = await world.ask<T>(path, options);
       stop.abort(); // the view changes while the answer is on its way
       return answer;

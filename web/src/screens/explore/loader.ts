@@ -57,6 +57,8 @@ export interface Shown {
 export interface World {
   ask<T>(path: string, options: AskOptions): Promise<T>;
   now(): number;
+  /** By the server's clock, which may be another one. */
+  serverNow(): Promise<number>;
   /** Ends early, without an error, when the signal does. */
   pause(ms: number, signal: AbortSignal): Promise<void>;
 }
@@ -181,7 +183,7 @@ async function extent(job: Job): Promise<Window> {
   const rows = pages.flatMap((page) => page.series);
   const firsts = rows.map((row) => row.first_time).filter((time) => typeof time === 'number');
   const lasts = rows.map((row) => row.last_time).filter((time) => typeof time === 'number');
-  const now = job.world.now();
+  const now = await job.world.serverNow();
   if (firsts.length === 0 || lasts.length === 0) return { startMs: now - 3_600_000, endMs: now };
   const [startMs, endMs] = [Math.min(...firsts), Math.max(...lasts)];
   return endMs > startMs ? zoomed({ startMs, endMs }, 1.04) : { startMs: startMs - 30_000, endMs: endMs + 30_000 };
@@ -190,7 +192,7 @@ async function extent(job: Job): Promise<Window> {
 async function windowOf(job: Job): Promise<Window> {
   const { range } = job.spec;
   if (range.kind === 'fixed') return { startMs: range.startMs, endMs: Math.max(range.endMs, range.startMs + 1) };
-  const endMs = job.world.now();
+  const endMs = await job.world.serverNow();
   return range.kind === 'last' ? { startMs: endMs - range.seconds * 1000, endMs } : extent(job);
 }
 
@@ -227,7 +229,7 @@ function isHealed(data: Loaded, now: Coverage | undefined, nowMs: number): boole
 /** What is new since `data`, put behind it; undefined where everything has to be asked for again. */
 async function extension(job: Job, data: Loaded): Promise<Loaded | undefined> {
   const begun = job.world.now();
-  const window = panned(data.window, (begun - data.window.endMs) / spanOf(data.window));
+  const window = panned(data.window, (await job.world.serverNow() - data.window.endMs) / spanOf(data.window));
   const overlap = Math.max(ON_THE_WAY_MS, 2 * (data.step?.ms ?? 0));
   const since = { startMs: Math.max(window.startMs, data.window.endMs - overlap), endMs: window.endMs };
   const from = data.step === null ? since.startMs : toEdges(since, data.step, isUtc(job)).startMs;

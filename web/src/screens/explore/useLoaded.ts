@@ -1,6 +1,7 @@
 /** The loader for React: loads anew when what is asked for changes, keeps what it has until the new answer is here. */
 import { useCallback, useEffect, useRef, useState } from 'react';
 import { ask } from '../../api/client';
+import { serverNowKnown } from '../../api/me';
 import { token } from '../../api/session';
 import { run, type Hint, type Shown, type Spec, type World } from './loader';
 import { groupsOf } from './request';
@@ -36,7 +37,7 @@ async function pauseWhileSeen(ms: number, signal: AbortSignal): Promise<void> {
   }
 }
 
-const WORLD: World = { ask, now: () => Date.now(), pause: pauseWhileSeen };
+const WORLD: World = { ask, now: () => Date.now(), serverNow: serverNowKnown, pause: pauseWhileSeen };
 
 /** Changes that come closer together than this are one: a hand that pans, an edge that is dragged. */
 const SETTLE_MS = 120;

@@ -6,7 +6,8 @@
 import { asApiError, ask, isAborted, isPassing } from '../../api/client';
 import { openStream, type OpenStream, type StreamState } from '../../api/sse';
 import { retryMs } from '../../hooks';
-import type { Me, SeriesPage, SeriesRow } from '../../api/types';
+import { serverNow, serverNowKnown } from '../../api/me';
+import type { SeriesPage, SeriesRow } from '../../api/types';
 import { patternOf } from '../data/search';
 import { BEGINNING, lostWords, moved, noted, readyOf, type Course, type Note } from './course';
 import { questionsFor, type Asking } from './finding';
@@ -37,7 +38,6 @@ export class Feed {
   /** Whether all that is stored was asked for: nothing more is to be found. */
   private whole = false;
   private sought = '';
-  private aheadMs = 0; // the server's clock, before this one
   private looking = new AbortController();
   private readonly patterns: { device_id?: string; metric_name?: string };
   private readonly stream: OpenStream;
@@ -125,9 +125,7 @@ export class Feed {
   }
 
   private async seedPages(signal: AbortSignal): Promise<void> {
-    const asked = Date.now();
-    const me = await ask<Me>('/api/v1/me', { signal });
-    this.aheadMs = me.now * 1000 - (asked + Date.now()) / 2;
+    await serverNowKnown(); // how long ago a series was heard is told by that clock
     const pages = MOST_SEEDED / SEED_PAGE;
     this.whole = await this.page({ ...this.patterns, start_time: SEED_RANGE }, pages, signal, false);
     if (this.whole) return;
@@ -153,7 +151,7 @@ export class Feed {
       const body = { ...question, time_unit: 'ms', limit: SEED_PAGE, cursor, allow_partial: true };
       const page = await ask<SeriesPage>('/api/v1/series', { method: 'POST', body, signal });
       signal.throwIfAborted();
-      this.store.seed(page.series.map(knownOf), Date.now(), Date.now() + this.aheadMs, wanted);
+      this.store.seed(page.series.map(knownOf), Date.now(), serverNow(), wanted);
       this.changed();
       if (page.next_cursor === null) return true;
       cursor = page.next_cursor;

@@ -60,13 +60,16 @@ interface FormProps {
 }
 
 function Operation({ state, set, errorAt }: FormProps) {
+  const percentile = state.op === 'percentile';
   return (
     <div className="query-row">
-      <Field label="Operation" error={errorAt('op')}>
+      <Field label="Operation" error={percentile ? undefined : errorAt('op')}>
         <Select value={state.op} options={withValue(OPERATIONS, state.op)} onChange={(op) => set({ op })} />
       </Field>
-      {state.op === 'percentile' && (
-        <Field label="Percentile" hint="0 to 100"><TextInput inputMode="decimal" value={state.p} onChange={(p) => set({ p })} /></Field>
+      {percentile && (
+        <Field label="Percentile" hint="0 to 100" error={errorAt('op')}>
+          {(wiring) => <TextInput {...wiring} inputMode="decimal" value={state.p} onChange={(p) => set({ p })} />}
+        </Field>
       )}
       <Field label="Interval" error={errorAt('interval')} hint={isCalendar(state.interval) ? `Days and longer begin at midnight in ${localZone()}` : undefined}>
         <Select value={state.interval} options={withValue(INTERVALS, state.interval)} onChange={(interval) => set({ interval })} />
