@@ -27,6 +27,9 @@ from workers.broker import mosquitto_configuration
 CLUSTER = "test"
 POINT = b'{"device_id":"d%d","metric_name":"m","timestamp":%d,"value":%f}'
 HOLD = Ack(-1)
+# Settings of a place whose node is to keep its acks: they withhold PUBACKs, and the node is neither late nor, when
+# this process has no turn for a while, silent; else its points are spooled, and acknowledged.
+PATIENT = {"bridge__ack_timeout_s": "120", "bus__heartbeat_s": "1"}
 Row = tuple[str, str, int, float]  # device, metric, time_ns, value
 
 

@@ -14,7 +14,7 @@ from common.protocol import ERR_DISK, Ack
 from common.ringstore import FileStore
 from common.series import partition_of, series_key
 from tests.support import certificate, free_port, wait_until
-from tests.workers.bridge.harness import Place, Publisher, Row, kill, numbered, rows
+from tests.workers.bridge.harness import PATIENT, Place, Publisher, Row, kill, numbered, rows
 from tests.workers.bridge.scripted import ScriptedBroker
 from workers.broker import password_line
 
@@ -109,7 +109,7 @@ def test_killed_again_and_again_in_full_flow_it_loses_nothing(make_place: MakePl
 
 
 def test_a_broker_restarted_with_acks_pending_sends_again_and_ends_without_debts(make_place: MakePlace) -> None:
-    place = make_place(nodes=1)
+    place = make_place(nodes=1, **PATIENT)
     mosquitto = place.start_mosquitto()
     bridge = place.start_bridge()
     place.wait_subscribed()
@@ -133,7 +133,7 @@ def test_a_broker_restarted_with_acks_pending_sends_again_and_ends_without_debts
 
 
 def test_pubacks_go_out_in_order_of_receipt_on_the_connection_they_belong_to(make_place: MakePlace) -> None:
-    place = make_place(nodes=2, bridge__linger_ms="0")
+    place = make_place(nodes=2, bridge__linger_ms="0", **PATIENT)
     broker = ScriptedBroker(place.mqtt_port)
     place.start_bridge()
     broker.accept()
@@ -152,7 +152,7 @@ def test_pubacks_go_out_in_order_of_receipt_on_the_connection_they_belong_to(mak
 
 
 def test_a_late_ack_does_not_acknowledge_the_message_that_has_its_packet_id_now(make_place: MakePlace) -> None:
-    place = make_place(nodes=1, bridge__linger_ms="0", bridge__ack_timeout_s="60")
+    place = make_place(nodes=1, bridge__linger_ms="0", **PATIENT)
     forbid_spools(place)
     broker = ScriptedBroker(place.mqtt_port)
     place.start_bridge()
@@ -246,7 +246,7 @@ def test_it_speaks_tls_and_gives_its_name(
 
 
 def test_while_it_does_not_read_it_still_tells_the_broker_that_it_lives(make_place: MakePlace) -> None:
-    place = make_place(nodes=1, bridge__pending_bytes=str(1 << 20), mqtt__keepalive_s="5", bridge__ack_timeout_s="60")
+    place = make_place(nodes=1, bridge__pending_bytes=str(1 << 20), mqtt__keepalive_s="5", **PATIENT)
     broker = ScriptedBroker(place.mqtt_port)
     place.start_bridge()
     broker.accept()

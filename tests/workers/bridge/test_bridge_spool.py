@@ -5,7 +5,7 @@ from typing import Any
 
 from common.ringstore import FileStore, Mark
 from tests.support import wait_until
-from tests.workers.bridge.harness import Place, Publisher, kill, numbered, rows
+from tests.workers.bridge.harness import PATIENT, Place, Publisher, kill, numbered, rows
 from tests.workers.bridge.test_bridge import everything_acknowledged
 
 
@@ -49,7 +49,7 @@ def test_a_bridge_that_is_killed_with_points_in_its_spool_drains_them_when_it_st
 
 
 def test_what_a_node_does_not_ack_when_the_bridge_is_stopped_is_in_its_spool(make_place: Any) -> None:
-    place = make_place(nodes=1, bridge__ack_timeout_s="60")
+    place = make_place(nodes=1, **PATIENT)
     bridge = place.start()
     place.nodes[0].holding = True
     Publisher(place.mqtt_port).publish_all(numbered(100))

@@ -10,11 +10,10 @@ from typing import Any
 
 from common.protocol import Ack
 from tests.support import ROOT, wait_until
-from tests.workers.bridge.harness import Place, Publisher, Row, kill, numbered
+from tests.workers.bridge.harness import PATIENT, Place, Publisher, Row, kill, numbered
 
 MakePlace = Callable[..., Place]
 
-PATIENT = {"bridge__ack_timeout_s": "60"}  # so that an ack that is held withholds a PUBACK and fills no spool
 BAD = [(f"sensors/bad{n}", b'{"device_id":"pump","metric_name":"m","timestamp":%d}' % n) for n in range(50)]
 
 

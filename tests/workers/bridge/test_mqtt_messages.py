@@ -12,7 +12,7 @@ from paho.mqtt.enums import CallbackAPIVersion
 
 from tests.brokers import publish
 from tests.support import wait_until
-from tests.workers.bridge.harness import Place, Publisher, frame, kill, numbered, rows, variable
+from tests.workers.bridge.harness import PATIENT, Place, Publisher, frame, kill, numbered, rows, variable
 
 MakePlace = Any
 KINDS = ["mosquitto", "embedded"]
@@ -233,8 +233,7 @@ def test_a_payload_of_60_mb_within_the_limit_is_stored_point_by_point(make_place
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_as_many_unacknowledged_messages_as_there_are_packet_ids(make_place: MakePlace, kind: str) -> None:
-    # A node that keeps its acks is not to be taken for one that is away, however long this process has no turn.
-    place = make_place(nodes=1, bridge__ack_timeout_s="120", bus__heartbeat_s="2")
+    place = make_place(nodes=1, **PATIENT)
     start(place, kind)
     most = place.mqtt()["receive_maximum"] if kind == "mosquitto" else 5000
     place.nodes[0].holding = True

@@ -11,7 +11,7 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
 from tests.support import wait_until
-from tests.workers.bridge.harness import HOLD, Place, Publisher, kill, numbered, rows
+from tests.workers.bridge.harness import HOLD, PATIENT, Place, Publisher, kill, numbered, rows
 from tests.workers.bridge.scripted import ScriptedBroker
 
 MakePlace = Any
@@ -65,7 +65,7 @@ def test_a_special_filter_before_a_general_one_brings_each_message_once(make_pla
 
 
 def test_what_a_dead_member_had_not_acknowledged_waits_for_its_restart(make_place: MakePlace) -> None:
-    place = make_place(nodes=1, mqtt__share_group="bridges", mqtt__client_id="")
+    place = make_place(nodes=1, mqtt__share_group="bridges", mqtt__client_id="", **PATIENT)
     place.start_mosquitto()
     children = {name: place.start_bridge("--id", name) for name in ("b1", "b2")}
     wait_until(lambda: all(subscribed(place, name) for name in children), what="both subscribed")
@@ -164,7 +164,7 @@ def test_a_connected_bridge_that_hears_nothing_says_that_it_is_unhealthy(make_pl
 
 
 def test_a_bridge_whose_owners_hold_everything_up_does_not_blame_the_broker(make_place: MakePlace) -> None:
-    place = make_place(nodes=1, mqtt__silence_s="0.5", mqtt__receive_maximum="10", bridge__ack_timeout_s="60")
+    place = make_place(nodes=1, mqtt__silence_s="0.5", mqtt__receive_maximum="10", **PATIENT)
     place.start()
     place.nodes[0].holding = True
     Publisher(place.mqtt_port).publish_all(numbered(20))
@@ -285,7 +285,7 @@ def test_a_broker_that_keeps_sessions_for_less_than_we_asked_is_shown(make_place
 
 @pytest.mark.parametrize("kind", ["mosquitto", "mosquitto without persistence", "embedded"])
 def test_no_late_puback_acknowledges_what_has_its_packet_id_after_a_restart(make_place: MakePlace, kind: str) -> None:
-    place = make_place(nodes=1, bridge__ack_timeout_s="60")
+    place = make_place(nodes=1, **PATIENT)
     embedded = kind == "embedded"
 
     def start() -> Any:
