@@ -63,6 +63,7 @@ KERNEL_MODULES = (
     "workers.storage.value_kernels",
     "workers.storage.scan_kernels",
     "workers.storage.compaction_kernels",
+    "workers.storage.digest_kernels",
 )
 CACHE = Path(sys.prefix) / "var" / "minitrue-kernels"
 

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from workers.storage import aggregate_kernels, kernels
+from workers.storage import aggregate_kernels, digest_kernels, kernels
 from workers.storage.fold import Cost
 from workers.storage.readers import Readers
 from workers.storage.recent import Integers, Recent, Rows
@@ -55,19 +55,28 @@ class Held(NamedTuple):
 
     def add(self, places: Integers, counts: Integers, digests: npt.NDArray[np.uint64]) -> None:
         """Points of some series, of one also more than once."""
-        if (places[1:] > places[:-1]).all():  # each once: several times as fast
-            self.counts[places] += counts
-            self.digests[places] += digests
-            return
-        np.add.at(self.counts, places, counts)
-        np.add.at(self.digests, places, digests)
+        digest_kernels.add(places, counts, digests, self.counts, self.digests)
 
     def reach(self, places: Integers, low: Integers, high: Integers) -> None:
         """Where they lie."""
-        if not len(places):
-            return
-        np.minimum.at(self.low, places, low)
-        np.maximum.at(self.high, places, high)
+        aggregate_kernels.reach(places, low, high, self.low, self.high)
+
+    def take(self, stretches: "_Stretches", span: Span) -> tuple[int, Integers]:
+        """Count the stretches that stand for their rows in the range: how many, and those that are to be decoded."""
+        left, tally = np.empty(len(stretches.places), np.int64), np.empty(2, np.int64)
+        digest_kernels.take(*stretches, *span, *self, left, tally)
+        return int(tally[0]), left[: tally[1]]
+
+
+class _Stretches(NamedTuple):
+    """Blocks, or parts of heads, by series: as in Table. stands: uint8[n], 0 where only decoding tells."""
+
+    places: Integers
+    t_min: Integers
+    t_max: Integers
+    counts: Integers
+    digests: npt.NDArray[np.uint64]
+    stands: npt.NDArray[np.uint8]
 
 
 def held(view: View, series: Selection, span: Span, pool: Readers) -> Iterator[tuple[Selection, Held, Cost]]:
@@ -100,7 +109,7 @@ class Look:
         self._span = span
         recent = Recent.of(view.heads, series, table.masks)
         blocks_alone, parts_alone = _alone(table, recent)
-        self._summarized = self._take_blocks(table, blocks_alone)
+        self._summarized, self._blocks_left = self._take_blocks(table, blocks_alone)
         parts_left = self._take_parts(recent, parts_alone)
         self.rows_to_decode = 0
         self._is_whole = not len(self._blocks_left) and not len(parts_left)
@@ -126,30 +135,22 @@ class Look:
             cost = cost.plus(rows.cost(places))
         return cost
 
-    def _take_blocks(self, table: Table, alone: Flags) -> int:
-        """Count the blocks that stand for their points; how many those are."""
-        start, end = self._span
-        inside = (table.t_min >= start) & (table.t_max <= end)
-        whole = np.flatnonzero(alone & inside)
-        self._blocks_left = np.flatnonzero(~(alone & inside) & (table.t_min <= end) & (table.t_max >= start))
-        places = table.places[whole]
-        self.held.add(places, table.counts[whole], table.digests[whole])
-        self.held.reach(places, table.t_min[whole], table.t_max[whole])
-        return len(whole)
+    def _take_blocks(self, table: Table, alone: Flags) -> tuple[int, Integers]:
+        """Count the blocks that stand for their points: how many, and those that do not."""
+        found = _Stretches(table.places, table.t_min, table.t_max, table.counts, table.digests, alone.view(np.uint8))
+        return self.held.take(found, self._span)
 
     def _take_parts(self, recent: Recent, alone: Flags) -> Integers:
-        """Count the parts of heads that stand for their points; those that do not, and reach into the range."""
+        """Count the parts of heads that stand for their points; those that do not."""
         if not len(recent.places):
             return recent.places
-        start, end = self._span
-        summaries = recent.summaries
-        first, last = summaries[:, kernels.FIRST_TIME], summaries[:, kernels.LAST_TIME]
-        stands = alone & (first >= start) & (last <= end) & (summaries[:, kernels.RISING] != 0) & (recent.masked == 0)
-        whole = np.flatnonzero(stands)
-        digests = np.ascontiguousarray(summaries[whole, kernels.DIGEST]).view(np.uint64)
-        self.held.add(recent.places[whole], summaries[whole, kernels.COUNT], digests)
-        self.held.reach(recent.places[whole], first[whole], last[whole])
-        return np.flatnonzero(~stands & (first <= end) & (last >= start))
+        columns = np.ascontiguousarray(recent.summaries.T)
+        stands = alone & (columns[kernels.RISING] != 0) & (recent.masked == 0)
+        found = _Stretches(
+            recent.places, columns[kernels.FIRST_TIME], columns[kernels.LAST_TIME], columns[kernels.COUNT],
+            columns[kernels.DIGEST].view(np.uint64), stands.view(np.uint8),
+        )  # fmt: skip
+        return self.held.take(found, self._span)[1]
 
     def _digest(self, rows: SeriesRows, places: Integers) -> list[tuple[Any, ...]]:
         """Counts and digests of what some series have left."""
