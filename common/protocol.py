@@ -357,7 +357,8 @@ class GroupsReply(msgspec.Struct, frozen=True):
 class VerifyRequest(msgspec.Struct, frozen=True):
     """What the partitions named hold of the series that match, with start_ns <= time <= end_ns, None is open.
 
-    delete_number: the asker's, as in all comparisons. by_series: of each series by itself, limits.series at most.
+    delete_number: the asker's, as in all comparisons. by_series: of each series by itself, limits.series at most. read:
+    the body of a request of kind read_kind (AGGREGATE, GROUPS), to be answered behind the comparison; b"" for none.
     """
 
     partitions: bytes
@@ -367,11 +368,14 @@ class VerifyRequest(msgspec.Struct, frozen=True):
     delete_number: int
     by_series: bool
     limits: Limits
+    read_kind: bytes = b""
+    read: bytes = b""
 
 
 class VerifyReply(msgspec.Struct, frozen=True):
     """counts (i64), digests (u64), little-endian: one for each partition in the bitmap `partitions`, ascending; by
-    series one for each of `keys`, those that have points in the range. cutoff_ns: as of DigestsReply.
+    series one for each of `keys`, those that have points in the range. cutoff_ns: as of DigestsReply. read: the body of
+    the reply to the request's `read`, of what was there when the figures were known; b"" for none.
     """
 
     partitions: bytes
@@ -381,6 +385,7 @@ class VerifyReply(msgspec.Struct, frozen=True):
     counts: bytes
     digests: bytes
     cost: Cost
+    read: bytes = b""
 
 
 class DescribeRequest(msgspec.Struct, frozen=True):
@@ -800,8 +805,12 @@ T = TypeVar("T")
 
 def pack(kind: bytes, header: Header, body: Any) -> list[bytes]:
     """The three frames of a message. body: bytes that are packed already, or what msgpack can carry."""
-    packed = body if isinstance(body, bytes) else _encoder.encode(body)
-    return [kind, _encoder.encode(header), packed]
+    return [kind, _encoder.encode(header), body if isinstance(body, bytes) else encode_body(body)]
+
+
+def encode_body(body: Any) -> bytes:
+    """A body as it travels."""
+    return _encoder.encode(body)
 
 
 def unpack(frames: Sequence[bytes]) -> Message:

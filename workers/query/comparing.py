@@ -8,17 +8,19 @@ What owners hold of a series only grows, at one delete number. So they need not 
 first.
 """
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
+from msgspec import structs
 
 from common import protocol
 from common.errors import ProtocolError
 from common.protocol import VerifyReply, VerifyRequest
 from common.series import partition_of
-from workers.query.gather import Ask, Question
+from workers.query.gather import Ask, Gather, Question
 from workers.query.plan import Partitions, Plan, flags, from_bitmap
 
 Figure = tuple[int, int]  # count, digest
@@ -42,9 +44,15 @@ class Compare(Question):
         request: Callable[[bytes, int], VerifyRequest],
         timeout_s: float,
         by_series: bool = False,
+        read: Gather[Any] | None = None,
     ) -> None:
-        """wanted: the partitions, by the plan. request: from bitmap and delete number to the body, that asks so."""
+        """wanted: the partitions, by the plan. request: from bitmap and delete number to the body, that asks so. read:
+        a read that nodes are to answer behind the comparison, each for what it is the first to be asked for; for the
+        asker to see whether it got all its answers.
+        """
         super().__init__(timeout_s)
+        self._read = read
+        self._shares: Mapping[str, Partitions] = {}  # of the read, by node
         self._by_series = by_series
         self.wanted: Partitions = 0
         self.replies: dict[str, list[VerifyReply]] = {}
@@ -55,13 +63,26 @@ class Compare(Question):
     def targets(self, plan: Plan) -> Mapping[str, Partitions]:
         if self.plan is not None and plan.ring.epoch != self.plan.ring.epoch:
             self.replies, self.answered = {}, {}  # of other owners, or of before a delete
+        if self._read is not None:  # once: what was not answered then is for the asker to ask
+            self._shares = self._read.targets(plan) if self.plan is None else {}
         self.plan = plan
         self.wanted = self._select(plan)
         left = {node: self._lacking(node) for node in self._current()}
         return {node: partitions for node, partitions in left.items() if partitions and node not in self.trouble}
 
-    def body(self, plan: Plan, partitions: Partitions) -> Any:
-        return self._request(plan.bitmap(partitions), plan.ring.delete_number)
+    def body(self, plan: Plan, ask: Ask) -> Any:
+        request = self._request(plan.bitmap(ask.partitions), plan.ring.delete_number)
+        if (share := self._share(ask)) is None:
+            return request
+        return structs.replace(
+            request, read_kind=share.question.kind, read=protocol.encode_body(share.question.body(plan, share))
+        )
+
+    def _share(self, ask: Ask) -> Ask | None:
+        """Of the read, the ask that travels with one of the comparison."""
+        if self._read is None or ask.node not in self._shares:
+            return None
+        return dataclasses.replace(ask, question=self._read, partitions=self._shares[ask.node])
 
     def accept(self, ask: Ask, body: bytes) -> None:
         reply = protocol.decode_body(body, VerifyReply)
@@ -79,6 +100,8 @@ class Compare(Question):
         if answered:
             self.replies.setdefault(ask.node, []).append(reply)
             self.answered[ask.node] = self.answered.get(ask.node, 0) | answered
+        if reply.read and (share := self._share(ask)) is not None:
+            share.question.accept(share, reply.read)
 
     def complete(self) -> bool:
         """Whether every current owner has told all that it holds."""
@@ -195,7 +218,7 @@ class Direct(Question, Generic[R]):
         asked = self.reply is not None or self._node in self.trouble or not plan.ring.has(self._node)
         return {} if asked else {self._node: 0}
 
-    def body(self, plan: Plan, partitions: Partitions) -> Any:
+    def body(self, plan: Plan, ask: Ask) -> Any:
         return self._request(plan)
 
     def accept(self, ask: Ask, body: bytes) -> None:

@@ -81,8 +81,8 @@ class Question(ABC):
         """Whom to ask for what in the next round; empty when nobody is left."""
 
     @abstractmethod
-    def body(self, plan: Plan, partitions: Partitions) -> Any:
-        """The request's body."""
+    def body(self, plan: Plan, ask: Ask) -> Any:
+        """The body of the request that an ask is."""
 
     @abstractmethod
     def accept(self, ask: Ask, body: bytes) -> None:
@@ -186,8 +186,8 @@ class Gather(Question, Generic[R]):
             self.trouble.setdefault(node, Trouble(reason, until_s))
         return plan.assign(self.wanted & ~self.covered, self.trouble)
 
-    def body(self, plan: Plan, partitions: Partitions) -> Any:
-        return self._request(plan.bitmap(partitions))
+    def body(self, plan: Plan, ask: Ask) -> Any:
+        return self._request(plan.bitmap(ask.partitions))
 
     def accept(self, ask: Ask, body: bytes) -> None:
         self.take(ask, protocol.decode_body(body, self._reply_type))
@@ -258,7 +258,7 @@ class Glance(Question):
         nodes, self._nodes = self._nodes, []
         return dict.fromkeys(nodes, 0)
 
-    def body(self, plan: Plan, partitions: Partitions) -> Any:
+    def body(self, plan: Plan, ask: Ask) -> Any:
         return {}
 
     def accept(self, ask: Ask, body: bytes) -> None:
@@ -293,7 +293,7 @@ class Survey(Question):
         self.asked = [node.id for node in plan.ring.nodes]
         return dict.fromkeys(self.asked, 0)
 
-    def body(self, plan: Plan, partitions: Partitions) -> Any:
+    def body(self, plan: Plan, ask: Ask) -> Any:
         return {}
 
     def accept(self, ask: Ask, body: bytes) -> None:

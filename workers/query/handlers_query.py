@@ -81,9 +81,23 @@ def query(context: Context, asked: Request) -> Response:
     return _told(context, work, found, name)
 
 
-def _seed(context: Context, work: Work) -> Found:
+def _seed(context: Context, work: Work, gather: Gather[AggregateReply] | None = None) -> Found:
+    """One AGGREGATE of each node. gather: what asks so, where it has been made."""
     query, verified = work.query, work.verified
-    whole = answering.aggregate_request(query, b"")
+    gather = _seed_gather(work, verified) if gather is None else gather
+    _gather(context, work, gather)
+    if verified is not None and not verified.holds_by(gather.plan):
+        raise RingChangedError
+    if (pair := exact_pair(query.match)) is not None:
+        gather.learn(pair)
+    work.stages.end("scatter")
+    found = answering.answer_seed(query, gather.replies)
+    work.stages.end("merge")
+    return found
+
+
+def _seed_gather(work: Work, verified: Verified | None) -> Gather[AggregateReply]:
+    whole, match = answering.aggregate_request(work.query, b""), work.query.match
 
     def ask(bitmap: bytes) -> AggregateRequest:
         return AggregateRequest(
@@ -91,56 +105,36 @@ def _seed(context: Context, work: Work) -> Found:
         )
 
     def wanted(plan: Plan) -> Partitions:
-        return plan.wanted(whole) if verified is None else verified.wanted(plan, query.match)
+        return plan.wanted(whole) if verified is None else verified.wanted(plan, match)
 
-    gather = Gather(protocol.AGGREGATE, AggregateReply, wanted, ask, _left_s(work), aggregate.check)
-    _gather(context, work, gather)
-    if verified is not None and not verified.holds_by(gather.plan):
-        raise RingChangedError
-    if whole.tags is None:
-        gather.learn((whole.device_id, whole.metric_name))
-    work.stages.end("scatter")
-    found = answering.answer_seed(query, gather.replies)
-    work.stages.end("merge")
-    return found
+    return Gather(protocol.AGGREGATE, AggregateReply, wanted, ask, _left_s(work), aggregate.check)
 
 
-def _grouped(context: Context, work: Work) -> Found:
-    spend = answering.limits(context.settings)
+def _grouped(context: Context, work: Work, gather: Gather[GroupsReply] | None = None) -> Found:
+    """GROUPS of each node, of the buckets that there are. gather: what asks so, where it has been made."""
     if work.query.needs_reach:
-        first = work.query
-        replies = _groups(
-            context, work, lambda bitmap: answering.reach_request(first, bitmap, spend), answering.check_reach
-        )
-        work.query = request.reaching(first, answering.reach(replies), context.settings)
+        first, spend = work.query, answering.limits(context.settings)
+
+        def reach(bitmap: bytes) -> GroupsRequest:
+            return answering.reach_request(first, bitmap, spend)
+
+        found = _groups(context, work, reach, _groups_gather(work, work.verified, reach, answering.check_reach))
+        work.query = request.reaching(first, answering.reach(found), context.settings)
         work.stages.end("reach")
-    query = work.query
-    replies = _groups(
-        context,
-        work,
-        lambda bitmap: answering.groups_request(query, bitmap, spend),
-        lambda reply: answering.check_groups(query, reply),
-    )
+    ask = _ask(context, work.query)
+    replies = _groups(context, work, ask, _figures_gather(work, work.verified, ask) if gather is None else gather)
     work.stages.end("scatter")
-    found = answering.answer(query, replies, context.settings)
+    answered = answering.answer(work.query, replies, context.settings)
     work.stages.end("merge")
-    return found
+    return answered
 
 
 def _groups(
-    context: Context, work: Work, ask: Callable[[bytes], GroupsRequest], check: Callable[[GroupsReply], None]
+    context: Context, work: Work, ask: Callable[[bytes], GroupsRequest], gather: Gather[GroupsReply]
 ) -> list[GroupsReply]:
     """What nodes reply and, of series in which owners differ, what a node would that had all of them."""
     match, verified = work.query.match, work.verified
     rows = {} if verified is None else verified.rows
-    gather = Gather(
-        protocol.GROUPS,
-        GroupsReply,
-        lambda plan: plan.wanted_by(match) if verified is None else verified.wanted(plan, match),
-        lambda bitmap: structs.replace(ask(bitmap), without=list(rows)) if rows else ask(bitmap),
-        _left_s(work),
-        check,
-    )
     _gather(context, work, gather)
     if (pair := exact_pair(match)) is not None and not rows:
         gather.learn(pair)
@@ -149,6 +143,36 @@ def _groups(
     if not verified.holds_by(gather.plan) or _deleted(verified, gather):
         raise RingChangedError
     return [*gather.replies, joining.reply(rows, ask(b""), verified.delete_number)] if rows else gather.replies
+
+
+def _ask(context: Context, query: Query) -> Callable[[bytes], GroupsRequest]:
+    spend = answering.limits(context.settings)
+    return lambda bitmap: answering.groups_request(query, bitmap, spend)
+
+
+def _figures_gather(
+    work: Work, verified: Verified | None, ask: Callable[[bytes], GroupsRequest]
+) -> Gather[GroupsReply]:
+    query = work.query
+    return _groups_gather(work, verified, ask, lambda reply: answering.check_groups(query, reply))
+
+
+def _groups_gather(
+    work: Work,
+    verified: Verified | None,
+    ask: Callable[[bytes], GroupsRequest],
+    check: Callable[[GroupsReply], None],
+) -> Gather[GroupsReply]:
+    match = work.query.match
+    rows = {} if verified is None else verified.rows
+    return Gather(
+        protocol.GROUPS,
+        GroupsReply,
+        lambda plan: plan.wanted_by(match) if verified is None else verified.wanted(plan, match),
+        lambda bitmap: structs.replace(ask(bitmap), without=list(rows)) if rows else ask(bitmap),
+        _left_s(work),
+        check,
+    )
 
 
 def _deleted(verified: Verified, gather: Gather[GroupsReply]) -> bool:
@@ -160,18 +184,26 @@ def _verified(context: Context, work: Work) -> Found:
     """Compare the owners, then ask as ever; again where the owners changed, or points were deleted, between."""
     query, spend = work.query, answering.limits(context.settings)
     for _ in range(VERIFY_TRIES):
-        work.verified = Verifier(
-            context.scatter.ask, query.match, query.start_ns, query.end_ns, spend, _left_s(work), context.repairs
+        read = _first_read(context, work)
+        work.verified = verified = Verifier(
+            context.scatter.ask, query.match, query.start_ns, query.end_ns, spend, _left_s(work), context.repairs, read
         ).run()
         work.stages.end("verify")
         try:
-            is_seed = query.is_seed_shape and not work.verified.rows  # no AGGREGATE leaves series out
-            return _seed(context, work) if is_seed else _grouped(context, work)
+            is_seed = query.is_seed_shape and not verified.rows  # no AGGREGATE leaves series out
+            return (_seed if is_seed else _grouped)(context, work, verified.read)
         except RingChangedError:
             work.query = query
             work.coverages.clear()
     work.verified = Verified(reason=f"the ring changed after owners were compared, {VERIFY_TRIES} times")
     return _grouped(context, work)
+
+
+def _first_read(context: Context, work: Work) -> Gather[Any] | None:
+    """What is asked first when owners turn out to hold the same; None where it depends on what they hold."""
+    if work.query.is_seed_shape:
+        return _seed_gather(work, None)
+    return None if work.query.needs_reach else _figures_gather(work, None, _ask(context, work.query))
 
 
 def _gather(context: Context, work: Work, gather: Gather[Any]) -> None:

@@ -315,7 +315,7 @@ class Scatter:
         plan = self.plan
         if plan is None:
             raise ScatterError("BUG: asked without a ring")
-        bodies = [ask.question.body(plan, ask.partitions) for ask in asks]
+        bodies = [ask.question.body(plan, ask) for ask in asks]
         kind, body = asks[0].question.kind, bodies[0]
         if len(asks) > 1:
             kind, body = protocol.AGGREGATES, protocol.AggregatesRequest(bodies)

@@ -5,6 +5,10 @@ of time. Of the series in which owners differ one owner's points are fetched, an
 differ; joined by the identity rule they take the place of what a node would say of these series. All else is answered
 by one owner, as ever. The owners are asked to repair what differed, but not again and again.
 
+Most often owners hold the same, so the read travels with the comparison: each node answers its share of it when its
+figures are known, not before, so what it reads is at least what it told of. Where all told the same, and all that was
+read is there, that is the answer; else the read is asked for as ever, behind all of the above.
+
 What `verified` promises: the answer holds all that any current owner held when its comparison began. It need not be
 what they hold at one instant: while points flow no two owners ever hold the same at the moment of asking. A row that
 one of them lacks is either on its way there, and then asking later is enough, or lacking, and then it has to be
@@ -39,7 +43,7 @@ that asks; only `_asked_s` of Repairs is shared.
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
 from common import clock, log, protocol
 from common.errors import ProtocolError
@@ -49,7 +53,7 @@ from common.ring import NOBODY
 from workers.query.comparing import Agreement, Compare, Direct, Heard, UnverifiedError
 from workers.query.coverage import Compared
 from workers.query.fetching import FEW_SERIES, Fetcher, Told, holds, partitions_of
-from workers.query.gather import Question
+from workers.query.gather import Gather, Question
 from workers.query.joining import NO_ROWS, Rows
 from workers.query.plan import Partitions, Plan, flags, from_flags
 
@@ -75,6 +79,7 @@ class Verified:
     """What became of a comparison. rows: of the series in which owners differ, joined. plan: by which was compared.
 
     partitions: those that were compared. filled: those in which any owner had points, 0 where not all were compared.
+    read: the read that was answered behind the comparison, whole, where owners hold the same; None otherwise.
     """
 
     owners: int = 0
@@ -83,6 +88,7 @@ class Verified:
     plan: Plan | None = None
     partitions: Partitions = 0
     filled: Partitions = 0
+    read: Gather[Any] | None = None
 
     @property
     def compared(self) -> Compared:
@@ -134,8 +140,11 @@ class Verifier:
         limits: Limits,
         timeout_s: float,
         repairs: Repairs,
+        read: Gather[Any] | None = None,
     ) -> None:
-        """ask: has a question answered. timeout_s: for the whole answer."""
+        """ask: has a question answered. timeout_s: for the whole answer. read: what will be asked when owners turn out
+        to hold the same, as most often; it travels with the comparison, to save a way there and back.
+        """
         self._ask = ask
         self._match = matched
         self._start_ns = start_ns
@@ -143,6 +152,7 @@ class Verifier:
         self._limits = limits
         self._deadline_s = clock.monotonic_s() + SHARE * timeout_s
         self._repairs = repairs
+        self._read = read
         self._found = Verified()
 
     def run(self) -> Verified:
@@ -163,28 +173,36 @@ class Verifier:
         raise UnverifiedError(f"the ring changed while owners were compared, {TRIES} times")
 
     def _run(self) -> None:
-        first = self._compare()
+        read, self._read = self._read, None  # the first time only: a read is asked once
+        first = self._ask_all(None, False, self._end_ns, read)
         if len(first.cutoffs) > 1:  # clocks differ: what only one has left is no difference
             kept = max(first.cutoffs)
             self._start_ns = kept if self._start_ns is None else max(kept, self._start_ns)
-            first = self._compare()
+            first, read = self._ask_all(None, False, self._end_ns), None
         told = first.by_partition()
         self._judge(first, told)
         if differing := from_flags(told.differs):
             self._resolve(first, differing)
+        elif read is not None and self._is_good(read):
+            self._found.read = read
 
-    def _compare(self, partitions: Partitions | None = None, by_series: bool = False) -> Compare:
+    def _is_good(self, read: Gather[Any]) -> bool:
+        """Whether a read that was answered behind the comparison is whole, of those who were compared."""
+        of_these = read.plan is not None and read.plan.ring is self._plan.ring
+        return of_these and read.complete() and not self._found.reason and not self._found.filled & ~read.wanted
+
+    def _ask_all(
+        self, partitions: Partitions | None, by_series: bool, end_ns: int | None, read: Gather[Any] | None = None
+    ) -> Compare:
         """partitions: None for all that may hold what matches."""
-        return self._ask_all(partitions, by_series, self._end_ns)
 
-    def _ask_all(self, partitions: Partitions | None, by_series: bool, end_ns: int | None) -> Compare:
         def wanted(plan: Plan) -> Partitions:  # not what was learned: a series may be new to one owner
             return plan.wanted_by(self._match, learned=False) if partitions is None else partitions
 
         def request(bitmap: bytes, number: int) -> VerifyRequest:
             return VerifyRequest(bitmap, self._match, self._start_ns, end_ns, number, by_series, self._limits)
 
-        compare = Compare(wanted, request, self._left_s(), by_series)
+        compare = Compare(wanted, request, self._left_s(), by_series, read)
         self._ask(compare)
         if compare.plan is None or compare.error is not None:
             raise UnverifiedError(compare.error.message if compare.error is not None else "no ring yet")

@@ -212,7 +212,6 @@ class Server:
 
     def _handlers(self) -> dict[bytes, Handler]:
         return {
-            protocol.AGGREGATE: Handler(protocol.AggregateRequest, self._aggregate),
             protocol.AGGREGATES: at_once(protocol.AggregatesRequest, self._aggregates),
             protocol.CATALOG: at_once(Any, lambda _: protocol.CatalogReply(self.store.catalog_stamp)),
             protocol.SERIES: Handler(protocol.SeriesRequest, self._series),
@@ -222,7 +221,11 @@ class Server:
             protocol.DEAD_LETTERS: at_once(Any, lambda _: self._dead_letters()),
             protocol.FENCE: Handler(protocol.FenceRequest, self._fence),
             protocol.ACCEPT_LOSS: at_once(protocol.AcceptLossRequest, self._accept_loss),
-            **questions.handlers(self.store, lambda partitions: self.node.view.cover(partitions)),
+            **questions.handlers(
+                self.store,
+                lambda partitions: self.node.view.cover(partitions),
+                Handler(protocol.AggregateRequest, self._aggregate),
+            ),
             **self.more,
         }
 

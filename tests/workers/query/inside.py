@@ -47,7 +47,7 @@ class Scattered:
     def _put(self, question: Question, node: str, partitions: Partitions) -> None:
         assert self.plan is not None
         ask = Ask(node, partitions, question, question.timeout_s, question.deadline_s)
-        request = question.body(self.plan, partitions)
+        request = question.body(self.plan, ask)
         self.asked.append((node, question.kind, request))
         if node in self.away:
             question.refuse(node, "is away", 0.0)

@@ -4,18 +4,29 @@ import hashlib
 import math
 import struct
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
+from msgspec import structs
 
 from common import protocol
 from common.match import Tester
-from common.protocol import Cost, ErrorReply, RangeDigestsReply, VerifyReply, VerifyRequest
+from common.protocol import (
+    AggregateRequest,
+    Cost,
+    ErrorReply,
+    GroupsRequest,
+    RangeDigestsReply,
+    VerifyReply,
+    VerifyRequest,
+)
 from common.ring import Ring
 from common.series import parse_key, partition_of
 from common.timestamps import MAX_NS, MIN_NS
 from tests.workers.query.fake import FakeNode, Point
 from tests.workers.query.groups import naive_groups
+
+READS: Final[Mapping[bytes, Any]] = {protocol.AGGREGATE: AggregateRequest, protocol.GROUPS: GroupsRequest}
 
 
 def digest(points: Sequence[Point]) -> int:
@@ -33,13 +44,18 @@ def settled(points: Sequence[Point]) -> list[Point]:
 
 
 class Replicas:
-    """Owners by id. held: the points of each, settled. errors: what a node answers instead, by node and kind."""
+    """Owners by id. held: the points of each, settled. errors: what a node answers instead, by node and kind.
+
+    asked: every request; reads: those that came behind a comparison. mute: nodes that compare, but do not read.
+    """
 
     def __init__(self, ring: Ring, held: Mapping[str, Sequence[Point]]) -> None:
         self.ring = ring
         self.nodes = {node.id: self._node(node.id, held[node.id]) for node in ring.nodes}
         self.asked: list[tuple[str, bytes, Any]] = []
+        self.reads: list[tuple[str, bytes, Any]] = []
         self.errors: dict[tuple[str, bytes], ErrorReply] = {}
+        self.mute: set[str] = set()
 
     def _node(self, node_id: str, points: Sequence[Point]) -> FakeNode:
         node = FakeNode.__new__(FakeNode)
@@ -51,11 +67,15 @@ class Replicas:
     def answer(self, node_id: str, kind: bytes, request: Any) -> Any:
         """What a node replies."""
         self.asked.append((node_id, kind, request))
+        return self._reply(node_id, kind, request)
+
+    def _reply(self, node_id: str, kind: bytes, request: Any) -> Any:
         if (node_id, kind) in self.errors:
             return self.errors[node_id, kind]
         node = self.nodes[node_id]
         if kind == protocol.VERIFY:
-            return verify(node, request)
+            read = self._read(node_id, request)
+            return read if isinstance(read, ErrorReply) else structs.replace(verify(node, request), read=read)
         if kind == protocol.RANGE_DIGESTS:
             figures = [
                 inside(node.points, each.key, each.start_ns, each.end_ns) for each in request.ranges
@@ -71,6 +91,15 @@ class Replicas:
         if kind == protocol.SERIES:
             return node.series(request)
         return protocol.JobsReply([])
+
+    def _read(self, node_id: str, request: VerifyRequest) -> bytes | ErrorReply:
+        """What is read behind a comparison."""
+        if not request.read_kind or node_id in self.mute:
+            return b""
+        body = protocol.decode_body(request.read, READS[request.read_kind])
+        self.reads.append((node_id, request.read_kind, body))
+        found = self._reply(node_id, request.read_kind, body)
+        return found if isinstance(found, ErrorReply) else protocol.encode_body(found)
 
     def kinds(self) -> set[bytes]:
         """What was asked so far."""

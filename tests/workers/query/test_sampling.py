@@ -17,7 +17,7 @@ from common.series import partition_of, series_key
 from tests.workers.query.fake import make_ring
 from workers.query import coverage
 from workers.query.coverage import Coverage, Incomplete
-from workers.query.gather import Gather, Trouble
+from workers.query.gather import Ask, Gather, Trouble
 from workers.query.plan import Partitions, Plan, from_bitmap
 from workers.query.sampling import BEGINNING, Chunk, Place, Samples
 from workers.query.selection import Selection
@@ -53,7 +53,7 @@ class Nodes:
         gather.targets(PLAN)
         lost = self._lost(len(self.asked))
         for part in self._split(gather.wanted & ~lost):
-            request = gather.body(PLAN, part)
+            request = gather.body(PLAN, Ask("ing1", part, gather, 1.0, 0.0))
             self.asked.append(request)
             gather.replies.append(self._answer(request))
             gather.covered |= part
@@ -149,7 +149,7 @@ def test_a_million_points_are_never_held_but_for_a_page_of_each_node() -> None:
     def endless(gather: Gather[SamplesReply], allow_partial: bool) -> Coverage:
         gather.targets(PLAN)
         for part in by_node(gather.wanted):
-            request = gather.body(PLAN, part)
+            request = gather.body(PLAN, Ask("ing1", part, gather, 1.0, 0.0))
             mine = [key for key in keys if part >> partition_of(key, PARTITIONS) & 1 and key >= request.after_key]
             begin = request.after_ns + 1 if mine and mine[0] == request.after_key else 0
             mine = mine[1:] if begin >= pages_each * request.limit else mine

@@ -10,6 +10,7 @@ import pytest
 from msgspec import structs
 
 from common import match, protocol
+from common.errors import ProtocolError
 from common.points import PointBatch
 from common.protocol import Cost
 from tests.workers.query.fake import make_ring
@@ -20,7 +21,7 @@ from workers.query.plan import Plan
 from workers.storage import groups, questions, verifying
 from workers.storage.exchange import Exchange
 from workers.storage.store import LoggedBatch, Store
-from workers.storage.work import Cancel
+from workers.storage.work import Cancel, Handler, Work
 
 S_NS = 10**9
 SERIES = 10_000
@@ -34,7 +35,9 @@ class Owners:
 
     def __init__(self, stores: dict[str, Store]) -> None:
         self.spent, self.reply_bytes = Cost(), 0
-        self._handlers = {node: questions.handlers(store, lambda asked: asked) for node, store in stores.items()}
+        self._handlers = {
+            node: questions.handlers(store, lambda asked: asked, aggregating(store)) for node, store in stores.items()
+        }
         self._exchanges = {node: Exchange(store, lambda: EVERYWHERE) for node, store in stores.items()}
 
     def answer(self, node: str, kind: bytes, request: Any) -> Any:
@@ -52,6 +55,16 @@ class Owners:
         )
         self.reply_bytes += len(msgspec.msgpack.encode(reply))
         return reply
+
+
+def aggregating(store: Store) -> Handler:
+    def begin(asked: protocol.AggregateRequest) -> Work:
+        plan = store.plan(
+            asked.device_id, asked.metric_name, asked.tags, asked.partitions, asked.start_ns, asked.end_ns
+        )
+        return Work(lambda cancel: plan.run(store.pool))
+
+    return Handler(protocol.AggregateRequest, begin)
 
 
 def put(store: Store, rows: range, lacking: int | None = None) -> None:
@@ -129,3 +142,54 @@ def test_a_comparison_of_one_long_stretch_to_decode_is_left_to_the_readers(store
     work = verifying.begin(store, asked_, EVERYWHERE)
     assert work.short is False
     assert np.frombuffer(work.run(Cancel()).counts, "<i8").sum() == rows
+
+
+def test_a_read_behind_a_comparison_begins_when_the_figures_are_known(stores: dict[str, Store]) -> None:
+    store = stores["ing1"]
+    put(store, range(POINTS))
+    late = PointBatch(KEYS[:1], np.zeros(1, np.uint32), np.array([POINTS * S_NS]), np.ones(1)).encode()
+    inner = aggregating(store)
+
+    def begin(asked: protocol.AggregateRequest) -> Work:  # a point comes between
+        store.append([LoggedBatch(late, 1, PointBatch.decode(late))])
+        return inner.begin(asked)
+
+    handlers = questions.handlers(store, lambda asked: asked, Handler(protocol.AggregateRequest, begin))
+    read = protocol.AggregateRequest(EVERYWHERE, "d0", "temperature", None, None, None)
+    asked_ = protocol.VerifyRequest(
+        EVERYWHERE, match.one("d0", "temperature", None), None, None, 0, False, LIMITS,
+        protocol.AGGREGATE, protocol.encode_body(read),
+    )  # fmt: skip
+    work = handlers[protocol.VERIFY].begin(asked_)
+    found = work.run(Cancel())
+    assert work.short is True
+    assert np.frombuffer(found.counts, "<i8").sum() == POINTS
+    assert protocol.decode_body(found.read, protocol.AggregateReply).count == POINTS + 1
+
+
+def test_a_read_of_groups_behind_a_comparison_tells_what_it_would_alone(stores: dict[str, Store]) -> None:
+    store = stores["ing1"]
+    put(store, range(POINTS))
+    handlers = questions.handlers(store, lambda asked: asked, aggregating(store))
+    read = protocol.GroupsRequest(EVERYWHERE, match.Match(), None, None, [], [], ["count", "sum"], LIMITS)
+    asked_ = protocol.VerifyRequest(
+        EVERYWHERE, match.Match(), None, None, 0, False, LIMITS, protocol.GROUPS, protocol.encode_body(read)
+    )
+    work = handlers[protocol.VERIFY].begin(asked_)
+    behind = protocol.decode_body(work.run(Cancel()).read, protocol.GroupsReply)
+    alone = handlers[protocol.GROUPS].begin(read).run(Cancel())
+    assert work.short is False
+    assert structs.replace(behind, cost=Cost()) == structs.replace(alone, cost=Cost())
+
+
+@pytest.mark.parametrize(
+    ("kind", "body", "said"),
+    [(b"fetch", b"\x80", "fetch behind a comparison, want one of aggregate, groups"), (b"groups", b"\x80", "Groups")],
+)
+def test_what_cannot_be_read_behind_a_comparison_is_refused(
+    stores: dict[str, Store], kind: bytes, body: bytes, said: str
+) -> None:
+    handlers = questions.handlers(stores["ing1"], lambda asked: asked, aggregating(stores["ing1"]))
+    asked_ = protocol.VerifyRequest(EVERYWHERE, match.Match(), None, None, 0, False, LIMITS, kind, body)
+    with pytest.raises(ProtocolError, match=said):
+        handlers[protocol.VERIFY].begin(asked_)
