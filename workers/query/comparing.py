@@ -8,6 +8,7 @@ What owners hold of a series only grows, at one delete number. So they need not 
 first.
 """
 
+import contextlib
 import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any, Generic, NamedTuple, TypeVar
@@ -98,10 +99,12 @@ class Compare(Question):
             reason = f"does not own {left.bit_count()} of the partitions that the ring gives it"
             self.refuse(ask.node, reason, self.deadline_s)
         if answered:
-            self.replies.setdefault(ask.node, []).append(reply)
+            self.replies.setdefault(ask.node, []).append(structs.replace(reply, read=b""))
             self.answered[ask.node] = self.answered.get(ask.node, 0) | answered
-        if reply.read and (share := self._share(ask)) is not None:
-            share.question.accept(share, reply.read)
+        # A read of more than was compared at that time would be of before what is compared later.
+        if reply.read and not left and (share := self._share(ask)) is not None:
+            with contextlib.suppress(ProtocolError):  # it is asked for by itself, then
+                share.question.accept(share, reply.read)
 
     def complete(self) -> bool:
         """Whether every current owner has told all that it holds."""

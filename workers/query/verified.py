@@ -7,7 +7,8 @@ by one owner, as ever. The owners are asked to repair what differed, but not aga
 
 Most often owners hold the same, so the read travels with the comparison: each node answers its share of it when its
 figures are known, not before, so what it reads is at least what it told of. Where all told the same, and all that was
-read is there, that is the answer; else the read is asked for as ever, behind all of the above.
+read is there, that is the answer; else, also where it would take a node long, the read is asked for behind all of the
+above.
 
 What `verified` promises: the answer holds all that any current owner held when its comparison began. It need not be
 what they hold at one instant: while points flow no two owners ever hold the same at the moment of asking. A row that

@@ -6,17 +6,20 @@ the node answers for, and a Cancel that it asks between two pieces of its work.
 
 from collections.abc import Callable, Mapping
 from functools import partial
+from typing import Final
 
 from msgspec import structs
 
-from common import protocol
-from common.errors import ProtocolError
+from common import clock, protocol
+from common.errors import MinitrueError, ProtocolError
 from common.protocol import VerifyReply, VerifyRequest
 from workers.storage import groups, verifying
 from workers.storage.describing import Describing
 from workers.storage.sampling import Sampling
 from workers.storage.store import Store
-from workers.storage.work import Cancel, Handler, Work, pooled
+from workers.storage.work import Cancel, CancelledError, Handler, Work, pooled
+
+READ_S: Final = 0.25  # for a read behind a comparison: to ask again costs a millisecond, and the figures are waited for
 
 
 def handlers(store: Store, cover: Callable[[bytes], bytes], aggregate: Handler) -> dict[bytes, Handler]:
@@ -45,7 +48,7 @@ def handlers(store: Store, cover: Callable[[bytes], bytes], aggregate: Handler) 
 
 
 def _verify(asked: VerifyRequest, compare: Work, reads: Mapping[bytes, Handler]) -> Work:
-    """A comparison and the read behind it. Raises ProtocolError.
+    """A comparison, and the read behind it if that is soon done. Raises ProtocolError.
 
     The read begins when the figures are known, not before: what it finds is at least what they tell of.
     """
@@ -59,7 +62,30 @@ def _verify(asked: VerifyRequest, compare: Work, reads: Mapping[bytes, Handler])
 
     def run(cancel: Cancel) -> VerifyReply:
         figures: VerifyReply = compare.run(cancel)
-        return structs.replace(figures, read=protocol.encode_body(reader.begin(request).run(cancel)))
+        try:
+            work = reader.begin(request)
+            if compare.short and not work.short:  # this is the server thread
+                return figures
+            found = work.run(_Hurried(cancel, clock.monotonic_s() + READ_S))
+        except MinitrueError:  # the asker asks for it by itself, and hears of the error then
+            cancel.check()
+            return figures
+        return structs.replace(figures, read=protocol.encode_body(found))
 
-    # An aggregate reads no more than was compared; groups may be of many buckets.
-    return Work(run, short=compare.short and asked.read_kind == protocol.AGGREGATE)
+    return Work(run, short=compare.short)
+
+
+class _Hurried(Cancel):
+    """Gives up when another does, or at a time (monotonic)."""
+
+    def __init__(self, other: Cancel, until_s: float) -> None:
+        super().__init__()
+        self._other = other
+        self._until_s = until_s
+
+    def __call__(self) -> bool:
+        return self._other() or clock.monotonic_s() > self._until_s
+
+    def check(self) -> None:
+        if self():
+            raise CancelledError("a read behind a comparison took too long, or nobody waits for it")

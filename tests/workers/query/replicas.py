@@ -46,7 +46,8 @@ def settled(points: Sequence[Point]) -> list[Point]:
 class Replicas:
     """Owners by id. held: the points of each, settled. errors: what a node answers instead, by node and kind.
 
-    asked: every request; reads: those that came behind a comparison. mute: nodes that compare, but do not read.
+    asked: every request; reads: those that came behind a comparison. mute: nodes that compare, but do not read;
+    garbling: that reply what nobody can read.
     """
 
     def __init__(self, ring: Ring, held: Mapping[str, Sequence[Point]]) -> None:
@@ -56,6 +57,7 @@ class Replicas:
         self.reads: list[tuple[str, bytes, Any]] = []
         self.errors: dict[tuple[str, bytes], ErrorReply] = {}
         self.mute: set[str] = set()
+        self.garbling: set[str] = set()
 
     def _node(self, node_id: str, points: Sequence[Point]) -> FakeNode:
         node = FakeNode.__new__(FakeNode)
@@ -96,6 +98,8 @@ class Replicas:
         """What is read behind a comparison."""
         if not request.read_kind or node_id in self.mute:
             return b""
+        if node_id in self.garbling:
+            return b"?"
         body = protocol.decode_body(request.read, READS[request.read_kind])
         self.reads.append((node_id, request.read_kind, body))
         found = self._reply(node_id, request.read_kind, body)

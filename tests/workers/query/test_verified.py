@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from common import clock, protocol
 from common.protocol import ErrorReply
@@ -164,9 +165,10 @@ def test_buckets_that_depend_on_where_points_lie_are_asked_for_when_that_is_know
 
 
 @pytest.mark.parametrize("device", ["*", "d1"])
-def test_what_no_node_has_read_behind_the_comparison_is_asked_for(device: str) -> None:
+@pytest.mark.parametrize("fault", ["mute", "garbling"])
+def test_what_no_node_has_read_behind_the_comparison_is_asked_for(device: str, fault: str) -> None:
     pair = Pair(everywhere(some_points(random.Random(1))))
-    pair.replicas.mute.add("ing2")
+    getattr(pair.replicas, fault).add("ing2")
     answer, wanted = pair.query(device_id=device, operation="sum")
     assert told(answer) == told(wanted)
     assert answer["coverage"]["verified"] is True
@@ -181,6 +183,28 @@ def test_what_owners_lack_is_not_taken_from_what_was_read_behind_the_comparison(
     assert answer["result"] == wanted["result"]
     assert pair.replicas.reads
     assert sum(reply_count(pair, request) for request in pair.replicas.reads) < answer["count"]
+
+
+def test_a_read_of_more_than_was_compared_at_that_time_does_not_count() -> None:
+    """An owner that answers for a partition only when it has told its figures reads it before it is compared."""
+    pair = Pair(everywhere(some_points(random.Random(1))))
+    answer_of, held_back = pair.replicas.answer, [True]
+
+    def lagging(node: str, kind: bytes, request: Any) -> Any:
+        if kind != protocol.VERIFY or node != "ing1" or not held_back[0]:
+            return answer_of(node, kind, request)
+        held_back[0] = False
+        read = answer_of(node, kind, request).read
+        assert read
+        others = protocol.members(request.partitions)[1:]
+        less = structs.replace(request, partitions=protocol.bitmap(others, PARTITIONS))
+        return structs.replace(answer_of(node, kind, less), read=read)
+
+    pair.differing.scatter._answer = lagging
+    answer, wanted = pair.query()
+    assert told(answer) == told(wanted)
+    assert answer["coverage"]["complete"] is True
+    assert protocol.GROUPS in pair.replicas.kinds()
 
 
 def reply_count(pair: Pair, read: tuple[str, bytes, Any]) -> int:

@@ -21,7 +21,7 @@ from workers.query.plan import Plan
 from workers.storage import groups, questions, verifying
 from workers.storage.exchange import Exchange
 from workers.storage.store import LoggedBatch, Store
-from workers.storage.work import Cancel, Handler, Work
+from workers.storage.work import Cancel, CancelledError, Handler, Work
 
 S_NS = 10**9
 SERIES = 10_000
@@ -62,7 +62,7 @@ def aggregating(store: Store) -> Handler:
         plan = store.plan(
             asked.device_id, asked.metric_name, asked.tags, asked.partitions, asked.start_ns, asked.end_ns
         )
-        return Work(lambda cancel: plan.run(store.pool))
+        return Work(lambda cancel: plan.run(store.pool.watching(cancel)), short=True)
 
     return Handler(protocol.AggregateRequest, begin)
 
@@ -167,19 +167,88 @@ def test_a_read_behind_a_comparison_begins_when_the_figures_are_known(stores: di
     assert protocol.decode_body(found.read, protocol.AggregateReply).count == POINTS + 1
 
 
-def test_a_read_of_groups_behind_a_comparison_tells_what_it_would_alone(stores: dict[str, Store]) -> None:
+def reading_groups(limits: protocol.Limits = LIMITS) -> tuple[protocol.GroupsRequest, protocol.VerifyRequest]:
+    read = protocol.GroupsRequest(EVERYWHERE, match.Match(), None, None, [], [], ["count", "sum"], limits)
+    body = protocol.encode_body(read)
+    return read, protocol.VerifyRequest(
+        EVERYWHERE, match.Match(), None, None, 0, False, LIMITS, protocol.GROUPS, body
+    )
+
+
+def test_a_read_of_groups_behind_a_comparison_tells_what_it_would_alone(
+    stores: dict[str, Store], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(questions, "READ_S", 60.0)
     store = stores["ing1"]
     put(store, range(POINTS))
     handlers = questions.handlers(store, lambda asked: asked, aggregating(store))
-    read = protocol.GroupsRequest(EVERYWHERE, match.Match(), None, None, [], [], ["count", "sum"], LIMITS)
-    asked_ = protocol.VerifyRequest(
-        EVERYWHERE, match.Match(), None, None, 0, False, LIMITS, protocol.GROUPS, protocol.encode_body(read)
-    )
+    read, asked_ = reading_groups()
     work = handlers[protocol.VERIFY].begin(asked_)
     behind = protocol.decode_body(work.run(Cancel()).read, protocol.GroupsReply)
     alone = handlers[protocol.GROUPS].begin(read).run(Cancel())
     assert work.short is False
     assert structs.replace(behind, cost=Cost()) == structs.replace(alone, cost=Cost())
+
+
+@pytest.mark.parametrize(("read_s", "series"), [(-1.0, SERIES), (60.0, SERIES - 1)])
+def test_a_read_that_takes_long_or_fails_leaves_the_figures_as_they_are(
+    stores: dict[str, Store], monkeypatch: pytest.MonkeyPatch, read_s: float, series: int
+) -> None:
+    monkeypatch.setattr(questions, "READ_S", read_s)
+    store = stores["ing1"]
+    put(store, range(POINTS))
+    handlers = questions.handlers(store, lambda asked: asked, aggregating(store))
+    _, asked_ = reading_groups(structs.replace(LIMITS, series=series))
+    found = handlers[protocol.VERIFY].begin(asked_).run(Cancel())
+    assert (np.frombuffer(found.counts, "<i8").sum(), found.read) == (SERIES * POINTS, b"")
+
+
+def test_a_read_that_nobody_waits_for_any_more_ends_with_its_comparison(stores: dict[str, Store]) -> None:
+    store = stores["ing1"]
+    put(store, range(POINTS))
+    cancel = Cancel()
+
+    def begin(asked: protocol.AggregateRequest) -> Work:
+        cancel.set()
+        return Work(lambda watched: watched.check())
+
+    handlers = questions.handlers(store, lambda asked: asked, Handler(protocol.AggregateRequest, begin))
+    read = protocol.AggregateRequest(EVERYWHERE, "d0", "temperature", None, None, None)
+    _, asked_ = reading_groups()
+    asked_ = structs.replace(asked_, read_kind=protocol.AGGREGATE, read=protocol.encode_body(read))
+    with pytest.raises(CancelledError):
+        handlers[protocol.VERIFY].begin(asked_).run(cancel)
+
+
+def test_a_long_read_does_not_follow_a_short_comparison_into_the_server_thread(stores: dict[str, Store]) -> None:
+    """In January and March there are blocks, in February as many rows in order in the head: its summary is its digest,
+    but an aggregate has to look at the rows.
+    """
+    store, rows = stores["ing1"], 4000
+    for begin in (0, 2 * rows, rows):
+        body = PointBatch(KEYS[:1], np.zeros(rows, np.uint32), (begin + np.arange(rows)) * S_NS, np.ones(rows)).encode()
+        store.append([LoggedBatch(body, 1, PointBatch.decode(body))])
+        if begin != rows:
+            store.seal()
+    inner = aggregating(store)
+
+    def aggregate(asked: protocol.AggregateRequest) -> Work:
+        plan = store.plan(
+            asked.device_id, asked.metric_name, asked.tags, asked.partitions, asked.start_ns, asked.end_ns
+        )
+        assert plan.rows_to_decode == rows
+        return inner.begin(asked)._replace(short=False)
+
+    handlers = questions.handlers(store, lambda asked: asked, Handler(protocol.AggregateRequest, aggregate))
+    read = protocol.AggregateRequest(EVERYWHERE, "d0", "temperature", None, None, None)
+    asked_ = protocol.VerifyRequest(
+        EVERYWHERE, match.one("d0", "temperature", None), None, None, 0, False, LIMITS,
+        protocol.AGGREGATE, protocol.encode_body(read),
+    )  # fmt: skip
+    work = handlers[protocol.VERIFY].begin(asked_)
+    assert work.short is True
+    found = work.run(Cancel())
+    assert (np.frombuffer(found.counts, "<i8").sum(), found.read) == (3 * rows, b"")
 
 
 @pytest.mark.parametrize(
