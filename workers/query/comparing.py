@@ -10,7 +10,7 @@ first.
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
@@ -117,11 +117,8 @@ class Compare(Question):
 
     def by_partition(self) -> "Agreement":
         """What the nodes tell of each partition. For a request by partition."""
-        found = Agreement.of_nothing(0 if self.plan is None else self.plan.ring.partitions)
-        for replies in self.replies.values():
-            for reply in replies:
-                found.hear(reply)
-        return found
+        replies = [reply for each in self.replies.values() for reply in each]
+        return Agreement.of(replies, 0 if self.plan is None else self.plan.ring.partitions)
 
     def by_series(self) -> dict[bytes, dict[str, Figure]]:
         """Of each series the figures of each node that answers for its partition. For a request by series."""
@@ -149,31 +146,25 @@ class Compare(Question):
 
 
 class Agreement(NamedTuple):
-    """By partition: how many owners have told, their last figure, the most points that any has, whether any two
-    differ. Columns, as there are a thousand partitions and more, and a question may be about one point.
+    """By partition: how many owners have told, the most points that any has, whether any two differ. Columns, as there
+    are a thousand partitions and more, and a question may be about one point.
     """
 
     told: npt.NDArray[np.int64]
-    counts: npt.NDArray[np.int64]
-    digests: npt.NDArray[np.uint64]
     most: npt.NDArray[np.int64]
     differs: npt.NDArray[np.bool_]
 
     @classmethod
-    def of_nothing(cls, partitions: int) -> "Agreement":
-        """Before anybody has told."""
-        told, counts, most = np.zeros((3, partitions), np.int64)
-        return cls(told, counts, np.zeros(partitions, np.uint64), most, np.zeros(partitions, np.bool_))
-
-    def hear(self, reply: VerifyReply) -> None:
-        """Take in what one owner tells, of partitions of which it has told nothing before."""
-        places = np.flatnonzero(flags(from_bitmap(reply.partitions), len(self.told)))
-        counts, digests = columns(reply)
-        unlike = (counts != self.counts[places]) | (digests != self.digests[places])
-        self.differs[places] |= unlike & (self.told[places] > 0)  # unlike the one before is unlike any
-        self.counts[places], self.digests[places] = counts, digests
-        self.most[places] = np.maximum(self.most[places], counts)
-        self.told[places] += 1
+    def of(cls, replies: Sequence[VerifyReply], partitions: int) -> "Agreement":
+        """Of so many partitions, by what owners tell of them, each of a partition once."""
+        shape = max(1, len(replies)), partitions
+        told, counts, digests = np.zeros(shape, np.bool_), np.zeros(shape, np.int64), np.zeros(shape, np.uint64)
+        for at, reply in enumerate(replies):
+            told[at] = of_these = flags(from_bitmap(reply.partitions), partitions)
+            counts[at][of_these], digests[at][of_these] = columns(reply)
+        most = counts.max(axis=0)
+        unlike = told & ((counts != most) | (digests != digests.max(axis=0)))  # unlike the largest is unlike any
+        return cls(told.sum(axis=0), most, unlike.any(axis=0))
 
 
 class Heard:

@@ -5,6 +5,7 @@ operations. Its little-endian bytes are the bitmap of the bus protocol.
 Pure: no I/O, no clock, no state.
 """
 
+import functools
 import itertools
 import math
 from collections.abc import Collection, Mapping
@@ -16,7 +17,7 @@ import numpy.typing as npt
 
 from common.match import Match, exact
 from common.protocol import AggregateRequest
-from common.ring import Ring
+from common.ring import NOBODY, Ring
 from common.series import partition_of, series_key
 from workers.query.known import Known, Pair
 from workers.query.known import Partitions as Partitions
@@ -46,6 +47,12 @@ class Plan:
             for rank, node in enumerate(ring.owners(partition)):
                 ranks[rank][node.id] = ranks[rank].get(node.id, 0) | 1 << partition
         return cls(ring, (1 << ring.partitions) - 1, tuple(ranks), known=known or Known())
+
+    @functools.cached_property
+    def owners(self) -> npt.NDArray[np.int64]:
+        """How many owners each partition has."""
+        found: npt.NDArray[np.int64] = (self.ring.owner_table != NOBODY).sum(axis=1)
+        return found
 
     def wanted(self, request: AggregateRequest) -> Partitions:
         """The partitions that may hold a matching series: one when the tags are known, else all."""

@@ -50,7 +50,6 @@ from common import clock, log, protocol
 from common.errors import ProtocolError
 from common.match import Match
 from common.protocol import Limits, VerifyRequest
-from common.ring import NOBODY
 from workers.query.comparing import Agreement, Compare, Direct, Heard, UnverifiedError
 from workers.query.coverage import Compared
 from workers.query.fetching import FEW_SERIES, Fetcher, Told, holds, partitions_of
@@ -214,10 +213,10 @@ class Verifier:
 
     def _judge(self, compare: Compare, told: Agreement) -> None:
         """Note how many owners were compared, and where there is anything."""
-        table = self._plan.ring.owner_table
-        wanted = flags(compare.wanted, len(table))
-        missing = told.told < (table != NOBODY).sum(axis=1)
-        self._found.owners = int(told.told[wanted].min(initial=table.shape[1]))
+        owners = self._plan.owners
+        wanted = flags(compare.wanted, len(owners))
+        missing = told.told < owners
+        self._found.owners = int(told.told[wanted].min(initial=self._plan.ring.width))
         if (missing & wanted).any() or not compare.complete():
             self._found.reason = f"not all owners could be compared: {_troubles(compare)}"
         else:

@@ -7,7 +7,6 @@ The thread that asks works on its own tasks too, and helpers join it when they a
 several at once, and nobody waits for a thread that waits for him.
 """
 
-import copy
 import queue
 import threading
 from collections.abc import Callable, Sequence
@@ -96,8 +95,8 @@ class Readers:
 
     def watching(self, cancel: Cancel) -> "Readers":
         """The same threads, for work that may be given up: then `run` raises CancelledError before the next task."""
-        other = copy.copy(self)
-        other.check = cancel.check
+        other = Readers.__new__(Readers)
+        other._jobs, other._helpers, other.check = self._jobs, self._helpers, cancel.check
         return other
 
     def close(self) -> None:

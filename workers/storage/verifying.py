@@ -4,6 +4,7 @@ Only for partitions that this node answers for, unlike what stores ask each othe
 series at hand, is looked at by the server thread; else any reader thread.
 """
 
+import functools
 import time
 from collections.abc import Iterator
 from typing import Final
@@ -113,9 +114,16 @@ class _Question:
         return keys, np.concatenate(counts), np.concatenate(digests)
 
     def _by_partition(self, cancel: Cancel) -> _Columns:
-        partitions = np.flatnonzero(np.unpackbits(np.frombuffer(self._covered, np.uint8), bitorder="little"))
+        partitions = _numbers(self._covered)
         total = Held.nothing(len(partitions))
         for part, found in self._held(cancel):
             places = partitions.searchsorted(self._store.partitions_of_hashes(part.hashes))
             total.add(places, found.counts, found.digests)
         return [], total.counts, total.digests
+
+
+@functools.lru_cache(maxsize=8)  # it is asked for all that it owns again and again
+def _numbers(bitmap: bytes) -> npt.NDArray[np.int64]:
+    found = np.flatnonzero(np.unpackbits(np.frombuffer(bitmap, np.uint8), bitorder="little"))
+    found.setflags(write=False)
+    return found
