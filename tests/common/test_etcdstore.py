@@ -340,12 +340,9 @@ def test_a_frozen_member_ends_each_call_in_time_and_the_others_get_their_part_of
     both = url.replace("127", f"127.0.0.1:{own.port},127", 1)
     store = shared.store(config.Cluster(etcd_timeout_s=1.0), both)
     saved(store, 1)
-    taken = []
-    for _ in range(5):  # the best of them: a busy machine may hold up any
-        begun_s = time.monotonic()
-        assert store.load().epoch == 1  # who answered last is asked first
-        taken.append(time.monotonic() - begun_s)
-    assert min(taken) < 0.4
+    begun_s = time.monotonic()
+    assert store.load().epoch == 1  # who answered last is asked first
+    assert time.monotonic() - begun_s < 0.4
     own.thaw()
     assert alone.load().epoch == 1
 
@@ -386,7 +383,7 @@ def test_loops_do_not_wait_for_a_frozen_etcd_and_go_on_with_what_they_have(own, 
         with pytest.raises(RingStoreError, match="does not answer in time"):
             act()
     assert view.poll() is None
-    assert time.monotonic() - begun_s < 1.0  # who asked etcd would wait 0.5 s, each time
+    assert time.monotonic() - begun_s < 0.3
     confirmed_s = view.confirmed_s
     own.thaw()
     wait_until(lambda: view.poll() or not view.trouble)
