@@ -1,5 +1,7 @@
 """Questions that compare owners: all that are current are asked, each for all that it owns of what is wanted.
 
+A comparison may carry a read, which nodes answer behind their figures.
+
 Owns no socket and reads no clock, as all questions (gather.py). Nodes that are behind, or whose partitions are about to
 move, are not compared; one that does not answer leaves the comparison incomplete, not the answer.
 

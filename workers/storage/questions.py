@@ -1,7 +1,7 @@
 """The questions about points and series that a node answers, by kind: in its reader threads, but for short ones.
 
-Owns the table alone: each kind has a module of its own. A handler takes the request, the bitmap of the partitions that
-the node answers for, and a Cancel that it asks between two pieces of its work.
+Owns the table, and what reads behind a comparison: each kind has a module of its own. A handler takes the request, the
+bitmap of the partitions that the node answers for, and a Cancel that it asks between two pieces of its work.
 """
 
 from collections.abc import Callable, Mapping

@@ -28,6 +28,11 @@ SERIES = 10_000
 POINTS = 5
 LIMITS = protocol.Limits(100_000, 1000, 10**9, 1000)
 KEYS = [key(f"d{number}") for number in range(SERIES)]
+ONE = protocol.AggregateRequest(EVERYWHERE, "d0", "temperature", None, None, None)
+READING_ONE = protocol.VerifyRequest(
+    EVERYWHERE, match.one("d0", "temperature", None), None, None, 0, False, LIMITS,
+    protocol.AGGREGATE, protocol.encode_body(ONE),
+)  # fmt: skip
 
 
 class Owners:
@@ -155,12 +160,7 @@ def test_a_read_behind_a_comparison_begins_when_the_figures_are_known(stores: di
         return inner.begin(asked)
 
     handlers = questions.handlers(store, lambda asked: asked, Handler(protocol.AggregateRequest, begin))
-    read = protocol.AggregateRequest(EVERYWHERE, "d0", "temperature", None, None, None)
-    asked_ = protocol.VerifyRequest(
-        EVERYWHERE, match.one("d0", "temperature", None), None, None, 0, False, LIMITS,
-        protocol.AGGREGATE, protocol.encode_body(read),
-    )  # fmt: skip
-    work = handlers[protocol.VERIFY].begin(asked_)
+    work = handlers[protocol.VERIFY].begin(READING_ONE)
     found = work.run(Cancel())
     assert work.short is True
     assert np.frombuffer(found.counts, "<i8").sum() == POINTS
@@ -210,14 +210,11 @@ def test_a_read_that_nobody_waits_for_any_more_ends_with_its_comparison(stores: 
 
     def begin(asked: protocol.AggregateRequest) -> Work:
         cancel.set()
-        return Work(lambda watched: watched.check())
+        return Work(lambda watched: watched.check(), short=True)
 
     handlers = questions.handlers(store, lambda asked: asked, Handler(protocol.AggregateRequest, begin))
-    read = protocol.AggregateRequest(EVERYWHERE, "d0", "temperature", None, None, None)
-    _, asked_ = reading_groups()
-    asked_ = structs.replace(asked_, read_kind=protocol.AGGREGATE, read=protocol.encode_body(read))
     with pytest.raises(CancelledError):
-        handlers[protocol.VERIFY].begin(asked_).run(cancel)
+        handlers[protocol.VERIFY].begin(READING_ONE).run(cancel)
 
 
 def test_a_long_read_does_not_follow_a_short_comparison_into_the_server_thread(stores: dict[str, Store]) -> None:
@@ -240,12 +237,7 @@ def test_a_long_read_does_not_follow_a_short_comparison_into_the_server_thread(s
         return inner.begin(asked)._replace(short=False)
 
     handlers = questions.handlers(store, lambda asked: asked, Handler(protocol.AggregateRequest, aggregate))
-    read = protocol.AggregateRequest(EVERYWHERE, "d0", "temperature", None, None, None)
-    asked_ = protocol.VerifyRequest(
-        EVERYWHERE, match.one("d0", "temperature", None), None, None, 0, False, LIMITS,
-        protocol.AGGREGATE, protocol.encode_body(read),
-    )  # fmt: skip
-    work = handlers[protocol.VERIFY].begin(asked_)
+    work = handlers[protocol.VERIFY].begin(READING_ONE)
     assert work.short is True
     found = work.run(Cancel())
     assert (np.frombuffer(found.counts, "<i8").sum(), found.read) == (3 * rows, b"")
